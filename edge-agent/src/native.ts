@@ -1,0 +1,266 @@
+/**
+ * The one place where TypeScript meets the native engine. `native/addon/engine-addon.cpp` exports the same
+ * functions in the same order. Plain values cross; every field is present; `null` means none. Long work is a
+ * promise on the engine's own thread. Errors reject with an `Error` whose `code` is one of `EngineErrorCode`
+ * and whose message names the thing, the value and the next step.
+ */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** `original`: the model's own choice. `cache_prior`: arXiv 2412.00099, bent towards resident experts. */
+export type Routing = 'original' | 'cache_prior';
+
+/** What may change while the engine runs; applied as one snapshot at a token boundary. */
+export interface RoutingSpec {
+  routing: Routing;
+  /** strength of the pull towards resident experts, in [0,1] */
+  lambda: number;
+  /** how many of a token's best experts are never displaced, in [0, topK] */
+  topJ: number;
+  /** experts that may be resident, one entry per MoE layer in layer order; each in [topK, experts] */
+  capacities: number[];
+  /** generation of the desired spec this came from; stamped on every miss event; 0 where there is none */
+  generation: number;
+}
+
+export interface TensorPlace { name: string; offset: number; bytes: number; }
+
+export interface ModelInfo {
+  path: string;
+  fileBytes: number;
+  architecture: string;
+  name: string;
+  /** transformer blocks in all */
+  layers: number;
+  /** block index of each MoE layer, ascending; every per-layer array below follows this order */
+  moeLayers: number[];
+  experts: number;
+  topK: number;
+  /** bytes of one expert (all of its matrices) per MoE layer */
+  expertBytes: number[];
+  /** bytes of everything that is not an expert */
+  denseBytes: number;
+  /** sum over MoE layers of topK x expertBytes: what one token touches */
+  tokenCycleBytes: number;
+  /** alignment of tensor data in the file (general.alignment) */
+  alignment: number;
+  contextTrain: number;
+  vocab: number;
+  /** what the hook ranks by: the router's logits, the logits after a gate bias, or the final selection score */
+  selectBy: 'logits' | 'logits_biased' | 'selection_score';
+  /** whether the model normalises the weights of the selected experts itself */
+  normalisesWeights: boolean;
+  /** where each tensor's data lies in the file; for hashing and packing */
+  tensors: TensorPlace[];
+}
+
+export interface OpenOptions {
+  modelPath: string;
+  /** context length in tokens; 0: the model's own training context */
+  contextTokens: number;
+  /** compute threads; 0: physical cores minus one, at least one */
+  threads: number;
+  /** parallel flash reads (lanes); 0: 4 */
+  lanes: number;
+  /** read with O_DIRECT (falls back to buffered, said in `EngineMemory.directIo`, where the file system refuses) */
+  directIo: boolean;
+  /** upper bound on expert bytes held beyond the cache while a prompt is prefilled; 0: one layer's worth */
+  prefillBytes: number;
+  /** keep every expert in memory once read, whatever the capacities; for evaluation on a workstation */
+  keepAll: boolean;
+  spec: RoutingSpec;
+}
+
+/** Bytes; the sum bounds the peak resident set, save about 150 MiB for Node and the libraries. */
+export interface EngineMemory {
+  denseBytes: number; kvBytes: number; computeBytes: number; cacheBytes: number; prefillBytes: number;
+  /** expert bytes resident now */
+  residentBytes: number;
+  directIo: boolean;
+}
+
+export interface GenerateRequest {
+  requestId: string;
+  prompt: Int32Array;
+  maxTokens: number;
+  /** 0 takes the likeliest token */
+  temperature: number;
+  topP: number;
+  seed: number;
+  /** drop the expert cache first, so that this request starts cold */
+  coldCache: boolean;
+  /** capture the router's logits of this request's decoded tokens */
+  captureRouter: boolean;
+}
+
+/** One miss event is MISS_EVENT_FIELDS numbers, in this order. Times are nanoseconds of CLOCK_MONOTONIC. */
+export const MISS_EVENT_FIELDS = 14;
+export const MISS_EVENT = {
+  /** 1, 2, 3, ... since the engine was opened */
+  missNumber: 0,
+  /** 0 for prefill, 1, 2, ... for the decode steps: the step in which the miss happened */
+  step: 1,
+  /** block index of the layer */
+  layer: 2,
+  expert: 3,
+  bytes: 4,
+  /** when the read was asked for */
+  startNs: 5,
+  /** when the last of its bytes was in place */
+  endNs: 6,
+  /** time in the lane queue before the first byte was asked of the disk */
+  queueWaitNs: 7,
+  /** time the compute thread stood still for this read */
+  stallNs: 8,
+  /** expert evicted to make room, -1 for none */
+  evictedExpert: 9,
+  /** PREFETCH index: 0 none, 1 late, 2 ready */
+  prefetch: 10,
+  lambda: 11,
+  generation: 12,
+  /** number of positioned reads it took */
+  reads: 13,
+} as const;
+export const PREFETCH = ['none', 'late', 'ready'] as const;
+
+/** One step: step 0 is the prefill (its token is the first one sampled), step n the n-th decode. */
+export interface Step {
+  step: number;
+  /** the token sampled after this step, or -1 when generation ended with this step */
+  token: number;
+  /** bytes of the token's text; may end inside a UTF-8 sequence */
+  text: Uint8Array;
+  startNs: number;
+  endNs: number;
+  hits: number;
+  misses: number;
+  /** misses x MISS_EVENT_FIELDS numbers */
+  missEvents: Float64Array;
+  /** moeLayers x experts logits when captured (decode steps only), else null */
+  routerLogits: Float32Array | null;
+}
+
+export interface GenerateResult {
+  promptTokens: number;
+  completionTokens: number;
+  finishReason: 'stop' | 'length' | 'cancelled';
+  prefillNs: number;
+  decodeNs: number;
+  /** slots looked up and found; prefill counts distinct experts per layer and micro-batch */
+  prefillHits: number;
+  prefillMisses: number;
+  decodeHits: number;
+  decodeMisses: number;
+  decodeSwaps: number;
+  flashBytes: number;
+  flashReads: number;
+  stallNs: number;
+  /** miss events lost because the ring was full; 0 in any healthy run */
+  missEventsDropped: number;
+}
+
+export interface EvalRequest {
+  /** N+1 tokens; N routed and scored */
+  tokens: Int32Array;
+  /** tokens per window; N is a multiple of it */
+  context: number;
+  spec: RoutingSpec;
+  /** one token at a time through the real cache, instead of batched against a virtual one */
+  stepped: boolean;
+}
+
+export interface LayerResult {
+  layer: number; capacity: number;
+  hits: number; misses: number; missRate: number; swapRate: number;
+  /** mean softmax mass lost per routing event */
+  massLost: number;
+  meanLifetimeTokens: number | null;
+}
+
+export interface EvalResult {
+  tokens: number;
+  /** mean negative log likelihood, nats per token */
+  crossEntropy: number;
+  hits: number; misses: number; missRate: number; swapRate: number; massLost: number;
+  /** admission to eviction in tokens of the layer, over evicted experts; null if none was evicted */
+  meanLifetimeTokens: number | null;
+  perLayer: LayerResult[];
+  /** nats of each token, length N */
+  tokenNll: Float32Array;
+  evalNs: number;
+}
+
+/** Cumulative since the engine was opened; per MoE layer, arrays in `moeLayers` order. */
+export interface EngineCounters {
+  prefillTokens: number; decodeTokens: number;
+  prefillNs: number; decodeNs: number; stallNs: number;
+  flashBytes: number; flashReads: number;
+  /** misses of prefill and decode together: equals the last missNumber */
+  missesTotal: number;
+  missEventsDropped: number;
+  /** read times: count of reads of up to 2^i microseconds, i = 0..23 */
+  readMicrosLog2: number[];
+  layers: {
+    layer: number; capacity: number; resident: number;
+    hits: number; misses: number; swaps: number;
+    prefillHits: number; prefillMisses: number;
+    /** sum over routing events of softmax mass lost */
+    massLost: number; events: number;
+    /** running mean of max(z) - min(z), the formula's delta */
+    rangeMean: number;
+  }[];
+}
+
+export type EngineErrorCode =
+  | 'MODEL_FORMAT' | 'NOT_MOE' | 'IO' | 'BAD_ARGUMENT' | 'CAPACITY' | 'CONTEXT_FULL' | 'BUSY' | 'CLOSED' | 'INTERNAL';
+
+/** Opaque; dead after `close`. */
+export type EngineHandle = { readonly __engine: unique symbol };
+
+export interface EngineAddon {
+  /** llama.cpp release and CPU backend in use, e.g. "v0.5.0 haswell" */
+  version(): string;
+  inspect(modelPath: string): Promise<ModelInfo>;
+  /**
+   * Widens every expert's hidden width to `width` without changing the model's function, so that a small model
+   * gets experts of a realistic size. Writes `target` in full (no holes), 4096-aligned; fails if it exists.
+   */
+  widen(source: string, target: string, width: number, onProgress: (done: number, total: number) => void): Promise<{ bytes: number }>;
+  open(options: OpenOptions): Promise<EngineHandle>;
+  info(engine: EngineHandle): ModelInfo;
+  memory(engine: EngineHandle): EngineMemory;
+  /** Resolves when the spec is in force: at the next token boundary of a running request, at once when idle. */
+  apply(engine: EngineHandle, spec: RoutingSpec): Promise<void>;
+  spec(engine: EngineHandle): RoutingSpec;
+  /** Drops every resident expert and resets the running means; rejects with BUSY while a request runs. */
+  dropCache(engine: EngineHandle): Promise<void>;
+  tokenize(engine: EngineHandle, text: string, addBos: boolean, parseSpecial: boolean): Int32Array;
+  /** bytes of one token's text */
+  detokenize(engine: EngineHandle, tokens: Int32Array): Uint8Array;
+  /** the model's chat template (Jinja source) or null */
+  chatTemplate(engine: EngineHandle): string | null;
+  /** formats a conversation with the model's own template (llama.cpp's), or a plain fallback where it has none */
+  applyChatTemplate(engine: EngineHandle, messages: { role: string; content: string }[]): string;
+  /** One request at a time; a second rejects with BUSY. `onStep` is called in order, off the decode path. */
+  generate(engine: EngineHandle, request: GenerateRequest, onStep: (step: Step) => void): Promise<GenerateResult>;
+  /** Ends the running request (generate or evaluate) at the next layer; false if `requestId` is not running. */
+  cancel(engine: EngineHandle, requestId: string): boolean;
+  /** Never touches the logical cache of `generate` in batched mode; `stepped` starts and leaves it empty. */
+  evaluate(engine: EngineHandle, request: EvalRequest, onProgress: (done: number, total: number) => void): Promise<EvalResult>;
+  counters(engine: EngineHandle): EngineCounters;
+  /** Waits for the running request to end (cancelled) and frees everything. Calling it twice is fine. */
+  close(engine: EngineHandle): Promise<void>;
+}
+
+/** Loads the addon; throws where it has not been built. */
+export function loadAddon(path = defaultAddonPath()): EngineAddon {
+  if (!existsSync(path)) {
+    throw new Error(`native engine not found at ${path}; build it with: npm run build:native`);
+  }
+  // eslint-disable-next-line @typescript-eslint/no-require-imports
+  return require(path) as EngineAddon;
+}
+
+function defaultAddonPath(): string {
+  return join(__dirname, '..', 'native', 'build', 'moefleet_engine.node');
+}
