@@ -1,0 +1,222 @@
+/**
+ * The main job, told in the order in which an operator would live it: bring a fleet up, see what it does at lambda 0,
+ * let the learner measure and propose, watch the coordinator push, measure again, look at a trace. Every figure comes
+ * from the agents' own engines; everything is done through the command line.
+ */
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type CommandOptions, moefleet } from './command-line';
+import { countDistinct, queryTraces } from './jaeger';
+import { buildJaeger, canBuildJaeger, findJaeger, HOW_TO_GET_JAEGER } from './jaeger-binary';
+import type { LocalFleet, RunningAgent } from './local-fleet';
+import type { Progress } from './progress';
+import type { Condition, DemoReport, TraceReport } from './report';
+
+export interface DemoOptions { tokensPerPrompt: number; signal: AbortSignal; }
+
+const FIXTURES = join(__dirname, '..', '..', '..', 'test', 'fixtures');
+const MODEL = join(FIXTURES, 'tinymoe-17m-q8_0.gguf');
+const TEXT = join(FIXTURES, 'wikitext.txt');
+
+/** Cache budgets of a quarter, three eighths and half of the reference model's 32 experts per layer (78 KB each). */
+const DEVICES = [
+  { id: 'phone-1', maxCache: '3.6MiB', labels: 'class=phone' },
+  { id: 'jetson-1', maxCache: '5.4MiB', labels: 'class=jetson' },
+  { id: 'minipc-1', maxCache: '7.2MiB', labels: 'class=minipc' },
+];
+
+// The learner fits its surface to the first part of the text; the agents are measured on the rest.
+const LEARNER_BYTES = 100_000;
+const LEARNER_TOKENS = 4096;
+const MEASURED_TOKENS = 4096;
+const PROMPTS = 4;
+const PROMPT_WORDS = 24;
+
+/** What `moefleet measure --json` prints, as far as it matters here. */
+interface Measured {
+  spec: { lambda: number; topJ: number; capacities: number[] };
+  missRate: number;
+  tokensPerSecond: number;
+  flashBytesPerToken: number;
+  crossEntropyLoss: number;
+}
+
+interface DeviceJson {
+  id: string;
+  online: boolean;
+  missRate: number | null;
+  reported: { appliedGeneration: number; effective: { lambda: number } | null } | null;
+  desiredGeneration: number;
+  drift: boolean;
+  telemetry: { misses: { counted: number; spooled: number } } | null;
+}
+
+interface LearnerJson {
+  activity: string;
+  proposals: { deviceId: string; proposed: boolean; lambda: number; topJ: number; reason: string }[];
+}
+
+export async function runDemo(fleet: LocalFleet, progress: Progress, options: DemoOptions): Promise<DemoReport> {
+  const { signal } = options;
+  await bringJaeger(fleet, progress);
+  signal.throwIfAborted();
+
+  progress.step('starting Redis and the coordinator');
+  await fleet.startRedis();
+  await fleet.startCoordinator();
+  signal.throwIfAborted();
+  const command: CommandOptions = { operator: fleet.operator, signal, onProgress: (line) => progress.note(line) };
+
+  progress.step(`starting three agents with cache limits of ${DEVICES.map((device) => device.maxCache).join(', ')}`);
+  const agents: RunningAgent[] = [];
+  for (const device of DEVICES) agents.push(await fleet.startAgent({ ...device, model: MODEL }));
+  await waitFor('all agents online', async () => {
+    const devices = await listDevices(command);
+    return devices.length === DEVICES.length && devices.every((device) => device.online);
+  }, signal);
+
+  const work = textFiles();
+  progress.step('measuring each agent at λ = 0: the same prompts, from a cold cache');
+  const before = await measureAll(work, command, progress, options);
+
+  progress.step('starting the learner: it measures what λ costs this model in quality, and proposes');
+  await fleet.startLearner(MODEL, work.learnerText, ['--tokens', String(LEARNER_TOKENS), '--threads', '1']);
+  const learner = await waitForLearner(command, progress, signal);
+  for (const proposal of learner.proposals) {
+    progress.step(`  ${proposal.deviceId}: λ ${proposal.lambda}, topJ ${proposal.topJ} — ${proposal.reason}`);
+  }
+  progress.step('waiting until every device has applied what the coordinator pushed');
+  await waitFor('all devices applied the learner\'s proposal', async () => {
+    const devices = await listDevices(command);
+    return devices.every((device) => !device.drift && device.desiredGeneration > 0 &&
+      (device.reported?.effective?.lambda ?? 0) === learner.proposals.find((one) => one.deviceId === device.id)?.lambda);
+  }, signal);
+
+  progress.step('measuring each agent again: the same prompts, from a cold cache');
+  const after = await measureAll(work, command, progress, options);
+
+  progress.step('asking one agent for 96 tokens and reading the trace back from Jaeger');
+  const trace = await traceOneRequest(fleet, agents[0]!, command, signal);
+
+  return {
+    devices: DEVICES.map(({ id }) => ({
+      id, before: condition(before.get(id)!), after: condition(after.get(id)!), crossEntropyLoss: after.get(id)!.crossEntropyLoss,
+    })),
+    trace,
+  };
+}
+
+async function bringJaeger(fleet: LocalFleet, progress: Progress): Promise<void> {
+  const elsewhere = process.env['JAEGER_URL'];
+  if (elsewhere) {
+    const otlpUrl = process.env['OTEL_EXPORTER_OTLP_ENDPOINT'] ?? `http://${new URL(elsewhere).hostname}:4318`;
+    progress.step(`using the Jaeger at ${elsewhere} (OTLP: ${otlpUrl})`);
+    fleet.useJaeger({ queryUrl: elsewhere.replace(/\/$/, ''), otlpUrl });
+    return;
+  }
+  let binary = findJaeger();
+  if (!binary && canBuildJaeger()) {
+    progress.step('building Jaeger with Go (about five minutes, once)');
+    binary = await buildJaeger((line) => progress.note(line)).catch((error: Error) => {
+      progress.step(error.message);
+      return null;
+    });
+  }
+  if (!binary) {
+    progress.step(`going on without traces. ${HOW_TO_GET_JAEGER}`);
+    return;
+  }
+  progress.step('starting Jaeger');
+  await fleet.startJaeger(binary);
+}
+
+interface WorkFiles { learnerText: string; measuredText: string; promptFiles: string[]; }
+
+/** The text in two parts that do not overlap, and prompts from the second. */
+function textFiles(): WorkFiles {
+  const folder = mkdtempSync(join(process.env['TMPDIR'] ?? '/tmp', 'moefleet-demo-text-'));
+  const text = readFileSync(TEXT, 'utf8');
+  const cut = text.indexOf('\n', LEARNER_BYTES);
+  const learnerText = join(folder, 'learner.txt');
+  const measuredText = join(folder, 'measured.txt');
+  writeFileSync(learnerText, text.slice(0, cut));
+  writeFileSync(measuredText, text.slice(cut));
+  const paragraphs = text.slice(cut).split('\n').filter((line) => line.split(' ').length > PROMPT_WORDS * 2);
+  const promptFiles = Array.from({ length: PROMPTS }, (_, i) => {
+    const path = join(folder, `prompt-${i}.txt`);
+    writeFileSync(path, paragraphs[Math.floor((i * paragraphs.length) / PROMPTS)]!.trim().split(' ').slice(0, PROMPT_WORDS).join(' '));
+    return path;
+  });
+  return { learnerText, measuredText, promptFiles };
+}
+
+async function measureAll(work: WorkFiles, command: CommandOptions, progress: Progress, options: DemoOptions): Promise<Map<string, Measured>> {
+  const results = new Map<string, Measured>();
+  for (const { id } of DEVICES) {
+    const measured = await moefleet<Measured>([
+      'measure', id, ...work.promptFiles.flatMap((path) => ['--prompts', path]), '--tokens', String(options.tokensPerPrompt),
+      '--text', work.measuredText, '--text-tokens', String(MEASURED_TOKENS),
+    ], command);
+    results.set(id, measured);
+    progress.step(`  ${id}: miss rate ${(measured.missRate * 100).toFixed(1)}%, ${measured.tokensPerSecond.toFixed(0)} tokens/s`);
+  }
+  return results;
+}
+
+function condition(measured: Measured): Condition {
+  const { capacities, lambda, topJ } = measured.spec;
+  return {
+    lambda, topJ,
+    capacity: capacities.reduce((sum, capacity) => sum + capacity, 0) / capacities.length,
+    missRate: measured.missRate,
+    tokensPerSecond: measured.tokensPerSecond,
+    flashBytesPerToken: measured.flashBytesPerToken,
+  };
+}
+
+async function waitForLearner(command: CommandOptions, progress: Progress, signal: AbortSignal): Promise<LearnerJson> {
+  return waitFor('a proposal for every device', async () => {
+    const learner = await moefleet<LearnerJson>(['learner', 'show'], { ...command, onProgress: undefined });
+    if (learner.activity) progress.note(learner.activity);
+    const waiting = DEVICES.filter(({ id }) => !learner.proposals.some((one) => one.deviceId === id && one.proposed));
+    return waiting.length === 0 ? learner : null;
+  }, signal, 600_000);
+}
+
+async function traceOneRequest(fleet: LocalFleet, agent: RunningAgent, command: CommandOptions, signal: AbortSignal): Promise<TraceReport | null> {
+  const response = await fetch(`${agent.httpUrl}/v1/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ model: 'default', prompt: 'The city was founded in', max_tokens: 96, temperature: 0, moefleet: { cold_cache: true } }),
+    signal,
+  });
+  if (!response.ok) throw new Error(`${agent.id}: HTTP ${response.status}: ${await response.text()}`);
+  const { moefleet: account } = await response.json() as { moefleet: { misses: number; trace_ids: string[] } };
+  if (!fleet.jaeger) return null;
+  const { queryUrl } = fleet.jaeger;
+  const flashReadSpans = await waitFor('the trace in Jaeger', async () => {
+    const found = countDistinct(await queryTraces(queryUrl, account.trace_ids), 'flash.read');
+    return found >= account.misses ? found : null;
+  }, signal, 60_000);
+  const { url } = await waitFor('the trace\'s address at the coordinator', async () => {
+    const latest = await moefleet<{ url: string }>(['trace', agent.id], command).catch(() => null);
+    return latest?.url.includes(account.trace_ids[0]!) ? latest : null;
+  }, signal);
+  return { id: account.trace_ids[0]!, url, flashReadSpans, missesCounted: account.misses };
+}
+
+async function listDevices(command: CommandOptions): Promise<DeviceJson[]> {
+  return (await moefleet<{ devices: DeviceJson[] }>(['devices', 'list'], { ...command, onProgress: undefined })).devices;
+}
+
+async function waitFor<T>(what: string, check: () => Promise<T | null | false>, signal: AbortSignal, timeoutMs = 60_000): Promise<T> {
+  const deadline = Date.now() + timeoutMs;
+  for (;;) {
+    signal.throwIfAborted();
+    const value = await check();
+    if (value !== null && value !== false) return value;
+    if (Date.now() > deadline) throw new Error(`waited ${timeoutMs / 1000} s in vain for ${what}`);
+    await sleep(250, undefined, { signal });
+  }
+}

@@ -1,0 +1,78 @@
+/**
+ * The whole suite, in one run with one sum: checks (each counts as one test), C++ tests through ctest, plain and under
+ * sanitizers, TypeScript tests through jest. The last line is `N passed, M failed, K skipped`.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+const root = join(import.meta.dirname ?? new URL('.', import.meta.url).pathname, '..');
+const inCi = ['true', '1'].includes(process.env.CI ?? '');
+const scratch = mkdtempSync(join(tmpdir(), 'moefleet-test-'));
+const sum = { passed: 0, failed: 0, skipped: 0 };
+const troubles = [];
+
+function run(title, command, args, env = {}) {
+  process.stdout.write(`\n== ${title}\n`);
+  const begun = Date.now();
+  const { status } = spawnSync(command, args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } });
+  process.stdout.write(`   ${((Date.now() - begun) / 1000).toFixed(0)} s\n`);
+  return status === 0;
+}
+
+function add(title, passed, failed, skipped) {
+  sum.passed += passed;
+  sum.failed += failed;
+  sum.skipped += skipped;
+  if (failed > 0) troubles.push(`${title}: ${failed} failed`);
+}
+
+function check(title, command, args, env) {
+  const ok = run(title, command, args, env);
+  add(title, ok ? 1 : 0, ok ? 0 : 1, 0);
+}
+
+/** Counts a JUnit file of ctest; a run that left none is one failure. */
+function nativeTests(title, script) {
+  const junit = join(scratch, `${script.replace(/\W/g, '-')}.xml`);
+  const ok = run(title, 'npm', ['run', '--silent', script, '-w', '@moefleet/edge-agent', '--', '--junit', junit]);
+  if (!existsSync(junit)) return add(title, 0, 1, 0);
+  const head = /<testsuite[^>]*>/.exec(readFileSync(junit, 'utf8'))?.[0] ?? '';
+  const number = (name) => Number(new RegExp(`\\b${name}="(\\d+)"`).exec(head)?.[1] ?? 0);
+  const [tests, failures, skipped] = [number('tests'), number('failures'), number('skipped') + number('disabled')];
+  add(title, tests - failures - skipped, Math.max(failures, ok ? 0 : 1), skipped);
+}
+
+function jestTests(title, project) {
+  const report = join(scratch, `jest-${project}.json`);
+  const ok = run(title, 'npx', ['--no-install', 'jest', '--selectProjects', project, '--json', '--outputFile', report,
+    ...(project === 'system' ? ['--runInBand'] : [])]);
+  if (!existsSync(report)) return add(title, 0, 1, 0);
+  const result = JSON.parse(readFileSync(report, 'utf8'));
+  // A suite that could not even be loaded has no failed test of its own.
+  const failed = Math.max(result.numFailedTests + result.numRuntimeErrorTestSuites, ok ? 0 : 1);
+  add(title, result.numPassedTests, failed, result.numPendingTests + result.numTodoTests);
+}
+
+check('lint', 'npx', ['--no-install', 'eslint', '.']);
+check('types', 'npx', ['--no-install', 'tsc', '-p', 'tsconfig.check.json']);
+check('protocol: lint, generated code is current, compatible with what was committed before', 'node', ['proto/check.mjs']);
+check('no registry address in committed files', 'node', ['test/no-registry-address.mjs']);
+
+process.stdout.write('\n== Jaeger\n');
+const jaegerThere = Boolean(process.env.JAEGER_URL) || run('Jaeger is there, or can be built', 'node', ['services/demo/dist/jaeger-install.js']);
+if (!jaegerThere) {
+  process.stdout.write('   JAEGER IS MISSING: every test of traces is skipped' + (inCi ? ', which is a failure in CI\n' : '\n'));
+  if (inCi) add('Jaeger is there', 0, 1, 0);
+}
+
+nativeTests('native engine', 'test:native');
+nativeTests('native engine under AddressSanitizer and UBSan', 'test:native:sanitize');
+jestTests('unit tests', 'unit');
+jestTests('system tests', 'system');
+
+rmSync(scratch, { recursive: true, force: true });
+for (const trouble of troubles) process.stdout.write(`\n${trouble}`);
+process.stdout.write(`\n${sum.passed} passed, ${sum.failed} failed, ${sum.skipped} skipped\n`);
+process.exitCode = sum.failed > 0 ? 1 : 0;
