@@ -212,7 +212,8 @@ export interface EngineCounters {
 }
 
 export type EngineErrorCode =
-  | 'MODEL_FORMAT' | 'NOT_MOE' | 'IO' | 'BAD_ARGUMENT' | 'CAPACITY' | 'CONTEXT_FULL' | 'BUSY' | 'CLOSED' | 'INTERNAL';
+  | 'MODEL_FORMAT' | 'NOT_MOE' | 'IO' | 'BAD_ARGUMENT' | 'CAPACITY' | 'CONTEXT_FULL' | 'BUSY' | 'CLOSED' | 'CANCELLED'
+  | 'INTERNAL';
 
 /** Opaque; dead after `close`. */
 export type EngineHandle = { readonly __engine: unique symbol };
@@ -243,7 +244,10 @@ export interface EngineAddon {
   applyChatTemplate(engine: EngineHandle, messages: { role: string; content: string }[]): string;
   /** One request at a time; a second rejects with BUSY. `onStep` is called in order, off the decode path. */
   generate(engine: EngineHandle, request: GenerateRequest, onStep: (step: Step) => void): Promise<GenerateResult>;
-  /** Ends the running request (generate or evaluate) at the next layer; false if `requestId` is not running. */
+  /**
+   * Ends the running request at the next layer; false if `requestId` is not running. A cancelled `generate` resolves
+   * (`finishReason: 'cancelled'`); a running `evaluate` answers to the id 'evaluate' and rejects with CANCELLED.
+   */
   cancel(engine: EngineHandle, requestId: string): boolean;
   /** Never touches the logical cache of `generate` in batched mode; `stepped` starts and leaves it empty. */
   evaluate(engine: EngineHandle, request: EvalRequest, onProgress: (done: number, total: number) => void): Promise<EvalResult>;

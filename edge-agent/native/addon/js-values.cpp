@@ -1,0 +1,378 @@
+#include "js-values.h"
+
+#include <cmath>
+#include <cstring>
+
+static engine_status bad_argument(const char * what, const char * field, const char * expected) {
+    engine_status s;
+    s.code = ENGINE_BAD_ARGUMENT;
+    snprintf(s.message, sizeof(s.message), "%s%s%s: expected %s", what, field[0] ? "." : "", field, expected);
+    return s;
+}
+
+object_reader read_object(Napi::Env env, const Napi::Value & value, const char * what) {
+    object_reader r{env, value, what, {}};
+    if (!value.IsObject()) r.status = bad_argument(what, "", "an object");
+    return r;
+}
+
+// The field's value, or an empty one where the reader has failed or a getter threw.
+static Napi::Value field_value(object_reader & r, const char * field) {
+    if (r.status.code != ENGINE_OK) return Napi::Value();
+    const Napi::Value v = r.value.As<Napi::Object>().Get(field);
+    if (!r.env.IsExceptionPending()) return v;
+    r.env.GetAndClearPendingException();
+    r.status = bad_argument(r.what, field, "a readable value");
+    return Napi::Value();
+}
+
+double read_number(object_reader & r, const char * field) {
+    const Napi::Value v = field_value(r, field);
+    if (v.IsEmpty()) return 0;
+    if (v.IsNumber()) return v.As<Napi::Number>().DoubleValue();
+    r.status = bad_argument(r.what, field, "a number");
+    return 0;
+}
+
+static double read_whole(object_reader & r, const char * field, double least, double most) {
+    const double v = read_number(r, field);
+    if (r.status.code == ENGINE_OK && !(v == std::floor(v) && v >= least && v <= most)) {
+        r.status = bad_argument(r.what, field, "a whole number in range");
+        return 0;
+    }
+    return v;
+}
+
+int32_t read_int32(object_reader & r, const char * field) { return int32_t(read_whole(r, field, INT32_MIN, INT32_MAX)); }
+
+bool read_bool(object_reader & r, const char * field) {
+    const Napi::Value v = field_value(r, field);
+    if (v.IsEmpty()) return false;
+    if (v.IsBoolean()) return v.As<Napi::Boolean>().Value();
+    r.status = bad_argument(r.what, field, "true or false");
+    return false;
+}
+
+std::string read_string(object_reader & r, const char * field) {
+    const Napi::Value v = field_value(r, field);
+    if (v.IsEmpty()) return "";
+    if (v.IsString()) return v.As<Napi::String>().Utf8Value();
+    r.status = bad_argument(r.what, field, "a string");
+    return "";
+}
+
+engine_status to_tokens(const Napi::Value & value, const char * what, std::vector<int32_t> & out) {
+    if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+        return bad_argument(what, "", "an Int32Array");
+    }
+    Napi::Int32Array array = value.As<Napi::Int32Array>();
+    if (array.ElementLength() > 0) out.assign(array.Data(), array.Data() + array.ElementLength());
+    else out.clear();
+    return {};
+}
+
+std::vector<int32_t> read_int32_array(object_reader & r, const char * field) {
+    std::vector<int32_t> out;
+    const Napi::Value v = field_value(r, field);
+    if (!v.IsEmpty()) r.status = to_tokens(v, field, out);
+    return out;
+}
+
+engine_status to_spec(Napi::Env env, const Napi::Value & value, engine_spec & out) {
+    object_reader r = read_object(env, value, "spec");
+    const std::string routing = read_string(r, "routing");
+    out.lambda = read_number(r, "lambda");
+    out.top_j = read_int32(r, "topJ");
+    out.generation = read_number(r, "generation");
+    const Napi::Value list = field_value(r, "capacities");
+    if (r.status.code != ENGINE_OK) return r.status;
+    if (routing == "original") out.routing = ROUTING_ORIGINAL;
+    else if (routing == "cache_prior") out.routing = ROUTING_CACHE_PRIOR;
+    else return bad_argument("spec", "routing", "'original' or 'cache_prior'");
+    if (!list.IsArray()) return bad_argument("spec", "capacities", "an array of whole numbers");
+    const Napi::Array array = list.As<Napi::Array>();
+    out.capacities.clear();
+    for (uint32_t i = 0; i < array.Length() && i < 100000; i++) {
+        const Napi::Value v = array.Get(i);
+        if (env.IsExceptionPending()) env.GetAndClearPendingException();
+        const double n = v.IsNumber() ? v.As<Napi::Number>().DoubleValue() : NAN;
+        if (!(n == std::floor(n) && std::fabs(n) <= INT32_MAX)) return bad_argument("spec", "capacities", "an array of whole numbers");
+        out.capacities.push_back(int32_t(n));
+    }
+    return {};
+}
+
+engine_spec read_spec(object_reader & r, const char * field) {
+    engine_spec spec;
+    const Napi::Value v = field_value(r, field);
+    if (!v.IsEmpty()) r.status = to_spec(r.env, v, spec);
+    return spec;
+}
+
+engine_status to_string(const Napi::Value & value, const char * what, std::string & out) {
+    if (!value.IsString()) return bad_argument(what, "", "a string");
+    out = value.As<Napi::String>().Utf8Value();
+    return {};
+}
+
+engine_status to_open_options(Napi::Env env, const Napi::Value & value, engine_open_options & out) {
+    object_reader r = read_object(env, value, "options");
+    out.model_path = read_string(r, "modelPath");
+    out.context_tokens = read_int32(r, "contextTokens");
+    out.threads = read_int32(r, "threads");
+    out.lanes = read_int32(r, "lanes");
+    out.direct_io = read_bool(r, "directIo");
+    out.prefill_bytes = uint64_t(read_whole(r, "prefillBytes", 0, 9007199254740991.0));
+    out.keep_all = read_bool(r, "keepAll");
+    out.spec = read_spec(r, "spec");
+    return r.status;
+}
+
+engine_status to_generate_request(Napi::Env env, const Napi::Value & value, generate_request & out) {
+    object_reader r = read_object(env, value, "request");
+    out.request_id = read_string(r, "requestId");
+    out.prompt = read_int32_array(r, "prompt");
+    out.max_tokens = read_int32(r, "maxTokens");
+    out.temperature = read_number(r, "temperature");
+    out.top_p = read_number(r, "topP");
+    out.seed = uint64_t(int64_t(read_whole(r, "seed", -9007199254740991.0, 9007199254740991.0)));
+    out.cold_cache = read_bool(r, "coldCache");
+    out.capture_router = read_bool(r, "captureRouter");
+    return r.status;
+}
+
+engine_status to_evaluate_request(Napi::Env env, const Napi::Value & value, evaluate_request & out) {
+    object_reader r = read_object(env, value, "request");
+    out.tokens = read_int32_array(r, "tokens");
+    out.context = read_int32(r, "context");
+    out.spec = read_spec(r, "spec");
+    out.stepped = read_bool(r, "stepped");
+    return r.status;
+}
+
+engine_status to_messages(Napi::Env env, const Napi::Value & value, std::vector<chat_message> & out) {
+    if (!value.IsArray()) return bad_argument("messages", "", "an array");
+    const Napi::Array array = value.As<Napi::Array>();
+    for (uint32_t i = 0; i < array.Length(); i++) {
+        const Napi::Value v = array.Get(i);
+        if (env.IsExceptionPending()) env.GetAndClearPendingException();
+        object_reader r = read_object(env, v.IsEmpty() ? env.Undefined() : v, "message");
+        const std::string role = read_string(r, "role");
+        const std::string content = read_string(r, "content");
+        if (r.status.code != ENGINE_OK) return r.status;
+        out.push_back({role, content});
+    }
+    return {};
+}
+
+Napi::Value from_status(Napi::Env env, const engine_status & status) {
+    const Napi::Error error = Napi::Error::New(env, status.message[0] ? status.message : engine_code_name(status.code));
+    error.Value().Set("code", engine_code_name(status.code));
+    return error.Value();
+}
+
+static Napi::Array from_int32s(Napi::Env env, const std::vector<int32_t> & list) {
+    const Napi::Array out = Napi::Array::New(env, list.size());
+    for (size_t i = 0; i < list.size(); i++) out.Set(uint32_t(i), double(list[i]));
+    return out;
+}
+
+static const char * select_name(engine_select_by by) {
+    return by == SELECT_BY_LOGITS ? "logits" : by == SELECT_BY_LOGITS_BIASED ? "logits_biased" : "selection_score";
+}
+
+Napi::Value from_info(Napi::Env env, const model_info & info) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("path", info.path);
+    out.Set("fileBytes", double(info.file_bytes));
+    out.Set("architecture", info.architecture);
+    out.Set("name", info.name);
+    out.Set("layers", info.layers);
+    out.Set("moeLayers", from_int32s(env, info.moe_layers));
+    out.Set("experts", info.experts);
+    out.Set("topK", info.top_k);
+    const Napi::Array bytes = Napi::Array::New(env, info.expert_bytes.size());
+    for (size_t i = 0; i < info.expert_bytes.size(); i++) bytes.Set(uint32_t(i), double(info.expert_bytes[i]));
+    out.Set("expertBytes", bytes);
+    out.Set("denseBytes", double(info.dense_bytes));
+    out.Set("tokenCycleBytes", double(info.token_cycle_bytes));
+    out.Set("alignment", double(info.alignment));
+    out.Set("contextTrain", double(info.context_train));
+    out.Set("vocab", double(info.vocab));
+    out.Set("selectBy", select_name(info.select_by));
+    out.Set("normalisesWeights", info.normalises_weights);
+    const Napi::Array tensors = Napi::Array::New(env, info.tensors.size());
+    for (size_t i = 0; i < info.tensors.size(); i++) {
+        const Napi::Object t = Napi::Object::New(env);
+        t.Set("name", info.tensors[i].name);
+        t.Set("offset", double(info.tensors[i].offset));
+        t.Set("bytes", double(info.tensors[i].bytes));
+        tensors.Set(uint32_t(i), t);
+    }
+    out.Set("tensors", tensors);
+    return out;
+}
+
+Napi::Value from_spec(Napi::Env env, const engine_spec & spec) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("routing", spec.routing == ROUTING_ORIGINAL ? "original" : "cache_prior");
+    out.Set("lambda", spec.lambda);
+    out.Set("topJ", spec.top_j);
+    out.Set("capacities", from_int32s(env, spec.capacities));
+    out.Set("generation", spec.generation);
+    return out;
+}
+
+Napi::Value from_memory(Napi::Env env, const engine_memory & m) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("denseBytes", double(m.dense_bytes));
+    out.Set("kvBytes", double(m.kv_bytes));
+    out.Set("computeBytes", double(m.compute_bytes));
+    out.Set("cacheBytes", double(m.cache_bytes));
+    out.Set("prefillBytes", double(m.prefill_bytes));
+    out.Set("residentBytes", double(m.resident_bytes));
+    out.Set("directIo", m.direct_io);
+    return out;
+}
+
+Napi::Value from_generate_result(Napi::Env env, const generate_result & r) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("promptTokens", double(r.prompt_tokens));
+    out.Set("completionTokens", double(r.completion_tokens));
+    out.Set("finishReason", r.finish == FINISH_STOP ? "stop" : r.finish == FINISH_LENGTH ? "length" : "cancelled");
+    out.Set("prefillNs", double(r.prefill_ns));
+    out.Set("decodeNs", double(r.decode_ns));
+    out.Set("prefillHits", double(r.prefill_hits));
+    out.Set("prefillMisses", double(r.prefill_misses));
+    out.Set("decodeHits", double(r.decode_hits));
+    out.Set("decodeMisses", double(r.decode_misses));
+    out.Set("decodeSwaps", double(r.decode_swaps));
+    out.Set("flashBytes", double(r.flash_bytes));
+    out.Set("flashReads", double(r.flash_reads));
+    out.Set("stallNs", double(r.stall_ns));
+    out.Set("missEventsDropped", double(r.miss_events_dropped));
+    return out;
+}
+
+static Napi::Value number_or_null(Napi::Env env, double v) {
+    return v < 0 ? env.Null() : Napi::Number::New(env, v).As<Napi::Value>();
+}
+
+Napi::Value from_evaluate_result(Napi::Env env, const evaluate_result & r) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("tokens", double(r.tokens));
+    out.Set("crossEntropy", r.cross_entropy);
+    out.Set("hits", double(r.hits));
+    out.Set("misses", double(r.misses));
+    out.Set("missRate", r.miss_rate);
+    out.Set("swapRate", r.swap_rate);
+    out.Set("massLost", r.mass_lost);
+    out.Set("meanLifetimeTokens", number_or_null(env, r.mean_lifetime_tokens));
+    const Napi::Array layers = Napi::Array::New(env, r.per_layer.size());
+    for (size_t i = 0; i < r.per_layer.size(); i++) {
+        const layer_result & l = r.per_layer[i];
+        const Napi::Object one = Napi::Object::New(env);
+        one.Set("layer", l.layer);
+        one.Set("capacity", l.capacity);
+        one.Set("hits", double(l.hits));
+        one.Set("misses", double(l.misses));
+        one.Set("missRate", l.miss_rate);
+        one.Set("swapRate", l.swap_rate);
+        one.Set("massLost", l.mass_lost);
+        one.Set("meanLifetimeTokens", number_or_null(env, l.mean_lifetime_tokens));
+        layers.Set(uint32_t(i), one);
+    }
+    out.Set("perLayer", layers);
+    Napi::Float32Array nll = Napi::Float32Array::New(env, r.token_nll.size());
+    if (!r.token_nll.empty()) memcpy(nll.Data(), r.token_nll.data(), r.token_nll.size() * sizeof(float));
+    out.Set("tokenNll", nll);
+    out.Set("evalNs", double(r.eval_ns));
+    return out;
+}
+
+Napi::Value from_counters(Napi::Env env, const engine_counters & c) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("prefillTokens", double(c.prefill_tokens));
+    out.Set("decodeTokens", double(c.decode_tokens));
+    out.Set("prefillNs", double(c.prefill_ns));
+    out.Set("decodeNs", double(c.decode_ns));
+    out.Set("stallNs", double(c.stall_ns));
+    out.Set("flashBytes", double(c.flash_bytes));
+    out.Set("flashReads", double(c.flash_reads));
+    out.Set("missesTotal", double(c.misses_total));
+    out.Set("missEventsDropped", double(c.miss_events_dropped));
+    const Napi::Array buckets = Napi::Array::New(env, READ_TIME_BUCKETS);
+    for (uint32_t i = 0; i < READ_TIME_BUCKETS; i++) buckets.Set(i, double(c.read_micros_log2[i]));
+    out.Set("readMicrosLog2", buckets);
+    const Napi::Array layers = Napi::Array::New(env, c.layers.size());
+    for (size_t i = 0; i < c.layers.size(); i++) {
+        const layer_counters & l = c.layers[i];
+        const Napi::Object one = Napi::Object::New(env);
+        one.Set("layer", l.layer);
+        one.Set("capacity", l.capacity);
+        one.Set("resident", l.resident);
+        one.Set("hits", double(l.hits));
+        one.Set("misses", double(l.misses));
+        one.Set("swaps", double(l.swaps));
+        one.Set("prefillHits", double(l.prefill_hits));
+        one.Set("prefillMisses", double(l.prefill_misses));
+        one.Set("massLost", l.mass_lost);
+        one.Set("events", double(l.events));
+        one.Set("rangeMean", l.range_mean);
+        layers.Set(uint32_t(i), one);
+    }
+    out.Set("layers", layers);
+    return out;
+}
+
+Napi::Value from_tokens(Napi::Env env, const std::vector<int32_t> & tokens) {
+    Napi::Int32Array out = Napi::Int32Array::New(env, tokens.size());
+    if (!tokens.empty()) memcpy(out.Data(), tokens.data(), tokens.size() * sizeof(int32_t));
+    return out;
+}
+
+Napi::Value from_bytes(Napi::Env env, const void * data, size_t n) {
+    Napi::Uint8Array out = Napi::Uint8Array::New(env, n);
+    if (n > 0) memcpy(out.Data(), data, n);
+    return out;
+}
+
+step_copy copy_step(const engine_step & step, size_t router_floats) {
+    step_copy copy;
+    copy.step = step;
+    copy.text.assign(reinterpret_cast<const char *>(step.text), step.text_bytes);
+    copy.events.reserve(step.n_events * MISS_EVENT_FIELDS);
+    for (size_t i = 0; i < step.n_events; i++) {
+        const miss_event & m = step.events[i];
+        // The order of MISS_EVENT in native.ts.
+        const double fields[MISS_EVENT_FIELDS] = {
+            double(m.miss_number), double(m.step), double(m.layer), double(m.expert), double(m.bytes), double(m.start_ns),
+            double(m.end_ns), double(m.queue_wait_ns), double(m.stall_ns), double(m.evicted_expert), double(m.prefetch), m.lambda,
+            m.generation, double(m.reads)};
+        copy.events.insert(copy.events.end(), fields, fields + MISS_EVENT_FIELDS);
+    }
+    if (step.router_logits) copy.router_logits.assign(step.router_logits, step.router_logits + router_floats);
+    return copy;
+}
+
+Napi::Value from_step(Napi::Env env, const step_copy & copy) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("step", copy.step.step);
+    out.Set("token", copy.step.token);
+    out.Set("text", from_bytes(env, copy.text.data(), copy.text.size()));
+    out.Set("startNs", double(copy.step.start_ns));
+    out.Set("endNs", double(copy.step.end_ns));
+    out.Set("hits", double(copy.step.hits));
+    out.Set("misses", double(copy.step.misses));
+    Napi::Float64Array events = Napi::Float64Array::New(env, copy.events.size());
+    if (!copy.events.empty()) memcpy(events.Data(), copy.events.data(), copy.events.size() * sizeof(double));
+    out.Set("missEvents", events);
+    if (copy.router_logits.empty()) {
+        out.Set("routerLogits", env.Null());
+    } else {
+        Napi::Float32Array logits = Napi::Float32Array::New(env, copy.router_logits.size());
+        memcpy(logits.Data(), copy.router_logits.data(), copy.router_logits.size() * sizeof(float));
+        out.Set("routerLogits", logits);
+    }
+    return out;
+}

@@ -1,0 +1,101 @@
+#!/usr/bin/env node
+/**
+ * Builds the native engine: headers from the source bundle that the pinned `node-llama-cpp` ships, libraries from its
+ * prebuilt package for this platform. `node build.mjs` leaves `build/moefleet_engine.node`, put into place in one
+ * rename so that a running process never sees half a file. `--test` builds and runs the C++ tests, `--sanitize` does
+ * so under AddressSanitizer and UBSan. Does nothing, quietly, when everything is up to date.
+ */
+import { spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const require = createRequire(import.meta.url);
+const wantTests = process.argv.includes('--test') || process.argv.includes('--sanitize');
+const sanitize = process.argv.includes('--sanitize');
+const jobs = process.env.MOEFLEET_BUILD_JOBS ?? '2';
+
+function fail(message) {
+  console.error(`native engine: ${message}`);
+  process.exit(1);
+}
+
+function run(command, args, what) {
+  const result = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 64 << 20 });
+  if (result.status !== 0) {
+    process.stderr.write(`${result.stdout ?? ''}${result.stderr ?? ''}`);
+    fail(`${what} failed: ${command} ${args.join(' ')}`);
+  }
+  return result.stdout;
+}
+
+function requireTools() {
+  const missing = ['g++', 'cmake', 'git', 'make'].filter((tool) => spawnSync(tool, ['--version']).status !== 0);
+  if (missing.length > 0) {
+    fail(`${missing.join(', ')} not found; on Debian or Ubuntu: sudo apt-get install -y g++ cmake git make`);
+  }
+}
+
+function packageFolder(name) {
+  for (let folder = here; folder !== dirname(folder); folder = dirname(folder)) {
+    const candidate = join(folder, 'node_modules', name);
+    if (existsSync(candidate)) return candidate;
+  }
+  return null;
+}
+
+function prebuiltFolder() {
+  const platform = `linux-${process.arch === 'arm' ? 'armv7l' : process.arch}`;
+  const folder = packageFolder(`@node-llama-cpp/${platform}`);
+  if (process.platform !== 'linux' || folder === null) {
+    fail(`no prebuilt llama.cpp for ${process.platform}-${process.arch} (expected @node-llama-cpp/${platform})`);
+  }
+  return join(folder, 'bins', platform);
+}
+
+/** Headers only: a sparse checkout of the bundle, made again when the pinned release changes. */
+function checkOutHeaders(llama, release) {
+  const target = join(here, 'build', 'llama-src');
+  const stamp = join(target, `.release-${release}`);
+  if (existsSync(stamp)) return target;
+  rmSync(target, { recursive: true, force: true });
+  mkdirSync(join(here, 'build'), { recursive: true });
+  const part = `${target}.part-${process.pid}`;
+  rmSync(part, { recursive: true, force: true });
+  run('git', ['clone', '-q', '--no-checkout', join(llama, 'gitRelease.bundle'), part], 'cloning llama.cpp');
+  run('git', ['-C', part, 'sparse-checkout', 'set', '--no-cone', '/include/', '/ggml/include/',
+    '/ggml/src/ggml-backend-impl.h', '/src/llama-ext.h'], 'choosing headers');
+  run('git', ['-C', part, 'checkout', '-q', 'HEAD'], 'checking out headers');
+  run('touch', [join(part, `.release-${release}`)], 'marking the release');
+  rmSync(join(part, '.git'), { recursive: true, force: true });
+  renameSync(part, target);
+  return target;
+}
+
+requireTools();
+const nodeLlama = packageFolder('node-llama-cpp') ?? fail('node-llama-cpp is not installed; run: npm install');
+const llama = join(nodeLlama, 'llama');
+const { release } = JSON.parse(readFileSync(join(llama, 'binariesGithubRelease.json'), 'utf8'));
+const headers = checkOutHeaders(llama, release);
+const prebuilt = prebuiltFolder();
+
+const folder = join(here, sanitize ? 'build-asan' : wantTests ? 'build-test' : join('build', 'cmake'));
+run('cmake', ['-S', here, '-B', folder, '-DCMAKE_BUILD_TYPE=Release',
+  `-DLLAMA_HEADERS=${headers}`, `-DLLAMA_LIBS=${prebuilt}`, `-DLLAMA_RELEASE=${release}`,
+  `-DNAPI_INCLUDE=${dirname(require.resolve('node-addon-api'))}`, `-DNODE_API_INCLUDE=${require('node-api-headers').include_dir}`,
+  `-DMOEFLEET_TESTS=${wantTests ? 'ON' : 'OFF'}`, `-DMOEFLEET_SANITIZE=${sanitize ? 'ON' : 'OFF'}`], 'configuring');
+run('cmake', ['--build', folder, '-j', jobs], 'building');
+
+if (wantTests) {
+  const tests = spawnSync('ctest', ['--test-dir', folder, '--output-on-failure'], { stdio: 'inherit' });
+  process.exit(tests.status ?? 1);
+}
+
+const built = join(folder, 'moefleet_engine.node');
+const target = join(here, 'build', 'moefleet_engine.node');
+if (!existsSync(target) || statSync(target).mtimeMs < statSync(built).mtimeMs) {
+  cpSync(built, `${target}.part`);
+  renameSync(`${target}.part`, target);
+}

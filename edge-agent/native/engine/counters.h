@@ -1,0 +1,34 @@
+// Counters with one writer (the decoding thread) and any number of readers: plain adds, no locks, no torn reads.
+#pragma once
+
+#include "engine.h"
+
+#include <atomic>
+
+template <typename T> struct counter {
+    std::atomic<T> value{0};
+    void add(T n) { value.store(value.load(std::memory_order_relaxed) + n, std::memory_order_relaxed); }
+    void set(T n) { value.store(n, std::memory_order_relaxed); }
+    T get() const { return value.load(std::memory_order_relaxed); }
+};
+
+// Of one layer. `hits` and `misses` are per selected slot and decode only; prefill counts distinct experts per
+// micro-batch.
+struct layer_tally {
+    counter<int64_t> hits, misses, swaps, prefill_hits, prefill_misses, events;
+    counter<double> mass_lost, range_mean;
+    counter<int32_t> capacity, resident;
+};
+
+struct engine_totals {
+    counter<int64_t> prefill_tokens, decode_tokens, prefill_ns, decode_ns, stall_ns;
+    counter<int64_t> flash_bytes, flash_reads, misses, events_dropped;
+    counter<int64_t> read_micros_log2[READ_TIME_BUCKETS];
+};
+
+// Smallest i with ns <= 2^i microseconds, capped at the last bucket.
+inline int read_time_bucket(int64_t ns) {
+    int i = 0;
+    while (i < READ_TIME_BUCKETS - 1 && ns > (int64_t(1000) << i)) i++;
+    return i;
+}

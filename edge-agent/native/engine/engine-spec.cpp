@@ -1,0 +1,107 @@
+// Specs: checking them and bringing them into force at a token boundary.
+#include "engine-state.h"
+
+#include <cmath>
+
+static engine_status check_capacity(const model_info & info, size_t layer, int32_t capacity) {
+    const int32_t block = info.moe_layers[layer];
+    const unsigned long long bytes = info.expert_bytes[layer];
+    if (capacity > info.experts) {
+        return status_error(ENGINE_BAD_ARGUMENT, "capacity of blk.%d: at most the layer's %d experts, found %d", block, info.experts,
+                            capacity);
+    }
+    if (capacity < info.top_k) {
+        return status_error(ENGINE_CAPACITY,
+                            "capacity %d of blk.%d is below the %d experts one token needs: %d x %llu = %llu bytes there, %llu given",
+                            capacity, block, info.top_k, info.top_k, bytes, (unsigned long long) info.top_k * bytes,
+                            (unsigned long long) (capacity > 0 ? capacity : 0) * bytes);
+    }
+    return {};
+}
+
+engine_status engine_check_spec(const model_info & info, const engine_spec & spec) {
+    if (!(spec.lambda >= 0 && spec.lambda <= 1)) {
+        return status_error(ENGINE_BAD_ARGUMENT, "lambda: expected 0 to 1, found %g", spec.lambda);
+    }
+    if (spec.top_j < 0 || spec.top_j > info.top_k) {
+        return status_error(ENGINE_BAD_ARGUMENT, "topJ: expected 0 to %d, found %d", info.top_k, spec.top_j);
+    }
+    if (!std::isfinite(spec.generation)) return status_error(ENGINE_BAD_ARGUMENT, "generation: expected a number");
+    if (spec.capacities.size() != info.moe_layers.size()) {
+        return status_error(ENGINE_BAD_ARGUMENT, "capacities: expected one per MoE layer (%zu), found %zu", info.moe_layers.size(),
+                            spec.capacities.size());
+    }
+    for (size_t i = 0; i < spec.capacities.size(); i++) {
+        const engine_status status = check_capacity(info, i, spec.capacities[i]);
+        if (failed(status)) return status;
+    }
+    return {};
+}
+
+// Evicts what no longer fits. The caller holds the request slot, or the mutex while no request runs.
+static void bring_into_force(engine & e, const engine_spec & spec) {
+    e.spec = spec;
+    for (int l = 0; l < e.layers.count; l++) {
+        layer_state & state = e.layers[l];
+        const int n = expert_cache_resize(state.cache, spec.capacities[size_t(l)], e.hook.evicted.data());
+        for (int i = 0; i < n && !e.options.keep_all; i++) expert_memory_release(e.memory, l, e.hook.evicted[size_t(i)]);
+        state.tally.capacity.set(spec.capacities[size_t(l)]);
+        state.tally.resident.set(state.cache.size);
+    }
+}
+
+void engine_apply_pending_locked(engine & e) {
+    if (e.applied_ticket == e.pending_ticket) return;
+    bring_into_force(e, e.pending);
+    e.applied_ticket = e.pending_ticket;
+    e.spec_pending.store(false, std::memory_order_release);
+    e.changed.notify_all();
+}
+
+void engine_apply_pending(engine & e) {
+    if (!e.spec_pending.load(std::memory_order_acquire)) return;
+    std::lock_guard<std::mutex> lock(e.mutex);
+    engine_apply_pending_locked(e);
+}
+
+void engine_lend_cache(engine & e) {
+    std::lock_guard<std::mutex> lock(e.mutex);
+    engine_apply_pending_locked(e);
+    e.spec_deferred = true;
+    engine_empty_cache(e);
+}
+
+void engine_take_back_cache(engine & e) {
+    std::lock_guard<std::mutex> lock(e.mutex);
+    e.spec_deferred = false;
+    engine_empty_cache(e);
+    bring_into_force(e, e.spec);
+}
+
+engine_status engine_apply(engine * e, const engine_spec & spec) {
+    std::unique_lock<std::mutex> lock(e->mutex);
+    if (e->closed) return status_error(ENGINE_CLOSED, "the engine is closed");
+    const engine_status status = engine_check_spec(e->file.info, spec);
+    if (failed(status)) return status;
+    if (!e->running) {
+        bring_into_force(*e, spec);
+        return {};
+    }
+    if (e->spec_deferred) {
+        e->spec = spec;
+        return {};
+    }
+    e->pending = spec;
+    const uint64_t ticket = ++e->pending_ticket;
+    e->spec_pending.store(true, std::memory_order_release);
+    e->changed.wait(lock, [&] { return e->applied_ticket >= ticket || e->closed; });
+    if (e->applied_ticket < ticket) return status_error(ENGINE_CLOSED, "the engine was closed before the spec came into force");
+    return {};
+}
+
+engine_status engine_get_spec(engine * e, engine_spec & out) {
+    std::lock_guard<std::mutex> lock(e->mutex);
+    if (e->closed) return status_error(ENGINE_CLOSED, "the engine is closed");
+    out = e->spec;
+    return {};
+}

@@ -1,0 +1,76 @@
+// The inside of `struct engine`, shared by the files that implement engine.h.
+//
+// Threads: `mutex` guards the request slot, the spec and its pending successor. Everything from `model` to `layers`
+// belongs to the thread that holds the request slot; when no request runs, to whoever holds `mutex`. Counters may be
+// read at any time.
+#pragma once
+
+#include "layer-hook.h"
+
+#include "llama.h"
+
+#include <condition_variable>
+#include <mutex>
+
+struct engine {
+    model_file file;
+    engine_open_options options;
+    int32_t context_tokens = 0, batch_tokens = 0, threads = 1;
+    uint64_t prefill_bytes = 0;
+
+    llama_model * model = nullptr;
+    llama_context * context = nullptr;
+    const llama_vocab * vocab = nullptr;
+    expert_memory memory;
+    flash_reader reader;
+    layer_hook hook;
+    event_ring ring;
+    engine_totals totals;
+    layer_states layers;                 // the real cache
+    uint64_t dense_bytes = 0, kv_bytes = 0, compute_bytes = 0;
+
+    std::mutex mutex;
+    std::condition_variable changed;     // the request slot became free, or a spec came into force
+    bool running = false, closed = false;
+    bool spec_deferred = false;          // a stepped evaluation has the cache: specs come into force at its end
+    std::string request_id;
+    engine_spec spec;                    // in force
+    engine_spec pending;                 // valid while pending_ticket > applied_ticket
+    uint64_t pending_ticket = 0, applied_ticket = 0;
+    std::atomic<bool> spec_pending{false};
+};
+
+// Gives the request slot back; a spec that waits comes into force.
+void engine_end_request(engine & e);
+
+// Brings a waiting spec into force; called by the thread that holds the request slot, between passes.
+void engine_apply_pending(engine & e);
+void engine_apply_pending_locked(engine & e);
+
+// A stepped evaluation borrows the expert memory: the real cache is empty and specs wait from one to the other.
+void engine_lend_cache(engine & e);
+void engine_take_back_cache(engine & e);
+
+// BAD_ARGUMENT, CAPACITY.
+engine_status engine_check_spec(const model_info & info, const engine_spec & spec);
+engine_status engine_check_tokens(const engine & e, const std::vector<int32_t> & tokens);
+
+// Empties the real cache and gives its memory back.
+void engine_empty_cache(engine & e);
+
+// Most tokens of a prefill micro-batch such that a layer's surplus beyond `capacities` stays within prefill_bytes;
+// an empty list counts every expert a layer needs as surplus. 0 where not even one token fits.
+int32_t engine_batch_limit(const engine & e, const std::vector<int32_t> & capacities, int32_t most);
+
+// A context over the loaded model with the hook attached. IO (no memory).
+engine_status engine_make_context(engine & e, int32_t tokens, int32_t batch, int32_t outputs, llama_context *& out);
+
+// One llama_decode of `n` tokens from position `position`; the hook's fields for the pass are set by the caller.
+// Outputs for every token or for the last one only. On an error or a cancellation (`ENGINE_CANCELLED`) the positions
+// of this pass are dropped from the KV cache.
+struct pass_batch { llama_batch batch; };
+void pass_batch_init(pass_batch & b, int32_t most);
+void pass_batch_free(pass_batch & b);
+enum pass_outputs { OUTPUTS_NONE, OUTPUTS_LAST, OUTPUTS_ALL };
+engine_status engine_run_pass(engine & e, llama_context * context, pass_batch & b, const int32_t * tokens, int32_t n,
+                              int32_t position, pass_outputs outputs, pass_kind pass);

@@ -1,0 +1,244 @@
+// The engine's public interface: a Mixture-of-Experts model whose experts stay in flash and whose router is bent,
+// by a strength lambda, towards the experts that are in memory already.
+//
+// Every function returns a status and a message; nothing throws across this interface and nothing exits the
+// process. All functions may be called from any thread. Long ones (`engine_open`, `engine_generate`,
+// `engine_evaluate`, `engine_apply`, `engine_close`) block their caller, which therefore gives each a thread of its
+// own. `step_callback`s come from a thread of the engine, never from the one that decodes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+enum engine_code {
+    ENGINE_OK = 0,
+    ENGINE_MODEL_FORMAT,   // the file is not a model this engine can run
+    ENGINE_NOT_MOE,        // a valid model without experts
+    ENGINE_IO,             // the operating system refused or failed a read, write or mapping
+    ENGINE_BAD_ARGUMENT,
+    ENGINE_CAPACITY,       // the memory granted does not hold what one token needs
+    ENGINE_CONTEXT_FULL,   // the prompt leaves no room for a token
+    ENGINE_BUSY,           // another request runs
+    ENGINE_CLOSED,
+    ENGINE_CANCELLED,      // an evaluation was cancelled; a cancelled generation ends normally instead
+    ENGINE_INTERNAL,
+};
+
+struct engine_status {
+    engine_code code = ENGINE_OK;
+    char message[512] = "";
+};
+
+enum engine_routing { ROUTING_ORIGINAL = 0, ROUTING_CACHE_PRIOR = 1 };
+
+struct engine_spec {
+    engine_routing routing = ROUTING_ORIGINAL;
+    double lambda = 0;                // [0, 1]
+    int32_t top_j = 0;                // [0, top_k]
+    std::vector<int32_t> capacities;  // experts per MoE layer, each in [top_k, experts]
+    double generation = 0;
+};
+
+struct tensor_place {
+    std::string name;
+    uint64_t offset = 0;  // from the start of the file
+    uint64_t bytes = 0;
+};
+
+enum engine_select_by { SELECT_BY_LOGITS = 0, SELECT_BY_LOGITS_BIASED, SELECT_BY_SELECTION_SCORE };
+
+struct model_info {
+    std::string path;
+    uint64_t file_bytes = 0;
+    std::string architecture;
+    std::string name;
+    int32_t layers = 0;
+    std::vector<int32_t> moe_layers;      // block index of each MoE layer, ascending
+    int32_t experts = 0;
+    int32_t top_k = 0;
+    std::vector<uint64_t> expert_bytes;   // per MoE layer, all matrices of one expert
+    uint64_t dense_bytes = 0;
+    uint64_t token_cycle_bytes = 0;       // sum over MoE layers of top_k x expert_bytes
+    uint64_t alignment = 32;
+    int64_t context_train = 0;
+    int64_t vocab = 0;
+    engine_select_by select_by = SELECT_BY_LOGITS;
+    bool normalises_weights = false;
+    std::vector<tensor_place> tensors;
+};
+
+struct engine_open_options {
+    std::string model_path;
+    int32_t context_tokens = 0;   // 0: the model's own
+    int32_t threads = 0;          // 0: physical cores minus one
+    int32_t lanes = 0;            // 0: 4
+    bool direct_io = true;
+    uint64_t prefill_bytes = 0;   // 0: one layer's worth
+    bool keep_all = false;
+    engine_spec spec;
+};
+
+struct engine_memory {
+    uint64_t dense_bytes, kv_bytes, compute_bytes, cache_bytes, prefill_bytes, resident_bytes;
+    bool direct_io;
+};
+
+enum { MISS_EVENT_FIELDS = 14 };
+
+// One flash miss. Times are nanoseconds of CLOCK_MONOTONIC.
+struct miss_event {
+    int64_t miss_number;    // 1, 2, 3, ... since the engine was opened
+    int32_t step;           // 0: prefill
+    int32_t layer;          // block index
+    int32_t expert;
+    int32_t evicted_expert; // -1: none
+    int64_t bytes;
+    int64_t start_ns, end_ns;
+    int64_t queue_wait_ns, stall_ns;
+    int32_t prefetch;       // 0: none
+    int32_t reads;
+    double lambda, generation;
+};
+
+struct engine_step {
+    int32_t step;
+    int32_t token;               // -1: generation ended with this step
+    const uint8_t * text;
+    size_t text_bytes;
+    int64_t start_ns, end_ns;
+    int64_t hits, misses;
+    const miss_event * events;   // `misses` of them, save those dropped
+    size_t n_events;
+    const float * router_logits; // MoE layers x experts, or null
+};
+
+struct generate_request {
+    std::string request_id;
+    std::vector<int32_t> prompt;
+    int32_t max_tokens = 0;
+    double temperature = 0;
+    double top_p = 1;
+    uint64_t seed = 0;
+    bool cold_cache = false;
+    bool capture_router = false;
+    bool begun = false;           // `engine_begin` has taken the request slot for it
+};
+
+enum engine_finish { FINISH_STOP = 0, FINISH_LENGTH, FINISH_CANCELLED };
+
+struct generate_result {
+    int64_t prompt_tokens = 0, completion_tokens = 0;
+    engine_finish finish = FINISH_LENGTH;
+    int64_t prefill_ns = 0, decode_ns = 0;
+    int64_t prefill_hits = 0, prefill_misses = 0, decode_hits = 0, decode_misses = 0, decode_swaps = 0;
+    int64_t flash_bytes = 0, flash_reads = 0, stall_ns = 0, miss_events_dropped = 0;
+};
+
+// `tokens` holds N+1 ids; N, a multiple of `context`, are routed and scored.
+struct evaluate_request {
+    std::vector<int32_t> tokens;
+    int32_t context = 0;
+    engine_spec spec;
+    bool stepped = false;
+    bool begun = false;           // as in generate_request; the id is EVALUATE_REQUEST_ID
+};
+
+struct layer_result {
+    int32_t layer = 0, capacity = 0;
+    int64_t hits = 0, misses = 0;
+    double miss_rate = 0, swap_rate = 0, mass_lost = 0;
+    double mean_lifetime_tokens = -1;  // negative: nothing was evicted
+};
+
+struct evaluate_result {
+    int64_t tokens = 0;
+    double cross_entropy = 0;
+    int64_t hits = 0, misses = 0;
+    double miss_rate = 0, swap_rate = 0, mass_lost = 0, mean_lifetime_tokens = -1;
+    std::vector<layer_result> per_layer;
+    std::vector<float> token_nll;
+    int64_t eval_ns = 0;
+};
+
+enum { READ_TIME_BUCKETS = 24 };
+
+struct layer_counters {
+    int32_t layer, capacity, resident;
+    int64_t hits, misses, swaps, prefill_hits, prefill_misses, events;
+    double mass_lost, range_mean;
+};
+
+struct engine_counters {
+    int64_t prefill_tokens, decode_tokens, prefill_ns, decode_ns, stall_ns;
+    int64_t flash_bytes, flash_reads, misses_total, miss_events_dropped;
+    int64_t read_micros_log2[READ_TIME_BUCKETS];
+    std::vector<layer_counters> layers;
+};
+
+struct chat_message { std::string role, content; };
+
+struct engine;
+
+using step_callback = std::function<void(const engine_step &)>;
+// Returns whether to go on; false cancels. May come from the thread that works.
+using progress_callback = std::function<bool(int64_t done, int64_t total)>;
+
+// The evaluation that runs answers to this id in `engine_cancel`.
+#define EVALUATE_REQUEST_ID "evaluate"
+
+const char * engine_code_name(engine_code code);
+
+// llama.cpp release and CPU backend, e.g. "v0.5.0 haswell".
+engine_status engine_version(std::string & out);
+
+// Reads and checks the header of a GGUF file; touches no tensor data. MODEL_FORMAT, NOT_MOE, IO.
+engine_status engine_inspect(const std::string & path, model_info & out);
+
+// See model-widen.h.
+engine_status engine_widen(const std::string & source, const std::string & target, int64_t width,
+                           const progress_callback & progress, uint64_t & bytes);
+
+// `cancelled` is polled while the model loads; null: never. On failure `out` is null.
+engine_status engine_open(const engine_open_options & options, bool (*cancelled)(void *), void * cancelled_data,
+                          engine *& out);
+
+// Ends the running request, waits for it and frees everything that is large. Later calls on the engine answer
+// CLOSED; the small rest goes with `engine_free`, after which the pointer is dead.
+void engine_close(engine * e);
+void engine_free(engine * e);
+
+engine_status engine_get_info(engine * e, model_info & out);
+engine_status engine_get_memory(engine * e, engine_memory & out);
+
+// Returns when the spec is in force: at the next token boundary of a running request, at once when idle.
+// A stepped evaluation has the cache to itself: a spec applied meanwhile is in force from its end on.
+// BAD_ARGUMENT (lambda, topJ, list length, capacity above experts), CAPACITY (below top_k).
+engine_status engine_apply(engine * e, const engine_spec & spec);
+engine_status engine_get_spec(engine * e, engine_spec & out);
+engine_status engine_drop_cache(engine * e);
+
+engine_status engine_tokenize(engine * e, const std::string & text, bool add_bos, bool parse_special,
+                              std::vector<int32_t> & out);
+engine_status engine_detokenize(engine * e, const int32_t * tokens, size_t n, std::string & out);
+engine_status engine_chat_template(engine * e, bool & has, std::string & out);
+engine_status engine_apply_chat_template(engine * e, const std::vector<chat_message> & messages, std::string & out);
+
+// Takes the request slot ahead of a request that is `begun`, so that a caller who starts it on another thread learns
+// of BUSY at once and can cancel it from then on. The request gives the slot back, or `engine_abandon` does.
+engine_status engine_begin(engine * e, const std::string & id);
+void engine_abandon(engine * e);
+
+// Calls `on_step` once per step, in order, from one thread that is not the decoding one; all calls have returned
+// when this returns. BUSY, BAD_ARGUMENT, CONTEXT_FULL, IO.
+engine_status engine_generate(engine * e, const generate_request & request, const step_callback & on_step,
+                              generate_result & out);
+// Ends the running request at the next graph node; false where `request_id` is not running.
+bool engine_cancel(engine * e, const std::string & request_id);
+
+// Batched: routes whole windows against virtual per-layer caches and leaves the real cache alone. Stepped: one
+// token at a time through the real cache, which starts and ends empty. BUSY, BAD_ARGUMENT, CAPACITY, CANCELLED, IO.
+engine_status engine_evaluate(engine * e, const evaluate_request & request, const progress_callback & progress,
+                              evaluate_result & out);
+engine_status engine_get_counters(engine * e, engine_counters & out);

@@ -1,0 +1,181 @@
+// Cross-entropy of a text under a spec, with the misses it would cost. Consecutive windows of `context` tokens, each
+// with an empty KV cache; every position is scored on its next token and routed as in decoding.
+//
+// With per-layer caches the state of a layer depends on that layer's own routing sequence alone, so a whole batch can
+// be routed token by token inside the layer's callback, against a virtual cache, at the speed of prefill; stepping
+// through the real cache gives the same result up to the rounding of kernels.
+#include "engine-state.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace {
+
+// Output rows are batch x vocabulary floats, twice; this bounds one copy.
+const int64_t MOST_OUTPUT_BYTES = 64 << 20;
+
+struct evaluation {
+    engine & e;
+    const evaluate_request & request;
+    evaluate_result & result;
+    layer_states layers;
+    llama_context * context = nullptr;
+    pass_batch batch;
+    int32_t batch_tokens = 1;
+};
+
+engine_status check_request(const engine & e, const evaluate_request & r) {
+    if (r.context < 1 || r.context > (1 << 20)) {
+        return status_error(ENGINE_BAD_ARGUMENT, "context: expected 1 to %d, found %d", 1 << 20, r.context);
+    }
+    const int64_t scored = int64_t(r.tokens.size()) - 1;
+    if (scored < 1 || scored % r.context != 0) {
+        return status_error(ENGINE_BAD_ARGUMENT, "tokens: expected N+1 with N a positive multiple of %d, found N = %lld", r.context,
+                            (long long) scored);
+    }
+    const engine_status status = engine_check_tokens(e, r.tokens);
+    return failed(status) ? status : engine_check_spec(e.file.info, r.spec);
+}
+
+// -log softmax(logits)[target], in nats.
+float negative_log_likelihood(const float * logits, int vocab, int32_t target) {
+    float highest = logits[0];
+    for (int t = 1; t < vocab; t++) highest = std::max(highest, logits[t]);
+    double total = 0;
+    for (int t = 0; t < vocab; t++) total += std::exp(logits[t] - highest);
+    return float(std::log(total) - double(logits[target] - highest));
+}
+
+engine_status choose_batch(evaluation & v) {
+    const engine & e = v.e;
+    if (v.request.stepped) return {};
+    const int64_t by_output = MOST_OUTPUT_BYTES / (int64_t(sizeof(float)) * llama_vocab_n_tokens(e.vocab));
+    v.batch_tokens = int32_t(std::clamp<int64_t>(by_output, 1, std::min(v.request.context, 512)));
+    if (!e.options.keep_all) v.batch_tokens = engine_batch_limit(e, {}, v.batch_tokens);
+    if (v.batch_tokens > 0) return {};
+    return status_error(ENGINE_CAPACITY, "prefillBytes %llu is below the %llu bytes of experts one token needs of one layer; raise it, "
+                        "keep all experts in memory, or evaluate stepped", (unsigned long long) e.prefill_bytes,
+                        (unsigned long long) (uint64_t(e.file.info.top_k) *
+                            *std::max_element(e.file.info.expert_bytes.begin(), e.file.info.expert_bytes.end())));
+}
+
+void set_up_hook(evaluation & v) {
+    layer_hook & hook = v.e.hook;
+    hook.routing = v.request.spec.routing;
+    hook.lambda = v.request.spec.lambda;
+    hook.top_j = v.request.spec.top_j;
+    hook.generation = v.request.spec.generation;
+    hook.step = 0;
+    hook.layers = &v.layers;
+    hook.owner = v.request.stepped ? &v.layers : &v.e.layers;
+    hook.ring = nullptr;
+    hook.capture = nullptr;
+}
+
+engine_status run_window(evaluation & v, int64_t first) {
+    engine & e = v.e;
+    const int vocab = llama_vocab_n_tokens(e.vocab);
+    llama_memory_clear(llama_get_memory(v.context), false);
+    for (int32_t at = 0; at < v.request.context;) {
+        if (e.hook.cancelled.load()) return status_error(ENGINE_CANCELLED, "the evaluation was cancelled");
+        const int32_t part = std::min(v.batch_tokens, v.request.context - at);
+        const int32_t * tokens = v.request.tokens.data() + first + at;
+        const engine_status status = engine_run_pass(e, v.context, v.batch, tokens, part, at, OUTPUTS_ALL, PASS_ROUTED);
+        if (failed(status)) return status;
+        for (int32_t i = 0; i < part; i++) {
+            v.result.token_nll[size_t(first + at + i)] =
+                negative_log_likelihood(llama_get_logits_ith(v.context, i), vocab, tokens[i + 1]);
+        }
+        at += part;
+    }
+    return {};
+}
+
+void sum_up(evaluation & v) {
+    evaluate_result & r = v.result;
+    double total = 0, mass = 0;
+    int64_t events = 0, swaps = 0;
+    uint64_t evictions = 0, lifetimes = 0;
+    for (const float nll : r.token_nll) total += nll;
+    r.cross_entropy = total / double(r.tokens);
+    for (int l = 0; l < v.layers.count; l++) {
+        const layer_state & state = v.layers[l];
+        const layer_tally & y = state.tally;
+        layer_result one;
+        one.layer = v.e.file.info.moe_layers[size_t(l)];
+        one.capacity = state.cache.capacity;
+        one.hits = y.hits.get();
+        one.misses = y.misses.get();
+        const double slots = double(std::max<int64_t>(one.hits + one.misses, 1));
+        one.miss_rate = double(one.misses) / slots;
+        one.swap_rate = double(y.swaps.get()) / slots;
+        one.mass_lost = y.mass_lost.get() / double(std::max<int64_t>(y.events.get(), 1));
+        one.mean_lifetime_tokens = expert_cache_mean_lifetime(state.cache);
+        r.per_layer.push_back(one);
+        r.hits += one.hits;
+        r.misses += one.misses;
+        swaps += y.swaps.get();
+        mass += y.mass_lost.get();
+        events += y.events.get();
+        evictions += state.cache.evictions;
+        lifetimes += state.cache.lifetime_tokens;
+    }
+    const double slots = double(std::max<int64_t>(r.hits + r.misses, 1));
+    r.miss_rate = double(r.misses) / slots;
+    r.swap_rate = double(swaps) / slots;
+    r.mass_lost = mass / double(std::max<int64_t>(events, 1));
+    if (evictions) r.mean_lifetime_tokens = double(lifetimes) / double(evictions);
+}
+
+engine_status run_windows(evaluation & v, const progress_callback & progress) {
+    set_up_hook(v);
+    for (int64_t first = 0; first < v.result.tokens; first += v.request.context) {
+        if (!v.request.stepped) engine_apply_pending(v.e);
+        const engine_status status = run_window(v, first);
+        if (failed(status)) return status;
+        if (progress && !progress(first + v.request.context, v.result.tokens)) {
+            return status_error(ENGINE_CANCELLED, "the evaluation was cancelled");
+        }
+    }
+    sum_up(v);
+    return {};
+}
+
+engine_status evaluate(evaluation & v, const progress_callback & progress) {
+    engine & e = v.e;
+    engine_status status = choose_batch(v);
+    if (!failed(status)) status = engine_make_context(e, v.request.context, v.batch_tokens, v.batch_tokens, v.context);
+    if (failed(status)) return status;
+    const int64_t start = now_ns();
+    v.result.tokens = int64_t(v.request.tokens.size()) - 1;
+    v.result.token_nll.resize(size_t(v.result.tokens));
+    layer_states_init(v.layers, e.file.info.experts, v.request.spec.capacities);
+    pass_batch_init(v.batch, v.batch_tokens);
+    if (v.request.stepped) engine_lend_cache(e);
+    status = run_windows(v, progress);
+    if (v.request.stepped) engine_take_back_cache(e);
+    pass_batch_free(v.batch);
+    llama_free(v.context);
+    v.result.eval_ns = now_ns() - start;
+    return status;
+}
+
+}  // namespace
+
+engine_status engine_evaluate(engine * e, const evaluate_request & request, const progress_callback & progress, evaluate_result & out) {
+    engine_status status = request.begun ? engine_status() : engine_begin(e, EVALUATE_REQUEST_ID);
+    if (failed(status)) return status;
+    try {
+        out = evaluate_result();
+        status = check_request(*e, request);
+        if (!failed(status)) {
+            evaluation v{*e, request, out, {}, nullptr, {}, 1};
+            status = evaluate(v, progress);
+        }
+    } catch (const std::exception & error) {
+        status = status_error(ENGINE_INTERNAL, "evaluate: %s", error.what());
+    }
+    e->hook.layers = e->hook.owner = &e->layers;
+    engine_end_request(*e);
+    return status;
+}

@@ -1,0 +1,90 @@
+#include "expert-cache.h"
+
+
+void expert_cache_init(expert_cache & c, int experts, int capacity) {
+    c.experts = experts;
+    c.capacity = capacity;
+    c.newer.assign(size_t(experts), -1);
+    c.older.assign(size_t(experts), -1);
+    c.resident.assign(size_t(experts), 0);
+    c.admitted.assign(size_t(experts), 0);
+    expert_cache_reset(c);
+}
+
+void expert_cache_reset(expert_cache & c) {
+    for (auto & r : c.resident) r = 0;
+    c.size = 0;
+    c.clock = 0;
+    c.head = c.tail = -1;
+    c.evictions = c.lifetime_tokens = 0;
+}
+
+static void unlink(expert_cache & c, int e) {
+    if (c.newer[e] >= 0) c.older[c.newer[e]] = c.older[e];
+    else c.head = c.older[e];
+    if (c.older[e] >= 0) c.newer[c.older[e]] = c.newer[e];
+    else c.tail = c.newer[e];
+}
+
+static void push_front(expert_cache & c, int e) {
+    c.newer[e] = -1;
+    c.older[e] = c.head;
+    if (c.head >= 0) c.newer[c.head] = e;
+    else c.tail = e;
+    c.head = e;
+}
+
+static int evict_least_recent(expert_cache & c) {
+    const int victim = c.tail;
+    unlink(c, victim);
+    c.resident[victim] = 0;
+    c.size--;
+    c.evictions++;
+    c.lifetime_tokens += c.clock - c.admitted[victim];
+    return victim;
+}
+
+void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_event & event) {
+    event.hits = event.misses = event.evictions = 0;
+    c.clock++;
+    for (int i = 0; i < k; i++) {
+        if (c.resident[ids[i]]) event.hits++;
+        else event.missed[event.misses++] = ids[i];
+    }
+    for (int i = k - 1; i >= 0; i--) {
+        const int e = ids[i];
+        if (c.resident[e]) {
+            unlink(c, e);
+        } else {
+            c.resident[e] = 1;
+            c.admitted[e] = c.clock;
+            c.size++;
+        }
+        push_front(c, e);
+    }
+    while (c.size > c.capacity) event.evicted[event.evictions++] = evict_least_recent(c);
+}
+
+int expert_cache_resize(expert_cache & c, int capacity, int32_t * evicted) {
+    c.capacity = capacity;
+    int n = 0;
+    while (c.size > capacity) evicted[n++] = evict_least_recent(c);
+    return n;
+}
+
+void expert_cache_forget(expert_cache & c, int expert) {
+    if (!c.resident[expert]) return;
+    unlink(c, expert);
+    c.resident[expert] = 0;
+    c.size--;
+}
+
+int expert_cache_members(const expert_cache & c, int32_t * out) {
+    int n = 0;
+    for (int e = c.tail; e >= 0; e = c.newer[e]) out[n++] = e;
+    return n;
+}
+
+double expert_cache_mean_lifetime(const expert_cache & c) {
+    return c.evictions ? double(c.lifetime_tokens) / double(c.evictions) : -1;
+}

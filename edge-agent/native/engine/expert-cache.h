@@ -1,0 +1,49 @@
+// The logical cache of one MoE layer: which experts are members and in which order they were last used (LRU).
+//
+// It owns membership and recency only; bytes and reads belong to expert-memory and flash-reader. Its invariant is
+// that it changes by whole routing events: a token's K experts are looked up before any of them is touched, then
+// touched worst ranked first (so the best ranked ends up the most recent), the missing admitted, and the least
+// recent evicted down to `capacity`. Since `capacity` >= K, an event never evicts an expert it selected.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+struct expert_cache {
+    int experts = 0;
+    int capacity = 0;
+    int size = 0;
+    uint64_t clock = 0;                 // routing events seen, i.e. tokens of this layer
+    int32_t head = -1, tail = -1;       // most and least recent member
+    std::vector<int32_t> newer, older;  // links of members; meaningless for the others
+    std::vector<uint8_t> resident;      // 0 or 1 per expert
+    std::vector<uint64_t> admitted;     // clock at admission; valid only for members
+    uint64_t evictions = 0;
+    uint64_t lifetime_tokens = 0;       // sum over evictions of clock - admitted
+};
+
+void expert_cache_init(expert_cache & c, int experts, int capacity);
+// Forgets members, recency, clock and lifetimes; keeps the capacity.
+void expert_cache_reset(expert_cache & c);
+
+// One token's experts, best ranked first. `missed` and `evicted` have room for k ids each; misses come best
+// ranked first, evictions in the order they happened.
+struct cache_event {
+    int hits, misses, evictions;
+    int32_t * missed;
+    int32_t * evicted;
+};
+void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_event & event);
+
+// Evicts the least recent members down to the new capacity; `evicted` has room for `experts` ids. Returns how many.
+int expert_cache_resize(expert_cache & c, int capacity, int32_t * evicted);
+
+// Takes back an admission whose bytes never arrived.
+void expert_cache_forget(expert_cache & c, int expert);
+
+// Members from least to most recent; `out` has room for `experts` ids. Returns how many.
+int expert_cache_members(const expert_cache & c, int32_t * out);
+
+// Mean tokens from admission to eviction, negative where nothing was evicted.
+double expert_cache_mean_lifetime(const expert_cache & c);

@@ -1,0 +1,163 @@
+#include "expert-memory.h"
+
+#include <algorithm>
+#include <cstring>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace {
+
+struct reservation {
+    void * base;
+    size_t bytes;
+    expert_memory * memory;
+};
+
+expert_memory * memory_of(ggml_backend_buffer_type_t type) { return static_cast<expert_memory *>(type->context); }
+
+const char * type_name(ggml_backend_buffer_type_t) { return "experts"; }
+
+// Page alignment keeps tensors from sharing pages and lets O_DIRECT read in place where the file is aligned too.
+size_t type_alignment(ggml_backend_buffer_type_t type) { return memory_of(type)->page; }
+
+bool type_is_host(ggml_backend_buffer_type_t) { return true; }
+
+void buffer_free(ggml_backend_buffer_t buffer) {
+    auto * r = static_cast<reservation *>(buffer->context);
+    if (r->base) munmap(r->base, r->bytes);
+    delete r;
+}
+
+void * buffer_base(ggml_backend_buffer_t buffer) { return static_cast<reservation *>(buffer->context)->base; }
+
+// llama.cpp places its tensors: note where each expert matrix came to lie.
+ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor) {
+    expert_memory & memory = *static_cast<reservation *>(buffer->context)->memory;
+    for (auto & layer : memory.layers) {
+        for (int i = 0; i < layer.n_places; i++) {
+            expert_place & place = layer.places[i];
+            if (strcmp(place.tensor, tensor->name) != 0) continue;
+            if (ggml_nbytes(tensor) != place.bytes * uint64_t(memory.experts) || tensor->nb[2] != place.bytes) {
+                memory.placement_failed = true;
+            }
+            place.base = static_cast<char *>(tensor->data);
+        }
+    }
+    return GGML_STATUS_SUCCESS;
+}
+
+void buffer_memset(ggml_backend_buffer_t, ggml_tensor * t, uint8_t v, size_t offset, size_t n) {
+    memset(static_cast<char *>(t->data) + offset, v, n);
+}
+void buffer_set(ggml_backend_buffer_t, ggml_tensor * t, const void * data, size_t offset, size_t n) {
+    memcpy(static_cast<char *>(t->data) + offset, data, n);
+}
+void buffer_get(ggml_backend_buffer_t, const ggml_tensor * t, void * data, size_t offset, size_t n) {
+    memcpy(data, static_cast<const char *>(t->data) + offset, n);
+}
+// A reservation reads as zeros already; writing them would bring in every page.
+void buffer_clear(ggml_backend_buffer_t, uint8_t) {}
+
+const ggml_backend_buffer_i BUFFER = {
+    buffer_free, buffer_base, buffer_init_tensor, buffer_memset, buffer_set, buffer_get,
+    nullptr, nullptr, nullptr, buffer_clear, nullptr,
+};
+
+ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t bytes) {
+    auto * r = new reservation{nullptr, std::max<size_t>(bytes, 1), memory_of(type)};
+    void * base = mmap(nullptr, r->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) {
+        delete r;
+        return nullptr;
+    }
+    madvise(base, r->bytes, MADV_NOHUGEPAGE);
+    madvise(base, r->bytes, MADV_DONTDUMP);
+    r->base = base;
+    return ggml_backend_buffer_init(type, BUFFER, r, bytes);
+}
+
+}  // namespace
+
+void expert_memory_init(expert_memory & memory, const model_file & file) {
+    memory.page = size_t(sysconf(_SC_PAGESIZE));
+    memory.experts = file.info.experts;
+    memory.layers.clear();
+    for (const auto & from : file.layers) {
+        layer_memory layer;
+        layer.expert_bytes = from.expert_bytes;
+        layer.present.assign(size_t(memory.experts), 0);
+        for (const auto & m : from.matrices) {
+            expert_place & place = layer.places[layer.n_places++];
+            place.bytes = m.expert_bytes;
+            place.file_offset = m.offset;
+            strncpy(place.tensor, m.tensor.c_str(), sizeof(place.tensor) - 1);
+        }
+        memory.layers.push_back(std::move(layer));
+    }
+    memset(&memory.type, 0, sizeof(memory.type));
+    memory.type.iface.get_name = type_name;
+    memory.type.iface.alloc_buffer = type_alloc;
+    memory.type.iface.get_alignment = type_alignment;
+    memory.type.iface.is_host = type_is_host;
+    memory.type.device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    memory.type.context = &memory;
+}
+
+engine_status expert_memory_check(const expert_memory & memory) {
+    for (const auto & layer : memory.layers) {
+        for (int i = 0; i < layer.n_places; i++) {
+            const expert_place & place = layer.places[i];
+            if (!place.base || memory.placement_failed) {
+                return status_error(ENGINE_MODEL_FORMAT, "%s: llama.cpp does not use this tensor as the file describes it", place.tensor);
+            }
+        }
+    }
+    return {};
+}
+
+void expert_pages_release(char * base, uint64_t bytes, int experts, const uint8_t * present, int e, size_t page) {
+    const uint64_t begin = uint64_t(e) * bytes, end = begin + bytes;
+    uint64_t first = begin / page, last = (end - 1) / page;
+    const auto shared = [&](uint64_t p) {
+        const uint64_t from = p * page / bytes;
+        const uint64_t to = std::min<uint64_t>(((p + 1) * page - 1) / bytes, uint64_t(experts) - 1);
+        for (uint64_t other = from; other <= to; other++) {
+            if (other != uint64_t(e) && present[other]) return true;
+        }
+        return false;
+    };
+    if (shared(first)) first++;
+    if (last >= first && shared(last)) {
+        if (last == 0) return;
+        last--;
+    }
+    if (last < first) return;
+    madvise(base + first * page, (last - first + 1) * page, MADV_DONTNEED);
+}
+
+void expert_memory_mark(expert_memory & memory, int layer, int expert) {
+    layer_memory & l = memory.layers[layer];
+    if (l.present[expert]) return;
+    l.present[expert] = 1;
+    memory.resident_bytes.fetch_add(int64_t(l.expert_bytes), std::memory_order_relaxed);
+}
+
+void expert_memory_release(expert_memory & memory, int layer, int expert) {
+    layer_memory & l = memory.layers[layer];
+    if (l.present[expert]) memory.resident_bytes.fetch_sub(int64_t(l.expert_bytes), std::memory_order_relaxed);
+    l.present[expert] = 0;
+    for (int i = 0; i < l.n_places; i++) {
+        expert_pages_release(l.places[i].base, l.places[i].bytes, memory.experts, l.present.data(), expert, memory.page);
+    }
+}
+
+void expert_memory_clear(expert_memory & memory) {
+    for (auto & layer : memory.layers) {
+        std::fill(layer.present.begin(), layer.present.end(), 0);
+        for (int i = 0; i < layer.n_places; i++) {
+            const uint64_t bytes = layer.places[i].bytes * uint64_t(memory.experts);
+            madvise(layer.places[i].base, (bytes + memory.page - 1) / memory.page * memory.page, MADV_DONTNEED);
+        }
+    }
+    memory.resident_bytes.store(0, std::memory_order_relaxed);
+}

@@ -1,0 +1,53 @@
+// Where experts live: reserved address space in which only the pages of present experts are backed by memory.
+//
+// It is a ggml host buffer type that llama.cpp fills with the expert tensors. The CPU's mul_mat_id touches only the
+// experts a token selected, so it is enough that these are present in time. Pages are anonymous, without swap
+// reservation and without huge pages (a 2 MiB page would hold the neighbours of an evicted expert in memory).
+// Invariant: a page is given back only if every expert that has a byte in it is absent, so releasing an expert never
+// harms a neighbour that shares its first or last page.
+#pragma once
+
+#include "model-file.h"
+
+#include "ggml-backend-impl.h"
+
+#include <atomic>
+
+struct expert_place {
+    char * base = nullptr;       // expert 0; page aligned; null until llama.cpp has placed the tensor
+    uint64_t bytes = 0;          // of one expert
+    uint64_t file_offset = 0;
+    char tensor[64] = "";
+};
+
+struct layer_memory {
+    expert_place places[EXPERT_MATRICES];
+    int n_places = 0;
+    uint64_t expert_bytes = 0;
+    std::vector<uint8_t> present;   // 0 or 1 per expert: all of its bytes are in place
+};
+
+struct expert_memory {
+    ggml_backend_buffer_type type;  // hand out as &memory.type; its context points back here
+    std::vector<layer_memory> layers;
+    int experts = 0;
+    size_t page = 4096;
+    std::atomic<int64_t> resident_bytes{0};
+    bool placement_failed = false;
+};
+
+// `memory` must not move afterwards and must outlive every buffer of its type.
+void expert_memory_init(expert_memory & memory, const model_file & file);
+
+// MODEL_FORMAT where llama.cpp did not place a matrix that the file has.
+engine_status expert_memory_check(const expert_memory & memory);
+
+void expert_memory_mark(expert_memory & memory, int layer, int expert);
+// Forgets the expert and gives back its pages, save those that a present neighbour shares.
+void expert_memory_release(expert_memory & memory, int layer, int expert);
+// Gives back every page and forgets all experts; also what a loader may have scribbled there.
+void expert_memory_clear(expert_memory & memory);
+
+// For callers with a mapping of their own (tests): gives back the pages of expert `e` in an array of `experts` of
+// `bytes` each at page-aligned `base`, sparing pages shared with a present expert.
+void expert_pages_release(char * base, uint64_t bytes, int experts, const uint8_t * present, int e, size_t page);

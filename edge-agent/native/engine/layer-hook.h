@@ -1,0 +1,86 @@
+// The hook that llama.cpp calls between graph nodes. At each MoE layer it takes the router's scores, rewrites the
+// selected ids, and makes the selected experts present before the graph goes on to multiply by them. Gate weights are
+// gathered after it, from the unbiased scores, so the model's own arithmetic is untouched.
+//
+// A pass is one llama_decode. A hook never returns false, which would silently end the graph: on an error it sets
+// `error`, and the abort callback (`layer_hook_abort`) makes the decode return 2. Nothing here allocates, locks or
+// logs; scratch space is sized by `layer_hook_init` and `layer_hook_reserve`.
+#pragma once
+
+#include "event-ring.h"
+#include "expert-memory.h"
+#include "flash-reader.h"
+#include "layer-state.h"
+
+enum pass_kind {
+    PASS_LOOK,     // find the router's tensors in the graph; computes nothing
+    PASS_PREFILL,  // unbiased; experts counted once per layer
+    PASS_ROUTED,   // every row is a token to route: decode, or a whole batch of an evaluation
+};
+
+// Where one layer's scores come from, found by the look pass.
+struct router_place {
+    char topk[GGML_MAX_NAME] = "";
+    char scores[GGML_MAX_NAME] = ""; // tensor to copy the scores from when it has been computed
+    bool scores_at_topk = false;   // or: read the tensor that was sorted, when the ids are there
+    engine_select_by select_by = SELECT_BY_LOGITS;
+};
+
+// What one pass did, over all layers.
+struct pass_outcome {
+    int64_t hits = 0, misses = 0, swaps = 0, stall_ns = 0, flash_bytes = 0, flash_reads = 0;
+};
+
+struct layer_hook {
+    const model_info * info = nullptr;
+    expert_memory * memory = nullptr;
+    flash_reader * reader = nullptr;
+    engine_totals * totals = nullptr;
+    bool keep_all = false;
+
+    // found by the look pass
+    std::vector<router_place> routers;   // per MoE layer
+    std::vector<int32_t> moe_index;      // block index to MoE layer, -1 for a dense block
+    bool normalises_weights = false;
+
+    // set for each pass
+    pass_kind pass = PASS_LOOK;
+    layer_states * layers = nullptr;     // what routing reads and changes
+    layer_states * owner = nullptr;      // whose members keep their bytes when a layer is done
+    event_ring * ring = nullptr;         // where misses are reported; null: nowhere
+    float * capture = nullptr;           // MoE layers x experts scores of a one-row pass; null: not captured
+    engine_routing routing = ROUTING_ORIGINAL;
+    double lambda = 0;
+    int32_t top_j = 0;
+    double generation = 0;
+    int32_t step = 0;
+
+    // of the pass
+    pass_outcome outcome;
+    engine_status error;
+    std::atomic<bool> cancelled{false};
+    int surplus_layer = -1;              // layer whose experts beyond its owner's members are still present
+
+    // scratch
+    std::vector<float> scores;           // rows x experts
+    std::vector<uint8_t> needed;         // per expert: selected by a row of this layer
+    std::vector<uint8_t> before;         // per expert: a hit for this layer's pass
+    std::vector<int32_t> missed, evicted, victim, order;
+    std::vector<flash_slice> slices;
+    std::vector<miss_event> events;
+};
+
+void layer_hook_init(layer_hook & hook, const model_info & info, expert_memory & memory, flash_reader & reader,
+                     engine_totals & totals, bool keep_all);
+// Room for passes of up to `rows` tokens.
+void layer_hook_reserve(layer_hook & hook, int rows);
+
+void layer_hook_begin(layer_hook & hook, pass_kind pass);
+// Gives back what only the last layer needed.
+void layer_hook_end(layer_hook & hook);
+// After the look pass: MODEL_FORMAT where a layer's router was not found or layers differ in kind.
+engine_status layer_hook_check(const layer_hook & hook);
+
+// For llama_context_params; `hook` is the user data of both.
+bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * hook);
+bool layer_hook_abort(void * hook);

@@ -1,0 +1,39 @@
+// One pass through the model: fills the batch, runs llama_decode under the hook, and turns its answer into a status.
+#include "engine-state.h"
+
+#include "llama-runtime.h"
+
+void pass_batch_init(pass_batch & b, int32_t most) { b.batch = llama_batch_init(most, 0, 1); }
+void pass_batch_free(pass_batch & b) { llama_batch_free(b.batch); }
+
+static void fill(llama_batch & batch, const int32_t * tokens, int32_t n, int32_t position, pass_outputs outputs) {
+    batch.n_tokens = n;
+    for (int32_t i = 0; i < n; i++) {
+        batch.token[i] = tokens[i];
+        batch.pos[i] = position + i;
+        batch.n_seq_id[i] = 1;
+        batch.seq_id[i][0] = 0;
+        batch.logits[i] = outputs == OUTPUTS_ALL || (outputs == OUTPUTS_LAST && i == n - 1);
+    }
+}
+
+engine_status engine_run_pass(engine & e, llama_context * context, pass_batch & b, const int32_t * tokens, int32_t n,
+                              int32_t position, pass_outputs outputs, pass_kind pass) {
+    fill(b.batch, tokens, n, position, outputs);
+    layer_hook_begin(e.hook, pass);
+    const int32_t answer = llama_decode(context, b.batch);
+    layer_hook_end(e.hook);
+    e.totals.flash_bytes.add(e.hook.outcome.flash_bytes);
+    e.totals.flash_reads.add(e.hook.outcome.flash_reads);
+    e.totals.stall_ns.add(e.hook.outcome.stall_ns);
+    if (answer == 0 && !failed(e.hook.error)) return {};
+
+    llama_memory_seq_rm(llama_get_memory(context), 0, position, -1);
+    if (failed(e.hook.error)) return e.hook.error;
+    if (answer == 2 && pass == PASS_LOOK) return {};
+    if (answer == 2) return status_error(ENGINE_CANCELLED, "cancelled");
+    if (answer == 1) {
+        return status_error(ENGINE_CONTEXT_FULL, "no room for %d tokens at position %d of the context", n, position);
+    }
+    return status_error(ENGINE_INTERNAL, "llama_decode answered %d: %s", answer, llama_runtime_errors().c_str());
+}

@@ -1,0 +1,253 @@
+#include "engine-fixture.h"
+
+#include "llama.h"
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+static const int GENERATED = 128;
+
+struct run {
+    std::vector<int32_t> tokens;
+    std::string text;
+    std::vector<miss_event> events;
+    std::vector<engine_step> steps;
+    generate_result result;
+    engine_status status;
+};
+
+static generate_request request_of(const std::vector<int32_t> & prompt, int tokens) {
+    generate_request r;
+    r.request_id = "test";
+    r.prompt = prompt;
+    r.max_tokens = tokens;
+    r.cold_cache = true;
+    return r;
+}
+
+static run generate(engine * e, const generate_request & request) {
+    run out;
+    out.status = engine_generate(e, request, [&](const engine_step & s) {
+        if (s.token >= 0) out.tokens.push_back(s.token);
+        out.text.append(reinterpret_cast<const char *>(s.text), s.text_bytes);
+        out.events.insert(out.events.end(), s.events, s.events + s.n_events);
+        out.steps.push_back(s);
+        CHECK_EQUAL(int64_t(s.n_events), s.misses);
+        if (request.capture_router && s.step > 0) CHECK(s.router_logits != nullptr);
+    }, out.result);
+    return out;
+}
+
+// The same library without the hook: load, prefill in one batch, take the likeliest token.
+static std::vector<int32_t> stock_greedy(const std::vector<int32_t> & prompt) {
+    llama_model_params mp = llama_model_default_params();
+    mp.use_extra_bufts = false;
+    mp.n_gpu_layers = 0;
+    llama_model * model = llama_model_load_from_file(MODEL, mp);
+    llama_context_params cp = llama_context_default_params();
+    cp.n_ctx = cp.n_batch = cp.n_ubatch = 512;
+    cp.n_threads = cp.n_threads_batch = 1;
+    llama_context * context = llama_init_from_model(model, cp);
+    const int vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
+    std::vector<int32_t> feed = prompt, out;
+    while (int(out.size()) < GENERATED) {
+        if (llama_decode(context, llama_batch_get_one(feed.data(), int32_t(feed.size()))) != 0) exit(1);
+        const float * logits = llama_get_logits_ith(context, -1);
+        int32_t best = 0;
+        for (int32_t t = 1; t < vocab; t++) {
+            if (logits[t] > logits[best]) best = t;
+        }
+        if (llama_vocab_is_eog(llama_model_get_vocab(model), best)) break;
+        out.push_back(best);
+        feed.assign(1, best);
+    }
+    llama_free(context);
+    llama_model_free(model);
+    return out;
+}
+
+static void equals_stock_llama_at_lambda_zero(engine * e, const std::vector<int32_t> & prompt) {
+    const std::vector<int32_t> stock = stock_greedy(prompt);
+    CHECK_EQUAL(int(stock.size()), GENERATED);
+    for (const int capacity : {8, 32, 4}) {
+        REQUIRE_OK(engine_apply(e, spec_of(0, capacity)));
+        const run ours = generate(e, request_of(prompt, GENERATED));
+        REQUIRE_OK(ours.status);
+        CHECK(ours.tokens == stock);
+        CHECK_EQUAL(ours.result.decode_swaps, 0);
+    }
+}
+
+static void accounts_for_every_miss(engine * e, const std::vector<int32_t> & prompt) {
+    REQUIRE_OK(engine_apply(e, spec_of(0.1, 8)));
+    engine_counters before, after;
+    REQUIRE_OK(engine_get_counters(e, before));
+    generate_request request = request_of(prompt, 40);
+    request.capture_router = true;
+    const run r = generate(e, request);
+    REQUIRE_OK(r.status);
+    REQUIRE_OK(engine_get_counters(e, after));
+    CHECK_EQUAL(int64_t(r.events.size()), r.result.prefill_misses + r.result.decode_misses);
+    CHECK_EQUAL(after.misses_total - before.misses_total, int64_t(r.events.size()));
+    CHECK_EQUAL(r.result.decode_hits + r.result.decode_misses, 39 * 6 * 4);
+    CHECK_EQUAL(r.result.miss_events_dropped, 0);
+    CHECK_EQUAL(r.result.flash_bytes, int64_t(r.events.size()) * 78336);
+    CHECK_EQUAL(int64_t(r.steps.size()), 40);
+    CHECK_EQUAL(r.events.back().miss_number, after.misses_total);
+    int64_t stall = 0, number = r.events.front().miss_number;
+    for (const auto & m : r.events) {
+        CHECK_EQUAL(m.miss_number, number++);
+        CHECK(m.start_ns <= m.end_ns && m.queue_wait_ns >= 0 && m.stall_ns >= 0);
+        CHECK(m.reads >= 3 && m.layer >= 0 && m.layer < 6 && m.expert >= 0 && m.expert < 32);
+        CHECK(m.evicted_expert >= -1 && m.evicted_expert != m.expert);
+        CHECK_EQUAL(m.generation, 7);
+        stall += m.stall_ns;
+    }
+    CHECK_EQUAL(stall, r.result.stall_ns);
+    engine_memory memory;
+    REQUIRE_OK(engine_get_memory(e, memory));
+    CHECK(memory.resident_bytes <= memory.cache_bytes);
+    CHECK_EQUAL(memory.cache_bytes, 6u * 8 * 78336);
+}
+
+static void lambda_takes_effect_at_the_next_token(engine * e, const std::vector<int32_t> & prompt) {
+    REQUIRE_OK(engine_apply(e, spec_of(0, 16)));
+    std::atomic<int> step{0};
+    std::thread changer;
+    std::vector<double> lambdas(400, -1);
+    generate_result result;
+    generate_request request = request_of(prompt, 300);
+    REQUIRE_OK(engine_generate(e, request, [&](const engine_step & s) {
+        step = s.step;
+        for (size_t i = 0; i < s.n_events; i++) {
+            if (i > 0) CHECK_EQUAL(s.events[i].lambda, s.events[0].lambda);
+            lambdas[size_t(s.step)] = s.events[i].lambda;
+        }
+        if (s.step == 20) changer = std::thread([&] { REQUIRE_OK(engine_apply(e, spec_of(0.25, 6, 0))); });
+    }, result));
+    changer.join();
+    bool saw_zero = false, saw_new = false;
+    for (const double l : lambdas) {
+        if (l == 0) {
+            saw_zero = true;
+            CHECK(!saw_new);
+        }
+        if (l == 0.25) saw_new = true;
+    }
+    CHECK(saw_zero && saw_new);
+    engine_memory memory;
+    REQUIRE_OK(engine_get_memory(e, memory));
+    CHECK(memory.resident_bytes <= 6u * 6 * 78336);
+}
+
+static void keeps_prefill_within_its_bytes(const std::vector<int32_t> & prompt) {
+    // Room for 2 experts beyond the capacity of 8: micro-batches of (8 + 2) / 4 = 2 tokens.
+    engine_open_options options = options_of(MODEL, spec_of(0, 8));
+    options.prefill_bytes = 2 * 78336;
+    engine * small = open_engine(options);
+    const run r = generate(small, request_of(prompt, 16));
+    REQUIRE_OK(r.status);
+    CHECK_EQUAL(r.result.prompt_tokens, int64_t(prompt.size()));
+    // Experts are counted once per micro-batch, so more than all of them means more than one; 8 is the most of two tokens.
+    CHECK(r.result.prefill_hits + r.result.prefill_misses > 6 * 32);
+    CHECK(r.result.prefill_hits + r.result.prefill_misses <= 6 * 8 * int64_t(prompt.size() / 2 + 1));
+    evaluate_request eval;
+    eval.tokens.assign(65, 5);
+    eval.context = 64;
+    eval.spec = spec_of(0, 8);
+    evaluate_result result;
+    CHECK_EQUAL(engine_evaluate(small, eval, nullptr, result).code, ENGINE_CAPACITY);
+    engine_free(small);
+}
+
+static void refuses_what_it_cannot_do(engine * e, const std::vector<int32_t> & prompt) {
+    const auto code = [&](const generate_request & r) { return generate(e, r).status.code; };
+    generate_request r = request_of({}, 1);
+    CHECK_EQUAL(code(r), ENGINE_BAD_ARGUMENT);
+    CHECK_EQUAL(code(request_of({4096}, 1)), ENGINE_BAD_ARGUMENT);
+    CHECK_EQUAL(code(request_of({-1}, 1)), ENGINE_BAD_ARGUMENT);
+    CHECK_EQUAL(code(request_of(std::vector<int32_t>(513, 5), 1)), ENGINE_CONTEXT_FULL);
+    r = request_of(prompt, 1);
+    r.temperature = NAN;
+    CHECK_EQUAL(code(r), ENGINE_BAD_ARGUMENT);
+    const engine_status low = engine_apply(e, spec_of(0, 3));
+    CHECK_EQUAL(low.code, ENGINE_CAPACITY);
+    CHECK(strstr(low.message, "4 x 78336 = 313344 bytes") != nullptr);
+    CHECK_EQUAL(engine_apply(e, spec_of(0, 33)).code, ENGINE_BAD_ARGUMENT);
+    CHECK_EQUAL(engine_apply(e, spec_of(NAN, 8)).code, ENGINE_BAD_ARGUMENT);
+    CHECK_EQUAL(engine_apply(e, spec_of(1.01, 8)).code, ENGINE_BAD_ARGUMENT);
+    CHECK_EQUAL(engine_apply(e, spec_of(0, 8, 5)).code, ENGINE_BAD_ARGUMENT);
+    // A context that fills up ends the generation by length.
+    REQUIRE_OK(engine_apply(e, spec_of(0, 32)));
+    const run full = generate(e, request_of(std::vector<int32_t>(510, 5), 50));
+    REQUIRE_OK(full.status);
+    CHECK(full.result.finish == FINISH_LENGTH || full.result.finish == FINISH_STOP);
+    CHECK(full.result.completion_tokens <= 3);
+}
+
+static void is_busy_cancels_and_closes(engine * e, const std::vector<int32_t> & prompt) {
+    generate_result result;
+    bool tried = false;
+    CHECK(!engine_cancel(e, "test"));
+    REQUIRE_OK(engine_generate(e, request_of(prompt, 400), [&](const engine_step & s) {
+        if (s.step < 3 || tried) return;
+        tried = true;
+        CHECK_EQUAL(generate(e, request_of(prompt, 1)).status.code, ENGINE_BUSY);
+        CHECK_EQUAL(engine_drop_cache(e).code, ENGINE_BUSY);
+        CHECK(!engine_cancel(e, "another"));
+        CHECK(engine_cancel(e, "test"));
+    }, result));
+    CHECK_EQUAL(result.finish, FINISH_CANCELLED);
+    CHECK(result.completion_tokens < 400);
+    // The next request is unharmed.
+    const run again = generate(e, request_of(prompt, 8));
+    REQUIRE_OK(again.status);
+    CHECK_EQUAL(int(again.tokens.size()), 8);
+
+    std::thread closer;
+    const engine_status status = engine_generate(e, request_of(prompt, 400), [&](const engine_step & s) {
+        if (s.step == 2) closer = std::thread([&] { engine_close(e); });
+    }, result);
+    closer.join();
+    REQUIRE_OK(status);
+    CHECK_EQUAL(result.finish, FINISH_CANCELLED);
+    CHECK_EQUAL(generate(e, request_of(prompt, 1)).status.code, ENGINE_CLOSED);
+    CHECK_EQUAL(engine_apply(e, spec_of(0, 8)).code, ENGINE_CLOSED);
+    engine_close(e);
+}
+
+static void reports_a_read_error_and_goes_on(const std::vector<int32_t> & prompt) {
+    temporary_folder folder;
+    const std::string path = folder.file("model.gguf");
+    const std::string copy = std::string("cp ") + MODEL + " " + path;
+    if (system(copy.c_str()) != 0) exit(1);
+    engine * e = open_engine(options_of(path, spec_of(0, 8)));
+    if (truncate(path.c_str(), 3000000) != 0) exit(1);
+    const run broken = generate(e, request_of(prompt, 8));
+    CHECK_EQUAL(broken.status.code, ENGINE_IO);
+    CHECK(strstr(broken.status.message, "_exps.weight") != nullptr);
+    const std::string restore = std::string("cat ") + MODEL + " > " + path;
+    if (system(restore.c_str()) != 0) exit(1);
+    generate_request request = request_of(prompt, GENERATED);
+    request.cold_cache = false;
+    const run healed = generate(e, request);
+    REQUIRE_OK(healed.status);
+    CHECK(healed.tokens == stock_greedy(prompt));
+    engine_free(e);
+}
+
+int main() {
+    engine * e = open_engine(options_of(MODEL, spec_of(0, 8)));
+    const std::vector<int32_t> prompt = text_tokens(e, "wikitext.txt", 300);
+    CHECK(prompt.size() > 20);
+    equals_stock_llama_at_lambda_zero(e, prompt);
+    accounts_for_every_miss(e, prompt);
+    lambda_takes_effect_at_the_next_token(e, prompt);
+    keeps_prefill_within_its_bytes(prompt);
+    refuses_what_it_cannot_do(e, prompt);
+    is_busy_cancels_and_closes(e, prompt);
+    engine_free(e);
+    reports_a_read_error_and_goes_on(prompt);
+    return checks_done();
+}

@@ -1,0 +1,212 @@
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  BadArgumentError, bytesOfCapacities, CapacityError, Engine, EngineBusyError, EngineCancelledError, EngineClosedError, EngineIoError, engineVersion,
+  type GenerateRequest, inspectModel, MISS_EVENT, MISS_EVENT_FIELDS, ModelFormatError, modelHash, type RoutingSpec, type Step, widenModel,
+} from './index';
+
+const FIXTURES = join(__dirname, '..', '..', '..', 'test', 'fixtures');
+const MODEL = join(FIXTURES, 'tinymoe-17m-q8_0.gguf');
+const folder = mkdtempSync(join(tmpdir(), 'moefleet-engine-'));
+let engine: Engine;
+
+const specOf = (lambda: number, capacity: number): RoutingSpec =>
+  ({ routing: 'cache_prior', lambda, topJ: 2, capacities: Array.from({ length: 6 }, () => capacity), generation: 3 });
+
+const openModel = (modelPath = MODEL, spec = specOf(0, 8)): Promise<Engine> =>
+  Engine.open({ modelPath, contextTokens: 0, threads: 1, lanes: 2, directIo: true, prefillBytes: 0, keepAll: false, spec });
+
+const requestOf = (over: Partial<GenerateRequest> = {}): GenerateRequest => ({
+  requestId: 'r1', prompt: engine.tokenize('The city was founded in', false, false), maxTokens: 24, temperature: 0, topP: 1, seed: 1,
+  coldCache: true, captureRouter: false, ...over,
+});
+
+beforeAll(async () => { engine = await openModel(); });
+afterAll(async () => {
+  await engine.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+test('describes the model and its memory', async () => {
+  expect(engineVersion()).toMatch(/^v\d+\.\d+\.\d+ \w+/);
+  const info = engine.info();
+  expect(info).toMatchObject({ architecture: 'qwen2moe', experts: 32, topK: 4, moeLayers: [0, 1, 2, 3, 4, 5], selectBy: 'logits', normalisesWeights: false });
+  expect(await inspectModel(MODEL)).toEqual(info);
+  const memory = engine.memory();
+  expect(memory.cacheBytes).toBe(bytesOfCapacities(info, engine.spec().capacities));
+  expect(memory.denseBytes).toBe(info.denseBytes);
+  expect(memory.kvBytes).toBeGreaterThan(0);
+  expect(memory.computeBytes).toBeGreaterThan(0);
+});
+
+test('hands out every step in order, with all of its misses', async () => {
+  const steps: Step[] = [];
+  const request = requestOf({ captureRouter: true });
+  const result = await engine.generate(request, (step) => steps.push(step));
+  expect(steps.map((step) => step.step)).toEqual(Array.from({ length: 24 }, (_, i) => i));
+  expect(result).toMatchObject({ promptTokens: request.prompt.length, completionTokens: 24, finishReason: 'length', missEventsDropped: 0 });
+  let events = 0;
+  for (const step of steps) {
+    expect(step.missEvents.length).toBe(step.misses * MISS_EVENT_FIELDS);
+    expect(step.routerLogits?.length ?? 0).toBe(step.step === 0 ? 0 : 6 * 32);
+    for (let at = 0; at < step.missEvents.length; at += MISS_EVENT_FIELDS, events += 1) {
+      expect(step.missEvents[at + MISS_EVENT.step]).toBe(step.step);
+      expect(step.missEvents[at + MISS_EVENT.generation]).toBe(3);
+      expect(step.missEvents[at + MISS_EVENT.endNs]).toBeGreaterThanOrEqual(step.missEvents[at + MISS_EVENT.startNs]!);
+    }
+  }
+  expect(events).toBe(result.prefillMisses + result.decodeMisses);
+  expect(engine.counters().missesTotal).toBe(steps.at(-1)!.missEvents.at(-MISS_EVENT_FIELDS + MISS_EVENT.missNumber) ?? engine.counters().missesTotal);
+  const text = Buffer.concat(steps.map((step) => step.text)).toString('utf8');
+  expect(Buffer.from(engine.detokenize(Int32Array.from(steps.map((step) => step.token)))).toString('utf8')).toBe(text);
+});
+
+test('samples reproducibly from a seed', async () => {
+  const run = async (seed: number) => {
+    const tokens: number[] = [];
+    await engine.generate(requestOf({ temperature: 1.2, topP: 0.95, seed }), (step) => tokens.push(step.token));
+    return tokens.join(' ');
+  };
+  const first = await run(7);
+  expect(await run(7)).toBe(first);
+  expect(await run(8)).not.toBe(first);
+});
+
+test('brings a spec into force in the middle of a generation', async () => {
+  await engine.apply(specOf(0, 8));
+  const lambdas: number[] = [];
+  let applied: Promise<void> | undefined;
+  await engine.generate(requestOf({ maxTokens: 300 }), (step) => {
+    if (step.missEvents.length > 0) lambdas.push(step.missEvents[MISS_EVENT.lambda]!);
+    if (step.step === 5) applied = engine.apply(specOf(0.2, 8));
+  });
+  await applied;
+  expect(lambdas[0]).toBe(0);
+  expect(lambdas.at(-1)).toBe(0.2);
+  expect(engine.spec()).toEqual(specOf(0.2, 8));
+});
+
+test('runs one request at a time and cancels it', async () => {
+  const aborter = new AbortController();
+  const running = engine.generate(requestOf({ maxTokens: 400 }), () => {}, aborter.signal);
+  await expect(engine.generate(requestOf({ requestId: 'r2' }), () => {})).rejects.toThrow(EngineBusyError);
+  expect(engine.cancel('r2')).toBe(false);
+  aborter.abort();
+  expect((await running).finishReason).toBe('cancelled');
+  await expect(engine.generate(requestOf(), () => {}, aborter.signal)).rejects.toThrow(EngineCancelledError);
+
+  const evaluating = new AbortController();
+  const tokens = new Int32Array(256 * 64 + 1).fill(5);
+  const evaluation = engine.evaluate({ tokens, context: 256, spec: specOf(0, 8), stepped: false }, () => {}, evaluating.signal);
+  evaluating.abort();
+  await expect(evaluation).rejects.toThrow(EngineCancelledError);
+});
+
+test('rejects with what a callback threw', async () => {
+  await expect(engine.generate(requestOf({ maxTokens: 400 }), (step) => {
+    if (step.step === 2) throw new RangeError('the consumer failed');
+  })).rejects.toThrow(RangeError);
+  expect((await engine.generate(requestOf(), () => {})).completionTokens).toBe(24);
+});
+
+test('scores a text in whole windows', async () => {
+  const text = readFileSync(join(FIXTURES, 'wikitext.txt'), 'utf8').slice(0, 20000);
+  const tokens = engine.tokenize(text, false, false).slice(0, 1025);
+  const progress: number[] = [];
+  const result = await engine.evaluate({ tokens, context: 256, spec: specOf(0.1, 16), stepped: false }, (done) => progress.push(done));
+  expect(progress).toEqual([256, 512, 768, 1024]);
+  expect(result).toMatchObject({ tokens: 1024, hits: expect.any(Number), perLayer: expect.any(Array) });
+  expect(result.hits + result.misses).toBe(1024 * 6 * 4);
+  expect(result.tokenNll.length).toBe(1024);
+  expect(result.tokenNll.reduce((sum, nll) => sum + nll, 0) / 1024).toBeCloseTo(result.crossEntropy, 4);
+  await expect(engine.evaluate({ tokens: tokens.slice(0, 1000), context: 256, spec: specOf(0, 8), stepped: false })).rejects.toThrow(BadArgumentError);
+});
+
+test('refuses malformed values instead of crashing', async () => {
+  await expect(engine.apply(specOf(Number.NaN, 8))).rejects.toThrow(BadArgumentError);
+  await expect(engine.apply(specOf(0, 3))).rejects.toThrow(CapacityError);
+  const wrong = [undefined, null, 5, 'x', {}, [], { ...specOf(0, 8), routing: 'other' }, { ...specOf(0, 8), capacities: ['4'] },
+    { ...specOf(0, 8), capacities: Array(6).fill(1e20) }, { ...specOf(0, 8), topJ: 1.5 },
+    { get routing(): string { throw new Error('trap'); } }];
+  for (const spec of wrong) await expect(engine.apply(spec as never)).rejects.toThrow(BadArgumentError);
+  for (const request of [undefined, {}, { ...requestOf(), prompt: [1, 2] }, { ...requestOf(), prompt: new Float32Array(3) }, { ...requestOf(), maxTokens: -1 },
+    { ...requestOf(), prompt: new Int32Array(0) }, { ...requestOf(), prompt: Int32Array.of(4096) }, { ...requestOf(), seed: Number.NaN }]) {
+    await expect(engine.generate(request as never, () => {})).rejects.toThrow(BadArgumentError);
+  }
+  expect(() => engine.detokenize([1] as never)).toThrow(BadArgumentError);
+  expect(() => engine.detokenize(Int32Array.of(-5))).toThrow(BadArgumentError);
+  expect(() => engine.tokenize(7 as never, false, false)).toThrow(BadArgumentError);
+  expect(() => engine.applyChatTemplate([{ role: 'user' }] as never)).toThrow(BadArgumentError);
+  await expect(Engine.open({} as never)).rejects.toThrow(BadArgumentError);
+});
+
+test('formats a conversation without a template plainly', () => {
+  expect(engine.chatTemplate()).toBeNull();
+  expect(engine.applyChatTemplate([{ role: 'user', content: 'Hello' }])).toBe('user: Hello\n\nassistant:');
+});
+
+test('tells bad files apart', async () => {
+  await expect(inspectModel(join(folder, 'absent'))).rejects.toThrow(EngineIoError);
+  await expect(inspectModel(join(FIXTURES, 'math.txt'))).rejects.toThrow(ModelFormatError);
+  const short = join(folder, 'short.gguf');
+  writeFileSync(short, readFileSync(MODEL).subarray(0, 9_000_000));
+  await expect(openModel(short)).rejects.toThrow(/truncated/);
+});
+
+test('identifies a model by its header and the heads of its tensors', async () => {
+  const hash = await modelHash(MODEL);
+  expect(hash).toMatch(/^[0-9a-f]{64}$/);
+  expect(await modelHash(engine.info())).toBe(hash);
+  const copy = join(folder, 'copy.gguf');
+  const bytes = readFileSync(MODEL);
+  writeFileSync(copy, bytes);
+  expect(await modelHash(copy)).toBe(hash);
+  bytes[engine.info().tensors[3]!.offset]! ^= 1;
+  writeFileSync(copy, bytes);
+  expect(await modelHash(copy)).not.toBe(hash);
+});
+
+test('widens a model without changing its text', async () => {
+  const wide = join(folder, 'wide.gguf');
+  const { bytes } = await widenModel(MODEL, wide, 256);
+  expect((await inspectModel(wide))).toMatchObject({ fileBytes: bytes, alignment: 4096 });
+  await expect(widenModel(MODEL, wide, 256)).rejects.toThrow(BadArgumentError);
+  await engine.apply(specOf(0, 8));
+  const text = async (each: Engine) => {
+    const parts: Uint8Array[] = [];
+    await each.generate(requestOf(), (step) => parts.push(step.text));
+    return Buffer.concat(parts).toString('utf8');
+  };
+  const widened = await openModel(wide);
+  expect(await text(widened)).toBe(await text(engine));
+  await widened.close();
+});
+
+test('answers CLOSED after close, which may be called twice and during a request', async () => {
+  const other = await openModel();
+  const running = other.generate(requestOf({ maxTokens: 400 }), () => {});
+  await Promise.all([other.close(), other.close()]);
+  expect((await running).finishReason).toBe('cancelled');
+  expect(() => other.info()).toThrow(EngineClosedError);
+  await expect(other.generate(requestOf(), () => {})).rejects.toThrow(EngineClosedError);
+  await other.close();
+});
+
+test.each(['open', 'generate', 'evaluate', 'idle'])('lets the process exit in the middle of: %s', (when) => {
+  const script = `
+    const addon = require(${JSON.stringify(join(__dirname, '..', '..', 'native', 'build', 'moefleet_engine.node'))});
+    const spec = ${JSON.stringify(specOf(0.1, 8))};
+    const options = { modelPath: ${JSON.stringify(MODEL)}, contextTokens: 0, threads: 1, lanes: 2, directIo: true, prefillBytes: 0, keepAll: false, spec };
+    const request = { requestId: 'x', prompt: Int32Array.of(5, 6), maxTokens: 400, temperature: 0, topP: 1, seed: 1, coldCache: true, captureRouter: true };
+    const opened = addon.open(options);
+    if (${JSON.stringify(when)} === 'open') process.exit(7);
+    opened.then((e) => {
+      if (${JSON.stringify(when)} === 'generate') addon.generate(e, request, (s) => { if (s.step === 3) process.exit(7); });
+      if (${JSON.stringify(when)} === 'evaluate') addon.evaluate(e, { tokens: new Int32Array(25601).fill(5), context: 256, spec, stepped: true }, () => process.exit(7));
+      if (${JSON.stringify(when)} === 'idle') process.exit(7);
+    });`;
+  const child = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8' });
+  expect({ status: child.status, signal: child.signal, stderr: child.stderr }).toEqual({ status: 7, signal: null, stderr: '' });
+});

@@ -1,0 +1,13 @@
+/** The engine for programs of this repository: the addon behind typed errors, and pure helpers around a model. */
+export { bytesOfCapacities, capacitiesForBytes } from './capacity-plan';
+export { Engine, engineVersion, EVALUATE_REQUEST_ID, inspectModel, widenModel } from './engine';
+export {
+  BadArgumentError, CapacityError, ContextFullError, EngineBusyError, EngineCancelledError, EngineClosedError, EngineError,
+  EngineInternalError, EngineIoError, ModelFormatError, NotMoeError, toEngineError,
+} from './engine-error';
+export { modelHash } from './model-hash';
+export { MISS_EVENT, MISS_EVENT_FIELDS, PREFETCH } from '../native';
+export type {
+  EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, GenerateRequest, GenerateResult, LayerResult, ModelInfo,
+  OpenOptions, Routing, RoutingSpec, Step, TensorPlace,
+} from '../native';

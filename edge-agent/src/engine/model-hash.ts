@@ -1,0 +1,41 @@
+/**
+ * Which model a file is: SHA-256 over everything before the tensor data (all metadata, tensor names, shapes and
+ * places), the file's size, and the first 4,096 bytes of every tensor. Identity, not integrity: it tells models and
+ * quantisations apart without reading gigabytes, and does not notice a byte flipped deep inside a tensor.
+ */
+import { createHash, type Hash } from 'node:crypto';
+import { type FileHandle, open } from 'node:fs/promises';
+import type { ModelInfo } from '../native';
+import { ModelFormatError } from './engine-error';
+import { inspectModel } from './engine';
+
+const TENSOR_HEAD_BYTES = 4096;
+const CHUNK_BYTES = 1 << 20;
+
+/** Hex digest. Takes a path, or what `inspectModel` gave for one. */
+export async function modelHash(model: string | ModelInfo): Promise<string> {
+  const info = typeof model === 'string' ? await inspectModel(model) : model;
+  const hash = createHash('sha256');
+  const file = await open(info.path, 'r');
+  try {
+    const dataStart = info.tensors.reduce((first, tensor) => Math.min(first, tensor.offset), info.fileBytes);
+    await addRange(hash, file, info.path, 0, dataStart);
+    hash.update(`\0${info.fileBytes}\0`);
+    for (const tensor of info.tensors) {
+      await addRange(hash, file, info.path, tensor.offset, Math.min(tensor.bytes, TENSOR_HEAD_BYTES));
+    }
+  } finally {
+    await file.close();
+  }
+  return hash.digest('hex');
+}
+
+async function addRange(hash: Hash, file: FileHandle, path: string, offset: number, bytes: number): Promise<void> {
+  const buffer = Buffer.allocUnsafe(Math.min(bytes, CHUNK_BYTES));
+  for (let done = 0; done < bytes;) {
+    const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, bytes - done), offset + done);
+    if (bytesRead === 0) throw new ModelFormatError(`${path}: ended at byte ${offset + done} while it was hashed`);
+    hash.update(buffer.subarray(0, bytesRead));
+    done += bytesRead;
+  }
+}
