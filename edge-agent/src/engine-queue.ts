@@ -12,6 +12,17 @@ export class QueueFullError extends Error {
   }
 }
 
+/**
+ * Reason to abort a completion whose answer is complete already (a stop string was found). Its outcome says `stop`
+ * instead of `cancelled`.
+ */
+export class AnswerComplete extends Error {
+  override readonly name = 'AnswerComplete';
+  constructor() {
+    super('the answer is complete');
+  }
+}
+
 export interface CompletionJob {
   /** `requestId` of `generate` is the product's request id, on spans and headers as `moefleet.request.id` */
   generate: GenerateRequest;

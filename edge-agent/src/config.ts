@@ -1,0 +1,116 @@
+/** The agent's settings, from flags and environment, read once. */
+import { existsSync } from 'node:fs';
+import { homedir, hostname } from 'node:os';
+import { isAbsolute, join, resolve } from 'node:path';
+import { ConfigError, type Env, readBoolean, readInteger, readLabels, readNumber, readSize, type Setting } from '@moefleet/runtime';
+
+export const SETTINGS: readonly Setting[] = [
+  { flags: '--model <path>', env: 'MOEFLEET_MODEL', description: 'GGUF file of a Mixture-of-Experts model (required)' },
+  { flags: '--id <id>', env: 'MOEFLEET_DEVICE_ID', description: 'device id, unique in the fleet', fallback: 'host name' },
+  { flags: '--state-dir <folder>', env: 'MOEFLEET_STATE_DIR', description: 'folder of the agent\'s state', fallback: '~/.local/state/moefleet/<id>' },
+  { flags: '--coordinator <host:port>', env: 'MOEFLEET_COORDINATOR', description: 'the coordinator\'s agent gateway; "none" runs without', fallback: '127.0.0.1:7400' },
+  { flags: '--labels <k=v,...>', env: 'MOEFLEET_LABELS', description: 'labels that selectors match' },
+  { flags: '--max-cache <size>', env: 'MOEFLEET_MAX_CACHE', description: 'most memory for experts, such as 2GiB; nobody can set more from outside', fallback: 'half of the memory available at start' },
+  { flags: '--max-lambda <x>', env: 'MOEFLEET_MAX_LAMBDA', description: 'highest lambda this device accepts, in [0,1]', fallback: '1' },
+  { flags: '--context <tokens>', env: 'MOEFLEET_CONTEXT', description: 'context length, at most the model\'s own; 0: the model\'s own', fallback: '4096' },
+  { flags: '--threads <n>', env: 'MOEFLEET_THREADS', description: 'compute threads; 0: physical cores minus one', fallback: '0' },
+  { flags: '--lanes <n>', env: 'MOEFLEET_LANES', description: 'parallel flash reads; 0: 4', fallback: '0' },
+  { flags: '--no-direct-io', env: 'MOEFLEET_NO_DIRECT_IO', description: 'read experts through the page cache' },
+  { flags: '--prefill-bytes <size>', env: 'MOEFLEET_PREFILL_BYTES', description: 'most expert memory beyond the cache while a prompt is read; 0: one layer\'s worth', fallback: '0' },
+  { flags: '--http <host:port>', env: 'MOEFLEET_HTTP', description: 'address of the OpenAI-compatible API; port 0: any free one', fallback: '127.0.0.1:8400' },
+  { flags: '--api-key <key>', env: 'MOEFLEET_API_KEY', description: 'asked of HTTP clients as a bearer token', fallback: 'none' },
+  { flags: '--queue <n>', env: 'MOEFLEET_QUEUE', description: 'requests that may wait for the engine; one more gets a 429', fallback: '16' },
+  { flags: '--otlp-endpoint <url>', env: 'OTEL_EXPORTER_OTLP_ENDPOINT', description: 'OTLP/HTTP collector, such as http://127.0.0.1:4318; empty: spans stay in the spool' },
+  { flags: '--spool-bytes <size>', env: 'MOEFLEET_SPOOL_BYTES', description: 'most disk for spans that wait for the collector', fallback: '64MiB' },
+  { flags: '--trace-ratio <x>', env: 'MOEFLEET_TRACE_RATIO', description: 'share of requests traced where no spec says otherwise, in [0,1]', fallback: '1' },
+  { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
+];
+
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
+
+export interface AgentConfig {
+  readonly modelPath: string;
+  readonly deviceId: string;
+  readonly stateFolder: string;
+  /** host:port, null to run without */
+  readonly coordinator: string | null;
+  readonly labels: Readonly<Record<string, string>>;
+  /** null: half of what is available when the agent starts */
+  readonly maxCacheBytes: number | null;
+  readonly maxLambda: number;
+  readonly contextTokens: number;
+  readonly threads: number;
+  readonly lanes: number;
+  readonly directIo: boolean;
+  readonly prefillBytes: number;
+  readonly http: { readonly host: string; readonly port: number };
+  readonly apiKey: string | null;
+  readonly maxWaiting: number;
+  /** base address, null for no export */
+  readonly otlpEndpoint: string | null;
+  readonly spoolBytes: number;
+  readonly traceRatio: number;
+  readonly logLevel: string;
+}
+
+/** Throws ConfigError, which names the setting, its value and what would do. */
+export function readConfig(values: Env): AgentConfig {
+  const deviceId = readDeviceId(values['MOEFLEET_DEVICE_ID']);
+  const logLevel = values['MOEFLEET_LOG_LEVEL'] || 'info';
+  if (!LOG_LEVELS.includes(logLevel)) throw new ConfigError('--log-level', logLevel, `one of ${LOG_LEVELS.join(', ')}`);
+  const coordinator = values['MOEFLEET_COORDINATOR'] ?? '127.0.0.1:7400';
+  const maxCache = values['MOEFLEET_MAX_CACHE'];
+  return Object.freeze({
+    modelPath: readModelPath(values['MOEFLEET_MODEL']),
+    deviceId,
+    stateFolder: resolve(values['MOEFLEET_STATE_DIR'] || join(homedir(), '.local', 'state', 'moefleet', deviceId)),
+    coordinator: coordinator === '' || coordinator === 'none' ? null : formatAddress(readAddress('--coordinator', coordinator, 1)),
+    labels: Object.freeze(readLabels('--labels', values['MOEFLEET_LABELS'])),
+    maxCacheBytes: maxCache === undefined || maxCache === '' ? null : readSize('--max-cache', maxCache, 0),
+    maxLambda: readNumber('--max-lambda', values['MOEFLEET_MAX_LAMBDA'], 1, 0, 1),
+    contextTokens: readInteger('--context', values['MOEFLEET_CONTEXT'], 4096, 0, 1_048_576),
+    threads: readInteger('--threads', values['MOEFLEET_THREADS'], 0, 0, 1024),
+    lanes: readInteger('--lanes', values['MOEFLEET_LANES'], 0, 0, 64),
+    directIo: !readBoolean('--no-direct-io', values['MOEFLEET_NO_DIRECT_IO'], false),
+    prefillBytes: readSize('--prefill-bytes', values['MOEFLEET_PREFILL_BYTES'], 0),
+    http: Object.freeze(readAddress('--http', values['MOEFLEET_HTTP'] || '127.0.0.1:8400', 0)),
+    apiKey: values['MOEFLEET_API_KEY'] || null,
+    maxWaiting: readInteger('--queue', values['MOEFLEET_QUEUE'], 16, 0, 10_000),
+    otlpEndpoint: readUrl('--otlp-endpoint', values['OTEL_EXPORTER_OTLP_ENDPOINT']),
+    spoolBytes: readSize('--spool-bytes', values['MOEFLEET_SPOOL_BYTES'], 64 * 1024 ** 2),
+    traceRatio: readNumber('--trace-ratio', values['MOEFLEET_TRACE_RATIO'], 1, 0, 1),
+    logLevel,
+  });
+}
+
+/** A given id must be well formed; a host name is made so. */
+function readDeviceId(value: string | undefined): string {
+  if (value === undefined || value === '') return hostname().replace(/[^A-Za-z0-9._-]/g, '-').replace(/^[^A-Za-z0-9]+/, '').slice(0, 63) || 'device';
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(value)) throw new ConfigError('--id', value, 'an id of up to 63 letters, digits, ".", "_" and "-", beginning with a letter or digit');
+  return value;
+}
+
+function readModelPath(value: string | undefined): string {
+  if (!value) throw new ConfigError('--model', '', 'the path of a GGUF file; give one with --model or MOEFLEET_MODEL');
+  const path = isAbsolute(value) ? value : resolve(value);
+  if (!existsSync(path)) throw new ConfigError('--model', value, 'a file that exists');
+  return path;
+}
+
+function readAddress(name: string, value: string, minPort: number): { host: string; port: number } {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:\s[\]]+)):(\d{1,5})$/.exec(value);
+  const port = Number(match?.[3]);
+  if (!match || port < minPort || port > 65_535) throw new ConfigError(name, value, 'an address such as 127.0.0.1:8400 or [::1]:8400');
+  return { host: match[1] ?? match[2]!, port };
+}
+
+function formatAddress({ host, port }: { host: string; port: number }): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+function readUrl(name: string, value: string | undefined): string | null {
+  if (!value) return null;
+  const url = URL.canParse(value) ? new URL(value) : null;
+  if (!url || !/^https?:$/.test(url.protocol)) throw new ConfigError(name, value, 'an address such as http://127.0.0.1:4318');
+  return value.replace(/\/+$/, '');
+}

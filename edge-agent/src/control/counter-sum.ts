@@ -1,0 +1,56 @@
+/**
+ * Engine counters begin at 0 with each start of the engine host; these never fall within a boot. A start that is gone
+ * counts with what was last read of it. Layers are matched by block index, so that a figure of one layer stays one
+ * layer's even where another model has taken its place; only the layers of the loaded model are told.
+ */
+import type { EngineCounters } from '../native';
+
+type Layer = EngineCounters['layers'][number];
+/** All of a layer but its place and its gauges. */
+const SUMMED = ['hits', 'misses', 'swaps', 'prefillHits', 'prefillMisses', 'massLost', 'events'] as const;
+const SCALARS = [
+  'prefillTokens', 'decodeTokens', 'prefillNs', 'decodeNs', 'stallNs', 'flashBytes', 'flashReads', 'missesTotal', 'missEventsDropped',
+] as const;
+
+const ZERO: EngineCounters = {
+  prefillTokens: 0, decodeTokens: 0, prefillNs: 0, decodeNs: 0, stallNs: 0, flashBytes: 0, flashReads: 0,
+  missesTotal: 0, missEventsDropped: 0, readMicrosLog2: [], layers: [],
+};
+
+/** `a + b`; a layer's capacity, resident and rangeMean are those of `b` where it has the layer. */
+export function addCounters(a: EngineCounters, b: EngineCounters): EngineCounters {
+  const layers = new Map<number, Layer>(a.layers.map((layer) => [layer.layer, layer]));
+  for (const layer of b.layers) {
+    const before = layers.get(layer.layer);
+    const sum = { ...layer };
+    if (before) for (const field of SUMMED) sum[field] += before[field];
+    layers.set(layer.layer, sum);
+  }
+  const total: EngineCounters = {
+    ...ZERO,
+    readMicrosLog2: Array.from({ length: Math.max(a.readMicrosLog2.length, b.readMicrosLog2.length) }, (_, i) => (a.readMicrosLog2[i] ?? 0) + (b.readMicrosLog2[i] ?? 0)),
+    layers: [...layers.values()].sort((x, y) => x.layer - y.layer),
+  };
+  for (const field of SCALARS) total[field] = a[field] + b[field];
+  return total;
+}
+
+export class CounterSum {
+  private earlier: EngineCounters = ZERO;
+  private latest: EngineCounters = ZERO;
+  private start = 0;
+
+  /** `counters` as read from the engine host's start number `start`; null where there was no engine to ask. */
+  read(start: number, counters: EngineCounters | null): EngineCounters {
+    if (counters) {
+      if (start !== this.start) {
+        this.earlier = addCounters(this.earlier, this.latest);
+        this.start = start;
+      }
+      this.latest = counters;
+    }
+    const total = addCounters(this.earlier, this.latest);
+    const loaded = new Set(this.latest.layers.map((layer) => layer.layer));
+    return { ...total, layers: total.layers.filter((layer) => loaded.has(layer.layer)) };
+  }
+}

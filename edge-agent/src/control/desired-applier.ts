@@ -1,0 +1,250 @@
+/**
+ * Brings what the engine runs to what is desired. Level-based: only the latest desired spec counts, and whenever the
+ * engine host comes (back) the spec in force is put in force again, whatever was lost in between. One worker at a
+ * time; each pass looks at the world as it is.
+ *
+ * Which record is wanted is LastGood's business: a spec under which the engine crashes twice before it has decoded a
+ * token gives way to the last that has. It is then refused for as long as the coordinator sends the same generation.
+ */
+import { DeviceSpec, type Reported, SpecState } from '@moefleet/proto';
+import type { Logger } from '@moefleet/runtime';
+import { HostUnavailableError, type LoadedModel } from '../engine-host';
+import type { EngineHostClient } from '../host/host-client';
+import { LastGood } from '../host/last-good';
+import type { RoutingSpec } from '../native';
+import { type Effective, effectiveSpec, type Limits, LimitError } from './effective-spec';
+import { reportedOf } from './reported';
+import { specHash, type SpecRecord, type SpecStore } from './spec-store';
+
+/** No spec has arrived yet: every field unset, which is lambda 0 with as much cache as the device allows. */
+export const NO_SPEC: SpecRecord = { generation: 0n, bytes: Buffer.alloc(0), origin: 'default' };
+
+export interface InForce {
+  record: SpecRecord;
+  effective: Effective;
+  /** hash of the model it is in force with */
+  modelHash: string;
+}
+
+/** `modelHash`: the model that was loaded, null for none; with another one the spec may do. */
+interface Failure { generation: bigint; hash: Buffer; reason: string; modelHash: string | null; }
+
+export class DesiredApplier {
+  private readonly wanted = new LastGood<SpecRecord>(NO_SPEC, null);
+  private host: EngineHostClient | null = null;
+  private inForceNow: InForce | null = null;
+  private failure: Failure | null = null;
+  private dirty = false;
+  private working: Promise<void> = Promise.resolve();
+  private busy = false;
+  private readonly listeners = new Set<() => void>();
+  private reportedNow: Reported;
+
+  constructor(
+    private readonly store: SpecStore,
+    private readonly limits: Limits,
+    private readonly log: Logger,
+  ) {
+    this.wanted.prove();
+    this.reportedNow = reportedOf({ state: SpecState.SPEC_STATE_UNSPECIFIED, inForce: null, generation: 0n, reason: '' });
+  }
+
+  /** Takes up the stored spec; before the host is started. */
+  restore(): void {
+    const { current, proven } = this.store.load();
+    if (proven) {
+      this.wanted.try(proven);
+      this.wanted.prove();
+    }
+    if (current && !(proven && sameSpec(current, proven))) this.wanted.try(current);
+    if (current) this.log.info({ generation: current.generation, origin: current.origin }, 'running the last good spec from disk');
+  }
+
+  /** Follows a host; `specFor` is what it opens models with. */
+  follow(host: EngineHostClient): void {
+    this.host = host;
+    host.onStateChange((state) => {
+      if (state.t === 'ready') this.reconcileSoon();
+      // Where no engine will come, whoever waits for an answer should have one.
+      else if (state.t === 'failed') this.publish();
+    });
+    host.onServed(() => this.served());
+    host.onCrash(({ reason, modelOnTrial }) => {
+      if (!modelOnTrial) this.crashed(reason);
+    });
+  }
+
+  get inForce(): InForce | null { return this.inForceNow; }
+  get reported(): Reported { return this.reportedNow; }
+
+  onReport(listener: () => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  /** The latest from the coordinator; older generations than the one wanted are stale and only answered. */
+  receive(record: SpecRecord): void {
+    const { current } = this.wanted;
+    const hash = specHash(record.bytes);
+    const refused = this.failure;
+    if (refused?.generation === record.generation && refused.hash.equals(hash) && refused.modelHash === this.modelHash()) return this.publish();
+    if (record.generation < current.generation) {
+      this.log.warn({ generation: record.generation, current: current.generation }, 'desired spec is older than the current one and ignored');
+      return this.publish();
+    }
+    if (sameSpec(record, current)) return this.reconcileSoon();
+    this.log.info({ generation: record.generation, hash: hash.toString('hex').slice(0, 12), origin: record.origin }, 'desired spec received');
+    try {
+      this.check(record);
+    } catch (error) {
+      return this.fail(record, (error as Error).message);
+    }
+    this.failure = null;
+    this.wanted.try(record);
+    this.publish();
+    this.reconcileSoon();
+  }
+
+  /** The routing to open `model` with. Throws LimitError where the model does not fit the device. */
+  specFor(model: LoadedModel): RoutingSpec {
+    try {
+      return this.effective(this.wanted.current, model).routing;
+    } catch (error) {
+      if (error instanceof LimitError) throw error;
+      // Reported by the pass that follows `ready`; until then the model runs as it would without a spec.
+      return this.effective(NO_SPEC, model).routing;
+    }
+  }
+
+  /** Resolves when nothing is being applied. */
+  idle(): Promise<void> {
+    return this.working;
+  }
+
+  private effective(record: SpecRecord, model: LoadedModel): Effective {
+    return effectiveSpec(DeviceSpec.decode(record.bytes), Number(record.generation), this.limits, model);
+  }
+
+  /** Throws where the bytes are no spec, or one that makes no sense for the loaded model. */
+  private check(record: SpecRecord): void {
+    if (record.generation > BigInt(Number.MAX_SAFE_INTEGER)) throw new Error(`generation ${record.generation} is out of range`);
+    try {
+      DeviceSpec.decode(record.bytes);
+    } catch (error) {
+      throw new Error(`the spec cannot be decoded: ${(error as Error).message}`, { cause: error });
+    }
+    const state = this.host?.state;
+    if (state?.t === 'ready') this.effective(record, state.model);
+  }
+
+  private reconcileSoon(): void {
+    this.dirty = true;
+    if (this.busy) return;
+    this.busy = true;
+    this.working = this.work();
+  }
+
+  private async work(): Promise<void> {
+    try {
+      while (this.dirty) {
+        this.dirty = false;
+        await this.reconcile();
+      }
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  private async reconcile(): Promise<void> {
+    const state = this.host?.state;
+    if (!this.host || state?.t !== 'ready') return;
+    const record = this.wanted.current;
+    try {
+      const effective = this.effective(record, state.model);
+      await this.host.apply(effective.routing);
+      this.applied(record, effective, state.model.hash);
+    } catch (error) {
+      // The host has gone: its return brings us here again.
+      if (error instanceof HostUnavailableError) return;
+      this.giveUp(record, (error as Error).message);
+    }
+  }
+
+  private applied(record: SpecRecord, effective: Effective, modelHash: string): void {
+    const news = this.inForceNow?.record !== record;
+    this.inForceNow = { record, effective, modelHash };
+    if (news && record !== NO_SPEC) {
+      this.save();
+      const { lambda, topJ } = effective.routing;
+      this.log.info({ generation: record.generation, lambda, topJ, cacheBytes: effective.cacheBytes, adjustments: effective.adjustments.length }, 'desired spec applied');
+    }
+    this.publish();
+  }
+
+  /** The engine, or the loaded model, will not have this spec: the one before it is wanted again. */
+  private giveUp(record: SpecRecord, reason: string): void {
+    if (this.wanted.current !== record) return this.reconcileSoon();
+    if (!this.wanted.goBack()) this.wanted.try(NO_SPEC);
+    this.fail(record, reason);
+    if (record !== NO_SPEC) this.reconcileSoon();
+  }
+
+  private fail(record: SpecRecord, reason: string): void {
+    this.failure = { generation: record.generation, hash: specHash(record.bytes), reason, modelHash: this.modelHash() };
+    this.log.error({ generation: record.generation, reason }, 'desired spec refused');
+    this.publish();
+  }
+
+  private served(): void {
+    if (this.inForceNow?.record === this.wanted.current && this.wanted.prove()) this.save();
+  }
+
+  private crashed(reason: string): void {
+    const record = this.wanted.current;
+    const back = this.wanted.crashed();
+    if (!back) return;
+    this.inForceNow = null;
+    this.fail(record, `the engine crashed twice under it (${reason}); went back to generation ${back.generation}`);
+    this.save();
+  }
+
+  private modelHash(): string | null {
+    const state = this.host?.state;
+    return state?.t === 'ready' ? state.model.hash : null;
+  }
+
+  private save(): void {
+    try {
+      const { current, lastGood } = this.wanted;
+      this.store.save({ current: current === NO_SPEC ? null : current, proven: lastGood === NO_SPEC ? null : lastGood });
+    } catch (error) {
+      this.log.error({ reason: (error as Error).message }, 'spec cannot be stored; after a restart the agent will run an older one');
+    }
+  }
+
+  private publish(): void {
+    const { current } = this.wanted;
+    const state = this.host?.state;
+    const inForce = this.inForceNow;
+    const pending = inForce?.record !== current && current !== NO_SPEC;
+    const { generation } = current;
+    if (this.failure) {
+      this.report(SpecState.SPEC_STATE_FAILED, this.failure.generation, this.failure.reason);
+    } else if (pending && state?.t === 'failed' && state.retryAtMs === null) {
+      this.report(SpecState.SPEC_STATE_FAILED, generation, `no engine: ${state.reason}`);
+    } else if (pending) {
+      this.report(SpecState.SPEC_STATE_APPLYING, generation, '');
+    } else {
+      this.report(inForce ? SpecState.SPEC_STATE_APPLIED : SpecState.SPEC_STATE_UNSPECIFIED, generation, '');
+    }
+  }
+
+  private report(state: SpecState, generation: bigint, reason: string): void {
+    this.reportedNow = reportedOf({ state, inForce: this.inForceNow, generation, reason });
+    for (const listener of this.listeners) listener();
+  }
+}
+
+function sameSpec(a: SpecRecord, b: SpecRecord): boolean {
+  return a.generation === b.generation && a.bytes.equals(b.bytes);
+}

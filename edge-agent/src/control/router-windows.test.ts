@@ -1,0 +1,85 @@
+import { inflateSync } from 'node:zlib';
+import { Compression, type RouterWindow } from '@moefleet/proto';
+import type { Step } from '../native';
+import { dequantise } from './router-window-codec';
+import { RouterWindows, type SamplingContext } from './router-windows';
+
+const LAYERS = 2;
+const EXPERTS = 4;
+const on: SamplingContext = { sampling: { windowTokens: 4, bytesPerHour: 1n << 20n }, modelHash: 'ab', layers: LAYERS, experts: EXPERTS, lambda: 0.3, generation: 5 };
+
+function step(n: number, routerLogits: Float32Array | null = Float32Array.from({ length: LAYERS * EXPERTS }, (_, i) => n + i)): Step {
+  return { step: n, token: 1, text: new Uint8Array(), startNs: 0, endNs: 0, hits: 0, misses: 0, missEvents: new Float64Array(), routerLogits: n === 0 ? null : routerLogits };
+}
+
+function sampler(first: SamplingContext | null = on) {
+  const sent: RouterWindow[] = [];
+  const world = { context: first, nowMs: 1_000_000, fits: true };
+  const windows = new RouterWindows({
+    context: () => world.context, nowMs: () => world.nowMs,
+    send: (window) => (sent.push(window), world.fits),
+  });
+  const run = async (requestId: string, tokens: number) => {
+    const captured = windows.wantsRouter();
+    for (let n = 0; n <= tokens; n += 1) windows.onStep(requestId, captured ? step(n) : step(n, null));
+    windows.onEnd(requestId);
+    await windows.idle();
+  };
+  return { windows, world, sent, run };
+}
+
+test('a request gives whole windows, and a rest of at least half of one', async () => {
+  const { run, sent } = sampler();
+  await run('a', 10);
+  expect(sent.map(({ tokens }) => tokens)).toEqual([4, 4, 2]);
+  expect(sent[0]).toMatchObject({ modelHash: 'ab', layers: LAYERS, experts: EXPERTS, lambda: 0.3, generation: 5n, compression: Compression.COMPRESSION_DEFLATE });
+  const logits = dequantise(inflateSync(sent[1]!.data), EXPERTS);
+  expect(logits).toHaveLength(4 * LAYERS * EXPERTS);
+  expect(logits[0]).toBeCloseTo(5, 2); // the second window begins with the fifth decode step
+  await run('b', 1);
+  expect(sent).toHaveLength(3);
+});
+
+test('a window never spans two requests or two generations', async () => {
+  const { windows, world, sent } = sampler();
+  windows.onStep('a', step(1));
+  windows.onStep('a', step(2));
+  windows.onStep('a', step(3));
+  world.context = { ...on, generation: 6 };
+  windows.onStep('a', step(4));
+  windows.onStep('b', step(1));
+  windows.onStep('b', step(2));
+  windows.onEnd('b');
+  await windows.idle();
+  expect(sent.map(({ tokens, generation }) => [tokens, generation])).toEqual([[3, 5n], [2, 6n]]);
+});
+
+test('the budget of any hour holds; what goes over is counted, and the next hour begins anew', async () => {
+  const one = sampler();
+  await one.run('a', 4);
+  const bytes = one.sent[0]!.data.length;
+  const { run, world, windows, sent } = sampler({ ...on, sampling: { windowTokens: 4, bytesPerHour: BigInt(bytes * 2) } });
+  for (const id of ['a', 'b', 'c', 'd']) await run(id, 4);
+  expect(sent).toHaveLength(2);
+  expect(windows.wantsRouter()).toBe(false);
+  expect(windows.counts).toEqual({ sent: 2, dropped: 2 });
+  world.nowMs += 3_600_001;
+  expect(windows.wantsRouter()).toBe(true);
+  await run('e', 4);
+  expect(windows.counts).toEqual({ sent: 3, dropped: 2 });
+});
+
+test('off, nothing is captured', async () => {
+  const { run, sent, windows } = sampler(null);
+  expect(windows.wantsRouter()).toBe(false);
+  await run('a', 10);
+  expect(sent).toEqual([]);
+  expect(windows.counts).toEqual({ sent: 0, dropped: 0 });
+});
+
+test('a window that pushes an older one out counts as dropped', async () => {
+  const { run, world, windows } = sampler();
+  world.fits = false;
+  await run('a', 4);
+  expect(windows.counts).toEqual({ sent: 0, dropped: 1 });
+});

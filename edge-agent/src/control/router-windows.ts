@@ -1,0 +1,133 @@
+/**
+ * Samples windows of router logits when the spec asks for it: consecutive decode tokens of one request under one
+ * generation, all MoE layers, a byte per logit, deflated (zlib). The bytes of any hour stay within the spec's budget;
+ * what would go over is dropped and counted. The rest of a request that is shorter than a window is sent where it is
+ * at least half of one. Off, it costs a request one question.
+ */
+import { randomUUID } from 'node:crypto';
+import { promisify } from 'node:util';
+import { deflate } from 'node:zlib';
+import { Compression, type RouterSampling, type RouterWindow } from '@moefleet/proto';
+import type { Step } from '../native';
+import type { StepObserver } from '../step-observer';
+import { quantise } from './router-window-codec';
+
+const compress = promisify(deflate);
+const HOUR_MS = 3_600_000;
+
+/** What is in force while a window is captured. */
+export interface SamplingContext {
+  sampling: RouterSampling;
+  modelHash: string;
+  layers: number;
+  experts: number;
+  lambda: number;
+  generation: number;
+}
+
+export interface RouterWindowsOptions {
+  /** null: off, or no model */
+  context: () => SamplingContext | null;
+  /** false where an older window that had not left yet was given up for it */
+  send: (window: RouterWindow) => boolean;
+  nowMs?: () => number;
+}
+
+interface Capture { requestId: string; context: SamplingContext; rows: Float32Array[]; }
+
+export class RouterWindows implements StepObserver {
+  private capture: Capture | null = null;
+  /** windows sent within the last hour */
+  private spent: { timeMs: number; bytes: number }[] = [];
+  private sentCount = 0;
+  private droppedCount = 0;
+  /** decode tokens that were not captured because the hour's budget is used up */
+  private uncaptured = 0;
+  private packing: Promise<void> = Promise.resolve();
+
+  constructor(private readonly options: RouterWindowsOptions) {}
+
+  get counts(): { sent: number; dropped: number } {
+    return { sent: this.sentCount, dropped: this.droppedCount };
+  }
+
+  wantsRouter(): boolean {
+    const context = this.options.context();
+    return context !== null && this.spentBytes() < Number(context.sampling.bytesPerHour);
+  }
+
+  onStep(requestId: string, step: Step): void {
+    if (step.step === 0) return;
+    const context = this.options.context();
+    if (!context) return this.drop();
+    if (!step.routerLogits) return this.skipped(context);
+    if (this.capture && !sameRun(this.capture, requestId, context)) this.finish();
+    this.capture ??= { requestId, context, rows: [] };
+    this.capture.rows.push(step.routerLogits);
+    if (this.capture.rows.length === context.sampling.windowTokens) this.finish();
+  }
+
+  onEnd(_requestId: string): void {
+    this.finish();
+  }
+
+  /** Resolves when every captured window has been sent or dropped. */
+  idle(): Promise<void> {
+    return this.packing;
+  }
+
+  private drop(): void {
+    this.capture = null;
+  }
+
+  private skipped(context: SamplingContext): void {
+    if (this.spentBytes() < Number(context.sampling.bytesPerHour)) return;
+    this.uncaptured += 1;
+    if (this.uncaptured < context.sampling.windowTokens) return;
+    this.uncaptured = 0;
+    this.droppedCount += 1;
+  }
+
+  private finish(): void {
+    const { capture } = this;
+    this.capture = null;
+    if (!capture || capture.rows.length * 2 < capture.context.sampling.windowTokens) return;
+    this.packing = this.packing.then(() => this.pack(capture)).catch(() => {
+      this.droppedCount += 1;
+    });
+  }
+
+  private async pack({ context, rows }: Capture): Promise<void> {
+    const { layers, experts } = context;
+    const logits = new Float32Array(rows.length * layers * experts);
+    rows.forEach((row, i) => logits.set(row, i * layers * experts));
+    const data = await compress(quantise(logits, experts));
+    const timeMs = this.now();
+    if (this.spentBytes() + data.length > Number(context.sampling.bytesPerHour)) {
+      this.droppedCount += 1;
+      return;
+    }
+    const queued = this.options.send({
+      windowId: randomUUID(), modelHash: context.modelHash, timeMs: BigInt(timeMs), tokens: rows.length, layers, experts,
+      lambda: context.lambda, generation: BigInt(context.generation), compression: Compression.COMPRESSION_DEFLATE, data,
+    });
+    this.spent.push({ timeMs, bytes: data.length });
+    // Where the queue was full an older one, counted as sent, gave way to this one.
+    if (queued) this.sentCount += 1;
+    else this.droppedCount += 1;
+  }
+
+  private spentBytes(): number {
+    const since = this.now() - HOUR_MS;
+    this.spent = this.spent.filter(({ timeMs }) => timeMs > since);
+    return this.spent.reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  private now(): number {
+    return (this.options.nowMs ?? Date.now)();
+  }
+}
+
+function sameRun({ requestId, context }: Capture, otherId: string, other: SamplingContext): boolean {
+  return requestId === otherId && context.generation === other.generation && context.modelHash === other.modelHash;
+}

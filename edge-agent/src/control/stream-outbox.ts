@@ -1,0 +1,66 @@
+/**
+ * What waits to be written to the coordinator. Latest-only where a newer message replaces an older (info, reported,
+ * telemetry, a task's progress); router windows have a small bound and lose the oldest. A slow coordinator therefore
+ * costs a fixed amount of memory and never holds the agent up.
+ */
+import type { ConnectRequest, DeviceInfo, Reported, RouterWindow, TaskUpdate, TelemetryFrame } from '@moefleet/proto';
+
+const MAX_WINDOWS = 8;
+/** Ends of tasks; the agent runs one at a time, so these are refusals of a coordinator that asks for too many. */
+const MAX_TASK_ENDS = 64;
+
+export class StreamOutbox {
+  private info: DeviceInfo | null = null;
+  private reported: Reported | null = null;
+  private telemetry: TelemetryFrame | null = null;
+  private readonly progress = new Map<string, TaskUpdate>();
+  private readonly taskEnds: TaskUpdate[] = [];
+  private readonly windows: RouterWindow[] = [];
+
+  putInfo(info: DeviceInfo): void { this.info = info; }
+  putReported(reported: Reported): void { this.reported = reported; }
+  putTelemetry(frame: TelemetryFrame): void { this.telemetry = frame; }
+
+  putTask(update: TaskUpdate): void {
+    if (update.state?.$case === 'progress') {
+      this.progress.set(update.taskId, update);
+    } else {
+      this.progress.delete(update.taskId);
+      this.taskEnds.push(update);
+      if (this.taskEnds.length > MAX_TASK_ENDS) this.taskEnds.shift();
+    }
+  }
+
+  /** False where an older window had to go to make room. */
+  putWindow(window: RouterWindow): boolean {
+    this.windows.push(window);
+    if (this.windows.length <= MAX_WINDOWS) return true;
+    this.windows.shift();
+    return false;
+  }
+
+  /** The next message, the most urgent kind first; null when nothing waits. */
+  next(): ConnectRequest | null {
+    const { info, reported, telemetry } = this;
+    if (reported) return (this.reported = null, { body: { $case: 'reported', value: reported } });
+    const end = this.taskEnds.shift();
+    if (end) return { body: { $case: 'taskUpdate', value: end } };
+    if (info) return (this.info = null, { body: { $case: 'info', value: info } });
+    if (telemetry) return (this.telemetry = null, { body: { $case: 'telemetry', value: telemetry } });
+    for (const [taskId, update] of this.progress) {
+      this.progress.delete(taskId);
+      return { body: { $case: 'taskUpdate', value: update } };
+    }
+    const window = this.windows.shift();
+    return window ? { body: { $case: 'routerWindow', value: window } } : null;
+  }
+
+  /** A new stream begins with Hello, which tells all but windows; tasks end with the stream they came by. */
+  streamBegins(): void {
+    this.info = null;
+    this.reported = null;
+    this.telemetry = null;
+    this.progress.clear();
+    this.taskEnds.length = 0;
+  }
+}

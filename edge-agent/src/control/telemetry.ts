@@ -1,0 +1,70 @@
+/** Takes a telemetry frame: what the engine has counted since this boot began, where its misses went, and the memory. */
+import type { LayerCounters, TelemetryFrame } from '@moefleet/proto';
+import type { TraceReport } from '../engine-queue';
+import type { EngineHostClient } from '../host/host-client';
+import { CounterSum } from './counter-sum';
+import { availableBytes, memoryPressurePercent, residentBytes } from './process-memory';
+import type { EngineCounters } from '../native';
+
+export interface TelemetrySources {
+  host: EngineHostClient;
+  traces: TraceReport;
+  requests: () => { ended: number; failed: number };
+  windows: () => { sent: number; dropped: number };
+}
+
+export class Telemetry {
+  private readonly sum = new CounterSum();
+  private sequence = 0n;
+
+  constructor(private readonly sources: TelemetrySources) {}
+
+  async take(): Promise<TelemetryFrame> {
+    const { host, traces } = this.sources;
+    // Read before the question: an answer comes from this start or not at all.
+    const start = host.starts;
+    const counters = this.sum.read(start, await host.counters());
+    this.sequence += 1n;
+    const requests = this.sources.requests();
+    const windows = this.sources.windows();
+    const last = traces.lastTrace();
+    const account = traces.account();
+    return {
+      sequence: this.sequence,
+      timeMs: BigInt(Date.now()),
+      hostStarts: host.starts,
+      requests: BigInt(requests.ended),
+      requestsFailed: BigInt(requests.failed),
+      ...engineFigures(counters),
+      misses: {
+        counted: BigInt(account.counted), exported: BigInt(account.exported), spooled: BigInt(account.spooled),
+        dropped: BigInt(account.dropped), unsampled: BigInt(account.unsampled),
+      },
+      lastTrace: last ? { requestId: last.requestId, traceIds: [...last.traceIds], misses: BigInt(last.misses), timeMs: BigInt(Math.round(last.timeMs)) } : undefined,
+      rssBytes: BigInt(residentBytes(process.pid) + residentBytes(host.pid)),
+      memoryPressurePercent: memoryPressurePercent() ?? undefined,
+      memoryAvailableBytes: BigInt(availableBytes()),
+      routerWindowsSent: BigInt(windows.sent),
+      routerWindowsDropped: BigInt(windows.dropped),
+    };
+  }
+}
+
+function engineFigures(counters: EngineCounters) {
+  return {
+    prefillTokens: BigInt(counters.prefillTokens),
+    decodeTokens: BigInt(counters.decodeTokens),
+    prefillNs: BigInt(Math.round(counters.prefillNs)),
+    decodeNs: BigInt(Math.round(counters.decodeNs)),
+    stallNs: BigInt(Math.round(counters.stallNs)),
+    flashBytes: BigInt(counters.flashBytes),
+    flashReads: BigInt(counters.flashReads),
+    readMicrosLog2: counters.readMicrosLog2.map((count) => BigInt(count)),
+    layers: counters.layers.map((layer): LayerCounters => ({
+      layer: layer.layer, capacity: layer.capacity, resident: layer.resident,
+      hits: BigInt(layer.hits), misses: BigInt(layer.misses), swaps: BigInt(layer.swaps),
+      prefillHits: BigInt(layer.prefillHits), prefillMisses: BigInt(layer.prefillMisses),
+      massLost: layer.massLost, events: BigInt(layer.events), rangeMean: layer.rangeMean,
+    })),
+  };
+}

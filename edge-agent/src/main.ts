@@ -1,0 +1,204 @@
+/** Builds the agent's supervisor from its parts and runs it until a signal. */
+import { randomUUID } from 'node:crypto';
+import { freemem, hostname } from 'node:os';
+import { join } from 'node:path';
+import type { DeviceInfo } from '@moefleet/proto';
+import { createLogger, Lifecycle, type Logger, mergeSettings, runUntilSignal, type Service, VERSION } from '@moefleet/runtime';
+import { type AgentConfig, readConfig, SETTINGS } from './config';
+import { AgentSession } from './control/agent-session';
+import { DesiredApplier } from './control/desired-applier';
+import { deviceInfo } from './control/device-info';
+import { LimitError, type Limits } from './control/effective-spec';
+import { MeasureTasks } from './control/measure-task';
+import { ModelSwitch } from './control/model-switch';
+import { availableBytes } from './control/process-memory';
+import { RouterWindows } from './control/router-windows';
+import { SpecStore } from './control/spec-store';
+import { StateFolder } from './control/state-folder';
+import { StreamOutbox } from './control/stream-outbox';
+import { Telemetry } from './control/telemetry';
+import { EngineQueueRunner } from './engine-queue-runner';
+import { EngineHostClient } from './host/host-client';
+import { AgentHttp, AgentMetrics, modelIdOf } from './http';
+import { MissAccount, OtlpExporter, TraceRecorder, TraceSpool } from './trace';
+
+export { SETTINGS };
+
+const LAST_GOOD_MODEL = 'last-good-model';
+/** Its content, a path, is what SIGHUP loads. */
+const NEXT_MODEL = 'model';
+
+/**
+ * Runs an agent until SIGINT or SIGTERM. `flags`: by commander's option names. Resolves with the exit code: 0 after a
+ * signal, 1 where a part cannot start, 2 where the model does not fit the device's limit. Throws ConfigError.
+ */
+export async function runAgent(flags: Record<string, unknown>, env: NodeJS.ProcessEnv): Promise<number> {
+  // commander gives `--no-direct-io` as directIo: false.
+  const given = { ...flags, noDirectIo: flags['directIo'] === false ? true : undefined };
+  const config = readConfig(mergeSettings(SETTINGS, given, env));
+  const log = createLogger('agent', config.logLevel).child({ deviceId: config.deviceId });
+  const folder = new StateFolder(config.stateFolder);
+  try {
+    await folder.start();
+  } catch (error) {
+    log.fatal((error as Error).message);
+    return 1;
+  }
+  try {
+    return await runWith(config, folder, env, log);
+  } finally {
+    await folder.stop();
+  }
+}
+
+async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.ProcessEnv, log: Logger): Promise<number> {
+  const bootId = randomUUID();
+  const limits: Limits = {
+    maxCacheBytes: config.maxCacheBytes ?? Math.floor((availableBytes() || freemem()) / 2),
+    maxLambda: config.maxLambda,
+    traceRatio: config.traceRatio,
+  };
+  const applier = new DesiredApplier(new SpecStore(folder, log), limits, log);
+  applier.restore();
+
+  const refusal = new Refusal();
+  const host: EngineHostClient = new EngineHostClient({
+    hostPath: join(__dirname, 'host', 'host-main.js'),
+    env, log,
+    modelPath: config.modelPath,
+    lastGoodModelPath: folder.read(LAST_GOOD_MODEL)?.trim() || null,
+    open: {
+      contextTokens: config.contextTokens, threads: config.threads, lanes: config.lanes, directIo: config.directIo,
+      prefillBytes: config.prefillBytes, keepAll: false,
+    },
+    specFor: (model) => refusal.watch(() => applier.specFor(model)),
+    onModelProven: (path) => folder.write(LAST_GOOD_MODEL, `${path}\n`),
+  });
+  applier.follow(host);
+  host.onStateChange((state) => {
+    if (state.t === 'ready') refusal.disarm();
+  });
+
+  const account = new MissAccount();
+  const spool = new TraceSpool({ folder: join(config.stateFolder, 'spool'), maxBytes: config.spoolBytes, account, log });
+  const exporter = new OtlpExporter({ endpoint: config.otlpEndpoint, spool, log });
+  const traces = new TraceRecorder({ origin: { deviceId: config.deviceId, bootId, hostName: hostname(), version: VERSION }, spool, account, log, traceRatio: config.traceRatio });
+
+  const outbox = new StreamOutbox();
+  const windows = new RouterWindows({
+    context: () => {
+      const { inForce } = applier;
+      const sampling = inForce?.effective.routerSampling;
+      if (!inForce || !sampling || host.state.t !== 'ready') return null;
+      const { info, hash } = host.state.model;
+      const { lambda, generation } = inForce.effective.routing;
+      return { sampling, modelHash: hash, layers: info.moeLayers.length, experts: info.experts, lambda, generation };
+    },
+    send: (window) => {
+      const kept = outbox.putWindow(window);
+      session?.flush();
+      return kept;
+    },
+  });
+  const queue = new EngineQueueRunner({
+    host, recorder: traces, observer: windows, log, maxWaiting: config.maxWaiting,
+    modelName: () => (host.state.t === 'ready' ? modelIdOf(host.state.model) : ''),
+  });
+  const modelSwitch = new ModelSwitch(host, queue);
+  const http: AgentHttp = new AgentHttp({
+    ...config.http, apiKey: config.apiKey, engine: host, queue, log,
+    metrics: new AgentMetrics({ host, queue, traces, spool, exporter }),
+    loadModel: (path) => modelSwitch.load(path),
+    connected: () => session?.connected ?? false,
+  });
+  const telemetry = new Telemetry({ host, traces, requests: () => queue.requests, windows: () => windows.counts });
+  const tasks = new MeasureTasks({
+    host, queue, log,
+    inForce: () => applier.inForce,
+    send: (update) => {
+      outbox.putTask(update);
+      session?.flush();
+    },
+  });
+  const info = (): DeviceInfo => deviceInfo({ labels: config.labels, limits, httpUrl: http.url, host });
+  const session: AgentSession | null = config.coordinator === null ? null : new AgentSession({
+    coordinator: config.coordinator, deviceId: config.deviceId, installId: folder.installId(), bootId, outbox, info, log,
+    reported: () => applier.reported,
+    telemetry: () => telemetry.take(),
+    onDesired: ({ generation, spec, origin }) => applier.receive({ generation, bytes: spec, origin }),
+    onTask: ({ taskId, kind }) => {
+      if (kind?.$case === 'measure') tasks.begin(taskId, kind.value);
+      else outbox.putTask({ taskId, state: { $case: 'failed', value: { reason: `agent ${VERSION} does not know this kind of task; update it` } } });
+      session?.flush();
+    },
+    onCancelTask: (taskId) => tasks.cancel(taskId),
+    onLost: () => void tasks.stop(),
+  });
+  host.onStateChange(() => {
+    outbox.putInfo(info());
+    session?.flush();
+  });
+  applier.onReport(() => {
+    if (applier.inForce) traces.setTraceRatio(applier.inForce.effective.traceRatio);
+    outbox.putReported(applier.reported);
+    session?.flush();
+  });
+
+  const announcement = part('announcement', () => {
+    log.info({ httpUrl: http.url, coordinator: config.coordinator, bootId, maxCacheBytes: limits.maxCacheBytes, otlpEndpoint: config.otlpEndpoint, stateFolder: config.stateFolder }, 'listening');
+    if (config.otlpEndpoint === null) log.info({ spoolBytes: config.spoolBytes }, 'no collector is set (--otlp-endpoint): spans stay in the spool');
+  });
+  const tasksPart = part('tasks', () => {}, () => tasks.stop());
+  const services: Service[] = [host, spool, exporter, queue, http, announcement, tasksPart];
+  if (session) services.push(session);
+
+  const onHangup = () => {
+    const path = folder.read(NEXT_MODEL)?.trim();
+    if (!path) return log.warn({ file: join(config.stateFolder, NEXT_MODEL) }, 'SIGHUP: the file that names the next model is missing or empty');
+    log.info({ modelPath: path }, 'SIGHUP: loading another model');
+    modelSwitch.load(path).catch((error: Error) => log.error({ modelPath: path, reason: error.message }, 'the model was not loaded'));
+  };
+  process.on('SIGHUP', onHangup);
+  try {
+    const code = await runUntilSignal(new Lifecycle(services, log), log, refusal.happened);
+    return refusal.error ? 2 : code;
+  } finally {
+    process.off('SIGHUP', onHangup);
+  }
+}
+
+/** Ends the agent where the model it was started with does not fit the limit it was started with. */
+class Refusal {
+  error: LimitError | null = null;
+  private armed = true;
+  private refuse: (error: LimitError) => void = () => {};
+  readonly happened = new Promise<void>((_, reject) => {
+    this.refuse = reject;
+  });
+
+  constructor() {
+    // Whoever waits for it may come later than the refusal.
+    this.happened.catch(() => {});
+  }
+
+  /** A model has been loaded: from here on a misfit fails the model, not the agent. */
+  disarm(): void {
+    this.armed = false;
+  }
+
+  watch<T>(work: () => T): T {
+    try {
+      return work();
+    } catch (error) {
+      if (this.armed && error instanceof LimitError) {
+        this.error = error;
+        this.refuse(error);
+      }
+      throw error;
+    }
+  }
+}
+
+function part(name: string, start: () => void, stop: () => Promise<void> = async () => {}): Service {
+  return { name, start: async () => start(), stop };
+}
