@@ -1,0 +1,86 @@
+/** Flags and environment of the coordinator, read once. */
+import { hostname } from 'node:os';
+import { randomBytes } from 'node:crypto';
+import { ConfigError, readBoolean, readInteger, readNumber, type Env, type Setting } from '@moefleet/runtime';
+import { isLoopback, parseListenAddress, type ListenAddress } from './listen-address';
+
+export const SETTINGS: readonly Setting[] = [
+  { flags: '--redis-url <url>', env: 'MOEFLEET_REDIS_URL', description: 'Redis that holds the registry and the job queue', fallback: 'redis://127.0.0.1:6379' },
+  { flags: '--redis-cluster', env: 'MOEFLEET_REDIS_CLUSTER', description: 'the Redis at --redis-url is a node of a Redis Cluster', fallback: 'false' },
+  { flags: '--redis-prefix <prefix>', env: 'MOEFLEET_REDIS_PREFIX', description: 'first part of every key, so that several fleets can share a Redis', fallback: 'moefleet' },
+  { flags: '--gateway <host:port>', env: 'MOEFLEET_GATEWAY_LISTEN', description: 'where agents connect (gRPC); port 0 takes a free one', fallback: '127.0.0.1:7400' },
+  { flags: '--operator <host:port>', env: 'MOEFLEET_OPERATOR_LISTEN', description: 'where the command line and the learner connect (gRPC)', fallback: '127.0.0.1:7401' },
+  { flags: '--http <host:port>', env: 'MOEFLEET_HTTP_LISTEN', description: '/healthz and /metrics', fallback: '127.0.0.1:7402' },
+  { flags: '--insecure-plaintext', env: 'MOEFLEET_INSECURE_PLAINTEXT', description: 'allow addresses other than loopback although nothing is encrypted or authenticated', fallback: 'false' },
+  { flags: '--jaeger-url <url>', env: 'MOEFLEET_JAEGER_URL', description: 'base address of Jaeger, for links to traces, e.g. http://127.0.0.1:16686' },
+  { flags: '--learn-every <seconds>', env: 'MOEFLEET_LEARN_EVERY', description: 'seconds between learner jobs; 0: only when asked', fallback: '10' },
+  { flags: '--telemetry-interval <ms>', env: 'MOEFLEET_TELEMETRY_INTERVAL_MS', description: 'milliseconds between a device\'s telemetry frames', fallback: '1000' },
+  { flags: '--coordinator-id <id>', env: 'MOEFLEET_COORDINATOR_ID', description: 'name of this coordinator in leases and logs; default: host name and a random part' },
+  { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
+];
+
+export interface CoordinatorConfig {
+  readonly redisUrl: string;
+  readonly redisCluster: boolean;
+  readonly redisPrefix: string;
+  readonly gateway: ListenAddress;
+  readonly operator: ListenAddress;
+  readonly http: ListenAddress;
+  /** any address is other than loopback, and that was allowed explicitly */
+  readonly plaintextBeyondLoopback: boolean;
+  /** without a slash at its end; empty where there is none */
+  readonly jaegerUrl: string;
+  /** 0: jobs are added on request only */
+  readonly learnEveryMs: number;
+  readonly telemetryIntervalMs: number;
+  readonly coordinatorId: string;
+  readonly logLevel: string;
+}
+
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
+
+/** `values` by environment variable name; throws ConfigError. */
+export function readConfig(values: Env): CoordinatorConfig {
+  const insecure = readBoolean('MOEFLEET_INSECURE_PLAINTEXT', values['MOEFLEET_INSECURE_PLAINTEXT'], false);
+  const listen = (name: string, fallback: string): ListenAddress => {
+    const address = parseListenAddress(name, values[name] || fallback);
+    if (!isLoopback(address.host) && !insecure) {
+      throw new ConfigError(name, values[name] ?? '', 'a loopback address; what travels here is neither encrypted nor authenticated, so any other address also needs --insecure-plaintext');
+    }
+    return address;
+  };
+  const gateway = listen('MOEFLEET_GATEWAY_LISTEN', '127.0.0.1:7400');
+  const operator = listen('MOEFLEET_OPERATOR_LISTEN', '127.0.0.1:7401');
+  const http = listen('MOEFLEET_HTTP_LISTEN', '127.0.0.1:7402');
+  return Object.freeze({
+    redisUrl: readUrl('MOEFLEET_REDIS_URL', values['MOEFLEET_REDIS_URL'] || 'redis://127.0.0.1:6379', ['redis:', 'rediss:']),
+    redisCluster: readBoolean('MOEFLEET_REDIS_CLUSTER', values['MOEFLEET_REDIS_CLUSTER'], false),
+    redisPrefix: readMatching('MOEFLEET_REDIS_PREFIX', values['MOEFLEET_REDIS_PREFIX'] || 'moefleet', /^[A-Za-z0-9._:-]{1,64}$/, 'a key prefix of letters, digits, ".", "_", ":" and "-"'),
+    gateway,
+    operator,
+    http,
+    plaintextBeyondLoopback: [gateway, operator, http].some((address) => !isLoopback(address.host)),
+    jaegerUrl: values['MOEFLEET_JAEGER_URL'] ? readUrl('MOEFLEET_JAEGER_URL', values['MOEFLEET_JAEGER_URL'], ['http:', 'https:']).replace(/\/+$/, '') : '',
+    learnEveryMs: Math.round(1000 * readNumber('MOEFLEET_LEARN_EVERY', values['MOEFLEET_LEARN_EVERY'], 10, 0, 86_400)),
+    telemetryIntervalMs: readInteger('MOEFLEET_TELEMETRY_INTERVAL_MS', values['MOEFLEET_TELEMETRY_INTERVAL_MS'], 1000, 50, 3_600_000),
+    coordinatorId: readMatching('MOEFLEET_COORDINATOR_ID', values['MOEFLEET_COORDINATOR_ID'] || defaultCoordinatorId(), /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'an id of letters, digits, ".", "_" and "-"'),
+    logLevel: readMatching('MOEFLEET_LOG_LEVEL', values['MOEFLEET_LOG_LEVEL'] || 'info', new RegExp(`^(?:${LOG_LEVELS.join('|')})$`), `one of ${LOG_LEVELS.join(', ')}`),
+  });
+}
+
+function readUrl(name: string, value: string, protocols: readonly string[]): string {
+  if (!URL.canParse(value) || !protocols.includes(new URL(value).protocol)) {
+    throw new ConfigError(name, value, `a URL that begins with ${protocols.map((protocol) => `${protocol}//`).join(' or ')}`);
+  }
+  return value;
+}
+
+function readMatching(name: string, value: string, form: RegExp, expected: string): string {
+  if (!form.test(value)) throw new ConfigError(name, value, expected);
+  return value;
+}
+
+function defaultCoordinatorId(): string {
+  const host = hostname().replace(/[^A-Za-z0-9._-]/g, '').replace(/^[._-]+/, '').slice(0, 40) || 'coordinator';
+  return `${host}-${randomBytes(4).toString('hex')}`;
+}

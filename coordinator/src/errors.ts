@@ -1,0 +1,90 @@
+/** What can go wrong, one class per thing a caller does differently. `grpc-status.ts` maps them to gRPC codes. */
+
+/** A request that makes no sense; the message names field and value. */
+export class InvalidRequestError extends Error {
+  override readonly name = 'InvalidRequestError';
+  constructor(readonly field: string, readonly value: unknown, expected: string) {
+    super(`${field}: ${show(value)} is not ${expected}`);
+  }
+}
+
+/** Something that was named does not exist. */
+export class NotFoundError extends Error {
+  override readonly name = 'NotFoundError';
+}
+
+/** The device has no stream here now; the same request may work later. */
+export class DeviceUnavailableError extends Error {
+  override readonly name = 'DeviceUnavailableError';
+  constructor(readonly deviceId: string, why: string) {
+    super(`device ${deviceId} ${why}`);
+  }
+}
+
+/** The device answered that it cannot do what it was asked. */
+export class TaskFailedError extends Error {
+  override readonly name = 'TaskFailedError';
+  constructor(readonly deviceId: string, reason: string) {
+    super(`device ${deviceId} gave up the task: ${reason}`);
+  }
+}
+
+/** Too much at once; the same request may work later. */
+export class BusyError extends Error {
+  override readonly name = 'BusyError';
+}
+
+/** Another installation holds the device id with a live stream. */
+export class DeviceIdTakenError extends Error {
+  override readonly name = 'DeviceIdTakenError';
+  constructor(readonly deviceId: string, readonly hostname: string, readonly coordinatorId: string) {
+    super(
+      `device id "${deviceId}" is in use by another installation on host "${hostname || 'unknown'}" (connected to coordinator ${coordinatorId || 'unknown'}); `
+      + 'start this agent with another id (--id), or stop the other one',
+    );
+  }
+}
+
+/** A newer stream of the same installation has taken over. */
+export class ReplacedError extends Error {
+  override readonly name = 'ReplacedError';
+  constructor(readonly deviceId: string) {
+    super(`device ${deviceId}: a newer stream of the same installation has replaced this one`);
+  }
+}
+
+/** The coordinator is stopping. */
+export class StoppingError extends Error {
+  override readonly name = 'StoppingError';
+  constructor() {
+    super('the coordinator is stopping; connect again');
+  }
+}
+
+/** Redis does not answer. Nothing is lost: what was to be written is written when it is back. */
+export class RegistryUnavailableError extends Error {
+  override readonly name = 'RegistryUnavailableError';
+  constructor(readonly url: string, cause: unknown) {
+    super(`Redis at ${url} does not answer (${reasonOf(cause)}); start it, or set MOEFLEET_REDIS_URL to where it runs`, { cause });
+  }
+}
+
+/** Redis answered with something that cannot be what moefleet has written. */
+export class RegistryDataError extends Error {
+  override readonly name = 'RegistryDataError';
+  constructor(readonly key: string, why: string, cause?: unknown) {
+    super(`Redis key ${key}: ${why}; if something else writes to this Redis, set MOEFLEET_REDIS_PREFIX, else remove the key with DEL`, { cause });
+  }
+}
+
+/** A value for a message: quoted, escaped, cut short. Safe in gRPC status details whatever it holds. */
+export function show(value: unknown): string {
+  if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean' || value === undefined) return String(value);
+  const text = JSON.stringify(value, (_, inner: unknown) => (typeof inner === 'bigint' ? String(inner) : inner)) ?? String(value);
+  return text.length > 120 ? `${text.slice(0, 120).replace(/[\ud800-\udfff]/g, '')}…` : text;
+}
+
+export function reasonOf(cause: unknown): string {
+  const { message, code, name } = (typeof cause === 'object' && cause !== null ? cause : { message: String(cause) }) as Partial<NodeJS.ErrnoException>;
+  return message || code || name || 'unknown reason';
+}

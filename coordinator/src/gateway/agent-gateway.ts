@@ -1,0 +1,85 @@
+/** The server agents connect to. Holds their streams, keeps their leases alive, and passes wake-ups on to sessions. */
+import { AgentServiceService, ConnectResponse } from '@moefleet/proto';
+import type { Service } from '@moefleet/runtime';
+import { StoppingError } from '../errors';
+import { GrpcListener } from '../grpc-listener';
+import type { ListenAddress } from '../listen-address';
+import { inChunks } from '../registry/chunks';
+import type { SessionDirectory } from '../sessions/session-directory';
+import type { AgentSession, SessionDeps } from './agent-session';
+import { type AgentCall, AgentStream, type StreamOptions } from './agent-stream';
+import { decodeIncoming } from './message-check';
+
+export interface GatewayOptions {
+  address: ListenAddress;
+  coordinatorId: string;
+  telemetryIntervalMs: number;
+  leaseTtlMs?: number;
+  helloTimeoutMs?: number;
+}
+
+/** A router window of a large model fits; so does everything else, many times over. */
+const MOST_MESSAGE_BYTES = 1024 * 1024;
+/** A peer that is gone without a word is noticed after both. */
+const KEEPALIVE = { 'grpc.keepalive_time_ms': 10_000, 'grpc.keepalive_timeout_ms': 5_000, 'grpc.keepalive_permit_without_calls': 1 };
+/** Longer than three renewals, so that one lost renewal is no loss. */
+const LEASE_TTL_MS = 15_000;
+const HELLO_TIMEOUT_MS = 10_000;
+
+/** As generated, but bytes that are no message end their own stream with INVALID_ARGUMENT and a reason. */
+const AGENT_SERVICE = {
+  connect: { ...AgentServiceService.connect, requestDeserialize: decodeIncoming, requestSerialize: () => Buffer.alloc(0), responseDeserialize: (bytes: Buffer) => ConnectResponse.decode(bytes) },
+};
+
+export class AgentGateway implements Service {
+  readonly name = 'agent gateway';
+  private readonly listener: GrpcListener;
+  private readonly streams = new Set<AgentStream>();
+  private readonly streamOptions: StreamOptions;
+  private unsubscribe: (() => void)[] = [];
+  private timer: NodeJS.Timeout | undefined;
+
+  constructor(private readonly directory: SessionDirectory<AgentSession>, private readonly deps: SessionDeps, options: GatewayOptions) {
+    this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...KEEPALIVE });
+    this.streamOptions = {
+      coordinatorId: options.coordinatorId, telemetryIntervalMs: options.telemetryIntervalMs,
+      leaseTtlMs: options.leaseTtlMs ?? LEASE_TTL_MS, helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
+    };
+    this.listener.server.addService(AGENT_SERVICE, { connect: (call: AgentCall) => this.open(call) });
+  }
+
+  get address(): string {
+    return this.listener.boundAddress;
+  }
+
+  async start(): Promise<void> {
+    const { events, link } = this.deps.registry;
+    this.unsubscribe = [
+      events.on(({ kind, deviceId }) => {
+        if (kind === 'desired') this.directory.get(deviceId)?.wake();
+        if (kind === 'taken') void this.directory.get(deviceId)?.tick();
+      }),
+      link.onUp(() => void inChunks(this.directory.all(), (session) => session.resync())),
+    ];
+    this.timer = setInterval(() => void inChunks(this.directory.all(), (session) => session.tick()), this.streamOptions.leaseTtlMs / 3);
+    await this.listener.listen();
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.timer);
+    for (const off of this.unsubscribe) off();
+    const streams = [...this.streams];
+    for (const stream of streams) stream.fail(new StoppingError());
+    await Promise.all([...streams.map((stream) => stream.done), this.listener.close()]);
+  }
+
+  private open(call: AgentCall): void {
+    const stream = new AgentStream(call, this.directory, this.deps, this.streamOptions);
+    this.streams.add(stream);
+    this.deps.metrics.streams.set(this.streams.size);
+    void stream.done.then(() => {
+      this.streams.delete(stream);
+      this.deps.metrics.streams.set(this.streams.size);
+    });
+  }
+}

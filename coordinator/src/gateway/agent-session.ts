@@ -1,0 +1,240 @@
+/**
+ * One device that has said hello and holds its lease. Level-based: whenever something may have changed it writes what
+ * the device says to the registry, reads what it shall run, and sends that if it differs. What could not be written
+ * while Redis was away is kept here (the newest of each) and written when it is back, so an outage loses nothing.
+ */
+import { type ConnectRequest, type DeviceInfo, type Hello, type Measure, type MeasureResult, type Reported, SpecState, type TaskProgress } from '@moefleet/proto';
+import type { Logger } from '@moefleet/runtime';
+import { InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
+import type { Metrics } from '../metrics';
+import { type DesiredRecord, generationOf } from '../registry/device-record';
+import type { Lease } from '../registry/device-store';
+import type { Registry } from '../registry/registry';
+import type { DeviceSession } from '../sessions/session-directory';
+import { decideDesired, type SentDesired } from './desired-decision';
+import { checkInfo, checkReported, checkTelemetry, checkWindow } from './message-check';
+import type { Outbox } from './outbox';
+import { TaskBoard } from './task-board';
+import { TelemetryIntake } from './telemetry-intake';
+
+export interface SessionDeps {
+  registry: Registry;
+  /** Brings desired in line with the pins and the learner's value. */
+  alignDevice(deviceId: string): Promise<void>;
+  metrics: Metrics;
+  log: Logger;
+}
+
+/** What has to be done at the next settling. */
+interface Pending { info: boolean; reported: boolean; align: boolean }
+
+export class AgentSession implements DeviceSession {
+  readonly deviceId: string;
+  readonly installId: string;
+  private readonly log: Logger;
+  private readonly tasks: TaskBoard;
+  private readonly telemetry: TelemetryIntake;
+  private info: DeviceInfo | undefined;
+  private reported: Reported | undefined;
+  private readonly pending: Pending = { info: true, reported: true, align: true };
+  private sent: SentDesired | null = null;
+  private settledGeneration: bigint | null = null;
+  private seenGeneration: bigint | null = null;
+  private wanted = false;
+  private settling: Promise<void> | null = null;
+  /** The last settling failed; the next tick tries again. */
+  private unsettled = false;
+  private resendTimer: NodeJS.Timeout | undefined;
+  private closed = false;
+
+  constructor(hello: Hello, private readonly lease: Lease, private readonly outbox: Outbox, private readonly deps: SessionDeps, private readonly end: (error: unknown) => void) {
+    this.deviceId = hello.deviceId;
+    this.installId = hello.installId;
+    this.log = deps.log.child({ deviceId: hello.deviceId });
+    this.info = hello.info;
+    this.reported = hello.reported;
+    this.tasks = new TaskBoard(this.deviceId, outbox);
+    const { devices } = deps.registry;
+    this.telemetry = new TelemetryIntake(
+      { storeFrame: (frame) => devices.writeState(lease, { telemetry: frame }), storeWindow: (window) => devices.pushWindow(this.deviceId, window) },
+      deps.metrics,
+      (missing) => {
+        deps.metrics.telemetryGaps.inc();
+        this.log.info({ missing: String(missing) }, 'gap in the telemetry; asking for the full state');
+        outbox.postReportFullState();
+      },
+      (err) => this.log.error({ err }, 'telemetry cannot be stored'),
+    );
+  }
+
+  /** Throws InvalidRequestError for a message that makes no sense. */
+  receive(body: NonNullable<ConnectRequest['body']>): void {
+    switch (body.$case) {
+      case 'hello': throw new InvalidRequestError('hello', 'a second one', 'allowed; a stream begins with exactly one');
+      case 'info': checkInfo(body.value); this.takeInfo(body.value); break;
+      case 'reported': checkReported(body.value); this.takeReported(body.value); break;
+      case 'telemetry': checkTelemetry(body.value); this.telemetry.takeFrame(body.value); break;
+      case 'routerWindow': checkWindow(body.value); this.telemetry.takeWindow(body.value); break;
+      case 'taskUpdate': this.tasks.update(body.value); break;
+    }
+  }
+
+  measure(measure: Measure, signal: AbortSignal, onProgress: (progress: TaskProgress) => void): Promise<MeasureResult> {
+    return this.tasks.measure(measure, signal, onProgress);
+  }
+
+  /** Looks again at what the device shall run. Cheap to call; never runs twice at once. */
+  wake(): void {
+    this.wanted = true;
+    this.settling ??= this.settleWhileWanted().finally(() => {
+      this.settling = null;
+      if (this.wanted && !this.closed && !this.unsettled) this.wake();
+    });
+  }
+
+  /** A Desired has left for the stream. */
+  noteSent(generation: bigint, hash: string): void {
+    this.sent = { generation, hash, sentMs: Date.now() };
+    this.deps.metrics.desiredSent.inc();
+  }
+
+  /** Prolongs the lease, and notices what a lost wake-up or a failed write has left undone. */
+  async tick(): Promise<void> {
+    try {
+      const kept = await this.deps.registry.devices.renewLease(this.lease);
+      if (this.closed) return;
+      if (!kept) return this.end(new ReplacedError(this.deviceId));
+      if (this.unsettled || kept.desiredGeneration !== this.seenGeneration) this.wake();
+    } catch (error) {
+      if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'lease cannot be prolonged');
+    }
+  }
+
+  /** Redis is back, perhaps without what it held: says everything again. */
+  async resync(): Promise<void> {
+    if (this.closed) return;
+    Object.assign(this.pending, { info: true, reported: true, align: true } satisfies Pending);
+    this.settledGeneration = null;
+    await this.tick();
+    await this.deps.registry.devices.remember(this.deviceId).catch(() => { this.unsettled = true; });
+    if (!this.closed) this.wake();
+  }
+
+  /** A newer stream of the same installation is here. */
+  replaced(): void {
+    this.end(new ReplacedError(this.deviceId));
+  }
+
+  /** The stream has ended: fails what waits for the device and gives the lease back. */
+  async leave(why: string): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
+    clearTimeout(this.resendTimer);
+    this.outbox.close();
+    this.telemetry.close();
+    this.tasks.leave(why);
+    await this.settling?.catch(() => {});
+    try {
+      await this.deps.registry.devices.releaseLease(this.lease);
+      this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });
+    } catch (error) {
+      // The lease runs out by itself.
+      if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'lease cannot be released');
+    }
+  }
+
+  private takeInfo(info: DeviceInfo): void {
+    this.pending.align ||= info.model?.hash !== this.info?.model?.hash || JSON.stringify(info.labels) !== JSON.stringify(this.info?.labels);
+    this.info = info;
+    this.pending.info = true;
+    this.wake();
+  }
+
+  private takeReported(reported: Reported): void {
+    if (reported.state === SpecState.SPEC_STATE_FAILED && this.reported?.state !== reported.state) {
+      this.log.warn({ generation: String(reported.generation), reason: reported.reason }, 'device refused its desired spec');
+    }
+    this.reported = reported;
+    this.pending.reported = true;
+    this.wake();
+  }
+
+  private async settleWhileWanted(): Promise<void> {
+    this.unsettled = false;
+    while (this.wanted && !this.closed) {
+      this.wanted = false;
+      try {
+        await this.settle();
+      } catch (error) {
+        this.unsettled = true;
+        if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'device cannot be brought in line');
+        return;
+      }
+    }
+  }
+
+  private async settle(): Promise<void> {
+    if (!await this.writeState()) return;
+    let desired = await this.alignAndRead();
+    if (highestGeneration(this.reported) > generationOf(desired)) {
+      this.pending.align = true;
+      desired = await this.alignAndRead();
+    }
+    this.seenGeneration = generationOf(desired);
+    await this.act(desired);
+  }
+
+  /** false: the stream is over. */
+  private async writeState(): Promise<boolean> {
+    const { info, reported } = this.pending;
+    if (info || reported) {
+      Object.assign(this.pending, { info: false, reported: false });
+      const fields = { ...(info && this.info ? { info: this.info } : {}), ...(reported && this.reported ? { reported: this.reported } : {}) };
+      try {
+        if (!await this.deps.registry.devices.writeState(this.lease, fields)) {
+          this.end(new ReplacedError(this.deviceId));
+          return false;
+        }
+      } catch (error) {
+        this.pending.info ||= info;
+        this.pending.reported ||= reported;
+        throw error;
+      }
+      this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });
+    }
+    return !this.closed;
+  }
+
+  private async alignAndRead(): Promise<DesiredRecord> {
+    if (this.pending.align) {
+      this.pending.align = false;
+      try {
+        await this.deps.alignDevice(this.deviceId);
+      } catch (error) {
+        this.pending.align = true;
+        throw error;
+      }
+    }
+    return this.deps.registry.devices.readDesired(this.deviceId);
+  }
+
+  private async act(desired: DesiredRecord): Promise<void> {
+    const decision = decideDesired(desired, this.reported, this.sent, Date.now());
+    clearTimeout(this.resendTimer);
+    if (this.closed) return;
+    if (decision.t === 'send' && desired.t === 'set') {
+      this.outbox.postDesired({ generation: desired.generation, spec: desired.spec, origin: desired.origin });
+    }
+    if (decision.t === 'later') this.resendTimer = setTimeout(() => this.wake(), decision.inMs);
+    if (decision.t === 'settled' && decision.generation !== this.settledGeneration) {
+      await this.deps.registry.devices.writeState(this.lease, { settledGeneration: decision.generation });
+      this.settledGeneration = decision.generation;
+      this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });
+    }
+  }
+}
+
+function highestGeneration(reported: Reported | undefined): bigint {
+  const { generation = 0n, appliedGeneration = 0n } = reported ?? {};
+  return generation > appliedGeneration ? generation : appliedGeneration;
+}

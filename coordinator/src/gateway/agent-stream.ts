@@ -1,0 +1,122 @@
+/**
+ * One gRPC stream of an agent, from its first byte to its status. States: it must say hello in time; it is let in if
+ * no other installation holds its device id; then the session takes over. Whatever is wrong with it ends this stream
+ * alone.
+ */
+import { type ServerDuplexStream, status } from '@grpc/grpc-js';
+import { type ConnectResponse, type Hello, PROTOCOL_VERSION } from '@moefleet/proto';
+import type { Logger } from '@moefleet/runtime';
+import { DeviceIdTakenError, InvalidRequestError, show } from '../errors';
+import { toGrpcStatus } from '../grpc-status';
+import { specHash } from '../registry/device-record';
+import type { SessionDirectory } from '../sessions/session-directory';
+import { AgentSession, type SessionDeps } from './agent-session';
+import { checkHello, type Incoming } from './message-check';
+import { Outbox } from './outbox';
+
+export type AgentCall = ServerDuplexStream<Incoming, ConnectResponse>;
+
+export interface StreamOptions {
+  coordinatorId: string;
+  telemetryIntervalMs: number;
+  leaseTtlMs: number;
+  helloTimeoutMs: number;
+}
+
+type StreamState =
+  | { t: 'awaiting hello'; timer: NodeJS.Timeout }
+  | { t: 'joining'; deviceId: string }
+  | { t: 'open'; session: AgentSession }
+  | { t: 'closed' };
+
+export class AgentStream {
+  /** Resolves when nothing of it runs any more. */
+  readonly done: Promise<void>;
+  private state: StreamState;
+  private readonly outbox: Outbox;
+  private log: Logger;
+  private finish!: () => void;
+
+  constructor(private readonly call: AgentCall, private readonly directory: SessionDirectory<AgentSession>, private readonly deps: SessionDeps, private readonly options: StreamOptions) {
+    this.log = deps.log.child({ peer: call.getPeer() });
+    this.done = new Promise((resolve) => { this.finish = resolve; });
+    this.outbox = new Outbox(
+      { write: (message, written) => { call.write(message, () => written()); } },
+      (desired) => { if (this.state.t === 'open') this.state.session.noteSent(desired.generation, specHash(desired.spec)); },
+    );
+    const late = () => this.fail(new InvalidRequestError('hello', 'nothing', `what came within ${options.helloTimeoutMs} ms`));
+    this.state = { t: 'awaiting hello', timer: setTimeout(late, options.helloTimeoutMs) };
+    call.on('data', (incoming: Incoming) => this.receive(incoming));
+    call.on('end', () => this.close(status.OK, 'the agent has ended its stream', () => call.end()));
+    call.on('cancelled', () => this.close(status.CANCELLED, 'its stream broke', () => {}));
+  }
+
+  /** Ends the stream with the status that belongs to `error`. */
+  fail(error: unknown): void {
+    const failure = toGrpcStatus(error);
+    if (failure.unexpected) this.log.error({ err: error }, 'agent stream failed');
+    // grpc-js sends what is emitted as 'error' as the stream's status.
+    this.close(failure.code, failure.details, () => this.call.emit('error', failure));
+  }
+
+  private receive(incoming: Incoming): void {
+    if (this.state.t === 'closed') return;
+    try {
+      if (incoming.t === 'malformed') throw new InvalidRequestError('message', incoming.reason, 'a ConnectRequest');
+      const { body } = incoming.message;
+      if (!body) throw new InvalidRequestError('message.body', 'nothing', 'one of hello, info, reported, telemetry, router_window, task_update');
+      if (this.state.t === 'open') this.state.session.receive(body);
+      else if (body.$case === 'hello' && this.state.t === 'awaiting hello') this.join(body.value);
+      else throw new InvalidRequestError('message.body', body.$case, 'hello, which has to come first');
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  private join(hello: Hello): void {
+    checkHello(hello);
+    // Nothing more is read until the device is in: what comes meanwhile stays with the transport.
+    this.call.pause();
+    this.log = this.log.child({ deviceId: hello.deviceId });
+    this.transition({ t: 'joining', deviceId: hello.deviceId });
+    this.admit(hello).catch((error: unknown) => this.fail(error));
+  }
+
+  private async admit(hello: Hello): Promise<void> {
+    const { devices, events } = this.deps.registry;
+    const { deviceId, installId, bootId } = hello;
+    const request = { installId, bootId, coordinatorId: this.options.coordinatorId, hostname: hello.info?.hostname ?? '', ttlMs: this.options.leaseTtlMs };
+    const answer = await devices.acquireLease(deviceId, request);
+    if (answer.t === 'held') throw new DeviceIdTakenError(deviceId, answer.hostname, answer.coordinatorId);
+    if (this.state.t === 'closed') return devices.releaseLease(answer.lease);
+    const session = new AgentSession(hello, answer.lease, this.outbox, this.deps, (error) => this.fail(error));
+    this.transition({ t: 'open', session });
+    const previous = this.directory.enter(session);
+    previous?.replaced();
+    if (answer.replaced && !previous) events.emit({ kind: 'taken', deviceId });
+    this.outbox.post({ $case: 'welcome', value: {
+      coordinatorId: this.options.coordinatorId, protocolVersion: PROTOCOL_VERSION, telemetryIntervalMs: this.options.telemetryIntervalMs,
+    } });
+    session.wake();
+    this.call.resume();
+  }
+
+  private close(code: status, why: string, answer: () => void): void {
+    const from = this.state;
+    if (from.t === 'closed') return;
+    this.transition({ t: 'closed' }, code, why);
+    this.deps.metrics.streamsEnded.inc({ code: status[code] });
+    this.outbox.close();
+    answer();
+    if (from.t !== 'open') return this.finish();
+    this.directory.leave(from.session);
+    void from.session.leave(`has left: ${why}`).finally(() => this.finish());
+  }
+
+  private transition(to: StreamState, code?: status, why?: string): void {
+    const from = this.state;
+    if (from.t === 'awaiting hello') clearTimeout(from.timer);
+    this.state = to;
+    this.log.info({ from: from.t, to: to.t, ...(code === undefined ? {} : { code: status[code], why: show(why) }) }, 'agent stream');
+  }
+}

@@ -1,0 +1,76 @@
+/**
+ * What waits to be written to one agent. At most one message is in the stream at a time; a newer Desired replaces one
+ * that still waits; tasks are few (the session sees to it). So a device that reads slowly or not at all holds a few
+ * messages here and no more.
+ */
+import type { ConnectResponse, Desired } from '@moefleet/proto';
+
+type Body = NonNullable<ConnectResponse['body']>;
+
+export interface MessageSink {
+  /** `written` is called when the message has left; for a peer that does not read, that is never. */
+  write(message: ConnectResponse, written: () => void): void;
+}
+
+export class Outbox {
+  private readonly urgent: Body[] = [];
+  private desired: Desired | null = null;
+  private fullState = false;
+  private writing = false;
+  private closed = false;
+
+  /** `onDesired` is told when a Desired leaves for the stream. */
+  constructor(private readonly sink: MessageSink, private readonly onDesired: (desired: Desired) => void) {}
+
+  /** Welcome, Task or CancelTask: kept in order. The caller bounds their number. */
+  post(body: Extract<Body, { $case: 'welcome' | 'task' | 'cancelTask' }>): void {
+    this.urgent.push(body);
+    this.pump();
+  }
+
+  postDesired(desired: Desired): void {
+    this.desired = desired;
+    this.pump();
+  }
+
+  postReportFullState(): void {
+    this.fullState = true;
+    this.pump();
+  }
+
+  /** Messages that wait, beside the latest Desired. */
+  get backlog(): number {
+    return this.urgent.length;
+  }
+
+  close(): void {
+    this.closed = true;
+    this.urgent.length = 0;
+    this.desired = null;
+  }
+
+  private pump(): void {
+    if (this.writing || this.closed) return;
+    const body = this.take();
+    if (!body) return;
+    this.writing = true;
+    this.sink.write({ body }, () => {
+      this.writing = false;
+      this.pump();
+    });
+  }
+
+  private take(): Body | null {
+    const urgent = this.urgent.shift();
+    if (urgent) return urgent;
+    if (this.desired) {
+      const value = this.desired;
+      this.desired = null;
+      this.onDesired(value);
+      return { $case: 'desired', value };
+    }
+    if (!this.fullState) return null;
+    this.fullState = false;
+    return { $case: 'reportFullState', value: {} };
+  }
+}

@@ -1,0 +1,81 @@
+/** Builds the coordinator from its configuration and runs it. The only place where its objects are made. */
+import { ConfigError, createLogger, Lifecycle, type Logger, mergeSettings, runUntilSignal, VERSION } from '@moefleet/runtime';
+import { type CoordinatorConfig, readConfig, SETTINGS } from './config';
+import { AgentGateway, type GatewayOptions } from './gateway/agent-gateway';
+import type { AgentSession } from './gateway/agent-session';
+import { HttpServer } from './http-server';
+import { LearnerQueue } from './jobs/learner-queue';
+import { Metrics } from './metrics';
+import { OperatorServer } from './operator/operator-server';
+import { RedisLink } from './registry/redis-link';
+import { Registry } from './registry/registry';
+import { RolloutEngine } from './rollout/rollout-engine';
+import { SessionDirectory } from './sessions/session-directory';
+
+export { readConfig, SETTINGS } from './config';
+
+export interface CoordinatorAddresses {
+  gatewayAddress: string;
+  operatorAddress: string;
+  httpAddress: string;
+}
+
+export interface Coordinator {
+  readonly lifecycle: Lifecycle;
+  readonly registry: Registry;
+  /** valid once started */
+  addresses(): CoordinatorAddresses;
+}
+
+/** What tests make shorter than it is in earnest. */
+export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeoutMs'> & { redisStartDeadlineMs?: number };
+
+export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning: CoordinatorTuning = {}): Coordinator {
+  const { coordinatorId, jaegerUrl, telemetryIntervalMs } = config;
+  const redis = { url: config.redisUrl, cluster: config.redisCluster };
+  const metrics = new Metrics();
+  const link = new RedisLink(redis, log, tuning.redisStartDeadlineMs);
+  const registry = new Registry(link, { prefix: config.redisPrefix, coordinatorId }, log);
+  const rollouts = new RolloutEngine(registry, log, metrics);
+  const queue = new LearnerQueue({ redis, redisPrefix: config.redisPrefix, everyMs: config.learnEveryMs }, link, log);
+  const sessions = new SessionDirectory<AgentSession>();
+  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), metrics, log },
+    { address: config.gateway, coordinatorId, telemetryIntervalMs, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs });
+  const operator = new OperatorServer(config.operator,
+    { registry, rollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, log });
+  const http = new HttpServer(config.http, {
+    redisUp: () => link.up,
+    metrics: async () => {
+      metrics.redisUp.set(link.up ? 1 : 0);
+      metrics.devicesOnline.set(sessions.size);
+      return { contentType: metrics.contentType, text: await metrics.text() };
+    },
+  });
+  const addresses = () => ({ gatewayAddress: gateway.address, operatorAddress: operator.address, httpAddress: http.address });
+  const announcement = {
+    name: 'announcement',
+    async start() {
+      if (config.plaintextBeyondLoopback) {
+        log.warn(addresses(), 'INSECURE: listening beyond loopback in plaintext without authentication; whoever reaches these ports controls the fleet');
+      }
+      log.info({ ...addresses(), coordinatorId, version: VERSION, redisUrl: link.url }, 'listening');
+    },
+    async stop() {},
+  };
+  const lifecycle = new Lifecycle([link, queue, gateway, operator, http, rollouts, announcement], log);
+  return { lifecycle, registry, addresses };
+}
+
+/** `moefleet coordinator run`: resolves with the exit code (2: a setting makes no sense). */
+export async function runCoordinator(flags: Record<string, unknown>, env: NodeJS.ProcessEnv): Promise<number> {
+  let config: CoordinatorConfig;
+  try {
+    config = readConfig(mergeSettings(SETTINGS, flags, env));
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    createLogger('coordinator', 'info').fatal({ setting: error.setting }, error.message);
+    return 2;
+  }
+  const log = createLogger('coordinator', config.logLevel);
+  return runUntilSignal(buildCoordinator(config, log).lifecycle, log);
+}

@@ -1,0 +1,58 @@
+/** The server for operators and learners, with gRPC health checking and reflection. */
+import { type PackageDefinition, loadFileDescriptorSetFromBuffer, loadSync } from '@grpc/proto-loader';
+import { ReflectionService } from '@grpc/reflection';
+import { DESCRIPTOR_SET_PATH, LearnerServiceService, OperatorServiceService } from '@moefleet/proto';
+import type { Service } from '@moefleet/runtime';
+import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check';
+import { readFileSync } from 'node:fs';
+import { GrpcListener } from '../grpc-listener';
+import type { ListenAddress } from '../listen-address';
+import { learnerService } from './learner-service';
+import { type OperatorDeps, operatorService } from './operator-service';
+
+/** A quality surface of many layers and points fits. */
+const MOST_MESSAGE_BYTES = 16 * 1024 * 1024;
+/** What is served here; '' is the server as a whole. */
+const HEALTH_NAMES = ['', 'moefleet.v1.OperatorService', 'moefleet.v1.LearnerService'];
+
+export class OperatorServer implements Service {
+  readonly name = 'operator API';
+  private readonly listener: GrpcListener;
+  private readonly health = new HealthImplementation();
+  private unsubscribe: (() => void)[] = [];
+
+  constructor(address: ListenAddress, private readonly deps: OperatorDeps) {
+    this.listener = new GrpcListener(address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES });
+    this.listener.server.addService(OperatorServiceService, operatorService(deps));
+    this.listener.server.addService(LearnerServiceService, learnerService(deps));
+    this.health.addToServer(this.listener.server);
+  }
+
+  get address(): string {
+    return this.listener.boundAddress;
+  }
+
+  async start(): Promise<void> {
+    new ReflectionService(describedServices(), { services: [...HEALTH_NAMES.filter(Boolean), 'grpc.health.v1.Health'] }).addToServer(this.listener.server);
+    const { link } = this.deps.registry;
+    this.tellHealth(link.up);
+    this.unsubscribe = [link.onUp(() => this.tellHealth(true)), link.onDown(() => this.tellHealth(false))];
+    await this.listener.listen();
+  }
+
+  async stop(): Promise<void> {
+    for (const off of this.unsubscribe) off();
+    this.tellHealth(false);
+    await this.listener.close();
+  }
+
+  /** Without Redis no call can be served. */
+  private tellHealth(serving: boolean): void {
+    for (const name of HEALTH_NAMES) this.health.setStatus(name, serving ? 'SERVING' : 'NOT_SERVING');
+  }
+}
+
+function describedServices(): PackageDefinition {
+  const options = { keepCase: true };
+  return { ...loadFileDescriptorSetFromBuffer(readFileSync(DESCRIPTOR_SET_PATH), options), ...loadSync(healthProtoPath, options) };
+}

@@ -1,0 +1,82 @@
+/** What the command line and the console ask for. */
+import type { OperatorServiceServer, Proposal } from '@moefleet/proto';
+import type { Logger } from '@moefleet/runtime';
+import { DeviceUnavailableError, NotFoundError } from '../errors';
+import { checkId, labelsMatch } from '../names';
+import type { Registry } from '../registry/registry';
+import type { RolloutRecord } from '../registry/rollout-record';
+import type { RolloutEngine } from '../rollout/rollout-engine';
+import type { SessionDirectory } from '../sessions/session-directory';
+import { serverStream, unary } from './call-handler';
+import { viewDevice, viewRollout } from './device-view';
+import { checkChange, checkMeasure, checkSelector } from './request-check';
+
+export interface OperatorDeps {
+  registry: Registry;
+  rollouts: RolloutEngine;
+  sessions: Pick<SessionDirectory, 'get'>;
+  /** The id of the job. */
+  queueLearnerJob(): Promise<string>;
+  jaegerUrl: string;
+  coordinatorId: string;
+  log: Logger;
+}
+
+/** Between two messages about a running rollout. */
+const PROGRESS_EVERY_MS = 100;
+
+export function operatorService(deps: OperatorDeps): OperatorServiceServer {
+  const { registry, rollouts, log } = deps;
+  return {
+    listDevices: unary(log, async ({ selector }) => {
+      const labels = selector ? checkSelector('selector', selector) : {};
+      const [devices, shared] = await Promise.all([registry.devices.readAll(), registry.pins.shared()]);
+      return { devices: devices.filter((device) => labelsMatch(device.info?.labels ?? {}, labels)).map((device) => viewDevice(device, shared, deps.jaegerUrl)) };
+    }),
+    getDevice: unary(log, async ({ deviceId }) => {
+      const [device, shared] = await Promise.all([registry.devices.read(checkId('device_id', deviceId)), registry.pins.shared()]);
+      if (!device) throw new NotFoundError(`device ${deviceId} is not known; see the list of devices`);
+      return { device: viewDevice(device, shared, deps.jaegerUrl) };
+    }),
+    changeConfig: serverStream(log, async (request, out, signal) => {
+      const { target, change, why, timeoutMs } = checkChange(request);
+      const follower = await rollouts.change(target, change, why, timeoutMs);
+      let toldMs = 0;
+      const tell = (rollout: RolloutRecord) => {
+        if (rollout.state === 'running' && Date.now() - toldMs < PROGRESS_EVERY_MS) return;
+        toldMs = Date.now();
+        out.write({ rollout: viewRollout(rollout) });
+      };
+      tell(follower.current);
+      const off = follower.onChange(tell);
+      // A caller who goes away ends the telling, not the rollout.
+      signal.addEventListener('abort', off, { once: true });
+      const finished = await follower.finished;
+      out.write({ rollout: viewRollout(finished) });
+    }),
+    getRollout: unary(log, async ({ rolloutId }) => {
+      const rollout = await rollouts.get(checkId('rollout_id', rolloutId));
+      if (!rollout) throw new NotFoundError(`rollout ${rolloutId} is not known; the registry keeps the latest ones only`);
+      return { rollout: viewRollout(rollout) };
+    }),
+    measureDevice: serverStream(log, async ({ deviceId, measure }, out, signal) => {
+      checkId('device_id', deviceId);
+      const checked = checkMeasure(measure);
+      const session = deps.sessions.get(deviceId) ?? await whyNoSession(deps, deviceId);
+      const result = await session.measure(checked, signal, (progress) => out.write({ state: { $case: 'progress', value: progress } }));
+      out.write({ state: { $case: 'result', value: result } });
+    }),
+    runLearner: unary(log, async () => ({ jobId: await deps.queueLearnerJob() })),
+    getLearner: unary(log, async () => {
+      const [devices, activity] = await Promise.all([registry.devices.readAll(), registry.learner.activity()]);
+      return { proposals: devices.map((device) => device.lastProposal).filter((proposal): proposal is Proposal => proposal !== undefined), activity };
+    }),
+  };
+}
+
+async function whyNoSession({ registry, coordinatorId }: OperatorDeps, deviceId: string): Promise<never> {
+  const device = await registry.devices.read(deviceId);
+  if (!device) throw new NotFoundError(`device ${deviceId} is not known; see the list of devices`);
+  const holder = device.lease?.coordinatorId;
+  throw new DeviceUnavailableError(deviceId, holder && holder !== coordinatorId ? `is connected to coordinator ${holder}; ask that one` : 'is offline');
+}

@@ -1,0 +1,131 @@
+/** Turns operators' and learners' requests into what the coordinator works with, or says what is wrong with them. */
+import type { ChangeConfigRequest, LabelSelector, Measure, Proposal, QualitySurface, Target as TargetMessage } from '@moefleet/proto';
+import { InvalidRequestError } from '../errors';
+import { checkDigest, checkId, checkLabels } from '../names';
+import type { Change, Target } from '../rollout/change';
+
+const DEFAULT_TIMEOUT_MS = 30_000;
+const MOST_TIMEOUT_MS = 600_000;
+const MOST_WHY = 500;
+/** No model has that many experts in a layer. */
+const MOST_EXPERTS = 65_535;
+/** 2^53: sizes are exact everywhere below it. */
+const MOST_BYTES = BigInt(Number.MAX_SAFE_INTEGER);
+const MOST_WINDOW_TOKENS = 65_536;
+const MOST_PROMPTS = 256;
+const MOST_PROMPT_CHARACTERS = 65_536;
+const MOST_TASK_TOKENS = 1_000_000;
+const MOST_POINTS = 100_000;
+
+export interface CheckedChange { target: Target; change: Change; why: string; timeoutMs: number }
+
+export function checkChange(request: ChangeConfigRequest): CheckedChange {
+  if (request.timeoutMs > MOST_TIMEOUT_MS) throw new InvalidRequestError('timeout_ms', request.timeoutMs, `at most ${MOST_TIMEOUT_MS}`);
+  if (request.why.length > MOST_WHY) throw new InvalidRequestError('why', `${request.why.length} characters`, `at most ${MOST_WHY}`);
+  return { target: checkTarget(request.target), change: readChange(request.change), why: request.why, timeoutMs: request.timeoutMs || DEFAULT_TIMEOUT_MS };
+}
+
+export function checkTarget(target: TargetMessage | undefined): Target {
+  switch (target?.kind?.$case) {
+    case 'all':
+      if (!target.kind.value) throw new InvalidRequestError('target.all', false, 'true, or another kind of target');
+      return { t: 'all' };
+    case 'deviceId': return { t: 'device', deviceId: checkId('target.device_id', target.kind.value) };
+    case 'selector': return { t: 'selector', labels: checkSelector('target.selector', target.kind.value) };
+    case undefined: throw new InvalidRequestError('target', 'nothing', 'all, a device id or a selector');
+  }
+}
+
+/** At least one label. */
+export function checkSelector(field: string, selector: LabelSelector): Readonly<Record<string, string>> {
+  if (Object.keys(selector.matchLabels).length === 0) throw new InvalidRequestError(`${field}.match_labels`, 'nothing', 'at least one label such as class=phone');
+  return checkLabels(`${field}.match_labels`, selector.matchLabels);
+}
+
+function readChange(change: ChangeConfigRequest['change']): Change {
+  switch (change?.$case) {
+    case undefined: throw new InvalidRequestError('change', 'nothing', 'a change');
+    case 'clearLambda': return { t: 'clearLambda' };
+    case 'clearCache': return { t: 'clearCache' };
+    case 'setLambda': {
+      const { lambda, topJ } = change.value;
+      return { t: 'setLambda', lambda: share('set_lambda.lambda', lambda), topJ: topJ === undefined ? null : within('set_lambda.top_j', topJ, 0, MOST_EXPERTS) };
+    }
+    case 'setCache': {
+      const { size } = change.value;
+      if (!size) throw new InvalidRequestError('set_cache.size', 'nothing', 'cache_bytes or capacity');
+      if (size.$case === 'capacity') return { t: 'setCapacity', capacity: within('set_cache.capacity', size.value, 1, MOST_EXPERTS) };
+      return { t: 'setCacheBytes', cacheBytes: bytes('set_cache.cache_bytes', size.value, 1n) };
+    }
+    case 'setTracing': return { t: 'setTracing', traceRatio: share('set_tracing.trace_ratio', change.value.traceRatio) };
+    case 'setRouterSampling': {
+      const { sampling } = change.value;
+      if (!sampling) return { t: 'setSampling', sampling: null };
+      return { t: 'setSampling', sampling: {
+        windowTokens: within('set_router_sampling.sampling.window_tokens', sampling.windowTokens, 1, MOST_WINDOW_TOKENS),
+        bytesPerHour: bytes('set_router_sampling.sampling.bytes_per_hour', sampling.bytesPerHour, 1n),
+      } };
+    }
+  }
+}
+
+export function checkMeasure(measure: Measure | undefined): Measure {
+  if (!measure) throw new InvalidRequestError('measure', 'nothing', 'what to measure');
+  const { prompts, tokensPerPrompt, text, textTokens, context } = measure;
+  if (prompts.length === 0 && text === '') throw new InvalidRequestError('measure', 'neither prompts nor text', 'something to measure');
+  if (prompts.length > MOST_PROMPTS) throw new InvalidRequestError('measure.prompts', `${prompts.length} prompts`, `at most ${MOST_PROMPTS}`);
+  for (const [at, prompt] of prompts.entries()) {
+    if (prompt.length === 0 || prompt.length > MOST_PROMPT_CHARACTERS) throw new InvalidRequestError(`measure.prompts[${at}]`, `${prompt.length} characters`, `from 1 to ${MOST_PROMPT_CHARACTERS}`);
+  }
+  if (prompts.length > 0) within('measure.tokens_per_prompt', tokensPerPrompt, 1, MOST_TASK_TOKENS);
+  if (text !== '') {
+    within('measure.context', context, 1, MOST_TASK_TOKENS);
+    within('measure.text_tokens', textTokens, 1, MOST_TASK_TOKENS);
+    if (textTokens % context !== 0) throw new InvalidRequestError('measure.text_tokens', textTokens, `a multiple of context (${context})`);
+  }
+  return measure;
+}
+
+export function checkProposal(proposal: Proposal): Proposal {
+  const field = `proposals[${proposal.deviceId.slice(0, 64)}]`;
+  checkId('proposals.device_id', proposal.deviceId);
+  for (const name of ['predictedMissRate', 'baselineMissRate', 'predictedCrossEntropyLoss'] as const) finite(`${field}.${name}`, proposal[name]);
+  if (!proposal.proposed) return proposal;
+  checkDigest(`${field}.model_hash`, proposal.modelHash);
+  share(`${field}.lambda`, proposal.lambda);
+  within(`${field}.top_j`, proposal.topJ, 0, MOST_EXPERTS);
+  for (const [layer, capacity] of proposal.capacities.entries()) within(`${field}.capacities[${layer}]`, capacity, 1, MOST_EXPERTS);
+  return proposal;
+}
+
+export function checkSurface(surface: QualitySurface | undefined): QualitySurface {
+  if (!surface) throw new InvalidRequestError('surface', 'nothing', 'a quality surface');
+  checkDigest('surface.model_hash', surface.modelHash);
+  checkDigest('surface.text_hash', surface.textHash);
+  finite('surface.baseline_cross_entropy', surface.baselineCrossEntropy);
+  if (surface.points.length > MOST_POINTS) throw new InvalidRequestError('surface.points', `${surface.points.length} points`, `at most ${MOST_POINTS}`);
+  for (const [at, point] of surface.points.entries()) {
+    share(`surface.points[${at}].lambda`, point.lambda);
+    for (const name of ['crossEntropyLoss', 'crossEntropyLossStderr', 'missRate', 'swapRate', 'massLost'] as const) finite(`surface.points[${at}].${name}`, point[name]);
+  }
+  return surface;
+}
+
+function share(field: string, value: number): number {
+  if (!(value >= 0 && value <= 1)) throw new InvalidRequestError(field, value, 'a number from 0 to 1');
+  return value;
+}
+
+function finite(field: string, value: number): void {
+  if (!Number.isFinite(value)) throw new InvalidRequestError(field, value, 'a finite number');
+}
+
+function within(field: string, value: number, min: number, max: number): number {
+  if (!(Number.isInteger(value) && value >= min && value <= max)) throw new InvalidRequestError(field, value, `an integer from ${min} to ${max}`);
+  return value;
+}
+
+function bytes(field: string, value: bigint, min: bigint): number {
+  if (value < min || value > MOST_BYTES) throw new InvalidRequestError(field, value, `a number of bytes from ${min} to ${MOST_BYTES}`);
+  return Number(value);
+}

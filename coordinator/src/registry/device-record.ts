@@ -1,0 +1,136 @@
+/**
+ * What the registry holds about a device, and how it is read from Redis. Nothing found there is trusted: a part that
+ * cannot be decoded is left out and told through `damaged`, so that one broken value neither hides the device nor
+ * stops the coordinator.
+ */
+import { createHash } from 'node:crypto';
+import { DeviceInfo, DeviceSpec, ModelState, Proposal, Reported, TelemetryFrame } from '@moefleet/proto';
+import { reasonOf } from '../errors';
+import { decodePin, PIN_FIELDS, type PinSet } from './pin';
+
+/** Generations beyond it would not be exact in Lua. No device gets there by counting. */
+export const MAX_GENERATION = 2n ** 52n;
+
+export type DesiredRecord =
+  | { t: 'none' }
+  | { t: 'set'; generation: bigint; spec: Buffer; decoded: DeviceSpec; /** hex SHA-256 of `spec` */ hash: string; origin: string }
+  /** something is there that cannot be a desired spec; the next write replaces it */
+  | { t: 'damaged'; generation: bigint };
+
+export interface LeaseHolder { installId: string; bootId: string; coordinatorId: string; hostname: string }
+
+export interface DeviceRecord {
+  id: string;
+  /** null: offline */
+  lease: LeaseHolder | null;
+  bootId: string;
+  lastSeenMs: number;
+  info: DeviceInfo | undefined;
+  /** The last model it had loaded, kept while it has none. */
+  model: ModelState | undefined;
+  reported: Reported | undefined;
+  telemetry: TelemetryFrame | undefined;
+  desired: DesiredRecord;
+  /** The device runs the spec of this generation and nothing newer is on its way to it. */
+  settledGeneration: bigint;
+  pins: PinSet;
+  /** The learner's value for the model the device runs. */
+  learned: Proposal | undefined;
+  /** What the learner said last, with or without a value. */
+  lastProposal: Proposal | undefined;
+  /** parts that could not be decoded: key and why */
+  damaged: string[];
+}
+
+export type RawHash = Record<string, Buffer>;
+
+export interface RawDevice { state: RawHash; desired: RawHash; lease: RawHash; pins: RawHash; learned: RawHash }
+
+export function decodeDevice(id: string, raw: RawDevice): DeviceRecord {
+  const damaged: string[] = [];
+  const message = <T>(hash: RawHash, field: string, type: { decode(bytes: Uint8Array): T }): T | undefined => {
+    const bytes = hash[field];
+    if (!bytes) return undefined;
+    try {
+      return type.decode(bytes);
+    } catch (error) {
+      damaged.push(`${field}: ${reasonOf(error)}`);
+      return undefined;
+    }
+  };
+  const info = message(raw.state, 'info', DeviceInfo);
+  const model = info?.model?.hash ? info.model : message(raw.state, 'model', ModelState);
+  const desired = decodeDesired(raw.desired);
+  if (desired.t === 'damaged') damaged.push('desired: no generation, or a hash that is not that of the spec');
+  return {
+    id,
+    lease: raw.lease['installId'] ? {
+      installId: text(raw.lease, 'installId'), bootId: text(raw.lease, 'bootId'),
+      coordinatorId: text(raw.lease, 'coordinatorId'), hostname: text(raw.lease, 'hostname'),
+    } : null,
+    bootId: text(raw.state, 'bootId'),
+    lastSeenMs: Number(decodeCount(raw.state['lastSeenMs']) ?? 0n),
+    info,
+    model,
+    reported: message(raw.state, 'reported', Reported),
+    telemetry: message(raw.state, 'telemetry', TelemetryFrame),
+    desired,
+    settledGeneration: decodeCount(raw.state['settledGeneration']) ?? 0n,
+    pins: decodePinSet(raw.pins, '', damaged),
+    learned: model ? message(raw.learned, model.hash, Proposal) : undefined,
+    lastProposal: message(raw.learned, 'last', Proposal),
+    damaged,
+  };
+}
+
+export function decodeDesired(raw: RawHash): DesiredRecord {
+  if (Object.keys(raw).length === 0) return { t: 'none' };
+  const generation = decodeCount(raw['generation']);
+  const spec = raw['spec'];
+  const hash = text(raw, 'hash');
+  try {
+    if (generation && spec && specHash(spec) === hash) {
+      return { t: 'set', generation, spec, decoded: DeviceSpec.decode(spec), hash, origin: text(raw, 'origin') };
+    }
+  } catch {
+    // bytes that are no DeviceSpec, though their hash is right
+  }
+  return { t: 'damaged', generation: generation ?? 0n };
+}
+
+/** Pins whose hash field is `<field><suffix>`. */
+export function decodePinSet(raw: RawHash, suffix: string, damaged: string[]): PinSet {
+  const pins: Record<string, unknown> = {};
+  for (const field of PIN_FIELDS) {
+    const json = raw[`${field}${suffix}`];
+    if (!json) continue;
+    try {
+      pins[field] = decodePin(field, json.toString('utf8'));
+    } catch (error) {
+      damaged.push(`pin ${field}${suffix}: ${reasonOf(error)}`);
+    }
+  }
+  return pins as PinSet;
+}
+
+/** The generation a desired record has, 0 for none. */
+export function generationOf(desired: DesiredRecord): bigint {
+  return desired.t === 'none' ? 0n : desired.generation;
+}
+
+/** hex */
+export function specHash(spec: Uint8Array): string {
+  return createHash('sha256').update(spec).digest('hex');
+}
+
+/** A count as decimal digits, below MAX_GENERATION; undefined for anything else. */
+export function decodeCount(bytes: Buffer | undefined): bigint | undefined {
+  const digits = bytes?.toString('latin1');
+  if (!digits || !/^\d{1,16}$/.test(digits)) return undefined;
+  const count = BigInt(digits);
+  return count <= MAX_GENERATION ? count : undefined;
+}
+
+function text(raw: RawHash, field: string): string {
+  return raw[field]?.toString('utf8') ?? '';
+}

@@ -1,0 +1,172 @@
+/**
+ * Devices in Redis: leases, what they report, what they shall run. The session that holds a device's lease writes its
+ * state, fenced, so that a stream that has been replaced cannot overwrite its successor. Desired is written by
+ * compare-and-set alone.
+ */
+import { DeviceInfo, ModelState, Proposal, Reported, RouterWindow, TelemetryFrame } from '@moefleet/proto';
+import type { Logger } from '@moefleet/runtime';
+import { isId } from '../names';
+import { inChunks } from './chunks';
+import { decodeCount, decodeDesired, decodeDevice, type DesiredRecord, type DeviceRecord, type RawHash, specHash } from './device-record';
+import type { Keys } from './keys';
+import type { RedisLink } from './redis-link';
+import { LUA } from './scripts';
+
+export interface LeaseRequest { installId: string; bootId: string; coordinatorId: string; hostname: string; ttlMs: number }
+export interface Lease { deviceId: string; fence: bigint; request: LeaseRequest }
+
+export type LeaseAnswer =
+  | { t: 'granted'; lease: Lease; /** coordinator whose stream this one replaces, '' for none */ replaced: string }
+  | { t: 'held'; installId: string; coordinatorId: string; hostname: string };
+
+export interface StateFields {
+  info?: DeviceInfo;
+  reported?: Reported;
+  telemetry?: TelemetryFrame;
+  settledGeneration?: bigint;
+}
+
+export interface WindowBound { windows: number; bytes: number }
+
+/** What a device's router windows may take in Redis. */
+export const WINDOW_BOUND: WindowBound = { windows: 64, bytes: 8 * 1024 * 1024 };
+
+export class DeviceStore {
+  /** What was told about damaged values, so that each is logged once. */
+  private readonly toldDamage = new Map<string, string>();
+
+  constructor(private readonly link: RedisLink, private readonly keys: Keys, private readonly log: Logger, private readonly windowBound = WINDOW_BOUND) {}
+
+  async acquireLease(deviceId: string, request: LeaseRequest): Promise<LeaseAnswer> {
+    const answer = await this.link.script(LUA.acquireLease,
+      [this.keys.lease(deviceId), this.keys.fence(deviceId), this.keys.state(deviceId)],
+      [request.installId, request.bootId, request.coordinatorId, request.hostname, request.ttlMs, Date.now()]) as unknown[];
+    if (Number(answer[0]) === 0) {
+      const [, installId, coordinatorId, hostname] = answer.map(String);
+      return { t: 'held', installId: installId!, coordinatorId: coordinatorId!, hostname: hostname! };
+    }
+    await this.remember(deviceId);
+    return { t: 'granted', lease: { deviceId, fence: BigInt(answer[1] as number), request }, replaced: String(answer[2]) };
+  }
+
+  /** The generation of desired, so that a lost wake-up is noticed; null where a newer stream has the device. */
+  async renewLease(lease: Lease): Promise<{ desiredGeneration: bigint } | null> {
+    const { deviceId, fence, request } = lease;
+    const answer = await this.link.script(LUA.renewLease,
+      [this.keys.lease(deviceId), this.keys.fence(deviceId), this.keys.desired(deviceId)],
+      [fence, request.installId, request.bootId, request.coordinatorId, request.hostname, request.ttlMs]) as unknown[];
+    return Number(answer[0]) === 1 ? { desiredGeneration: decodeCount(answer[1] as Buffer) ?? 0n } : null;
+  }
+
+  async releaseLease(lease: Lease): Promise<void> {
+    await this.link.script(LUA.releaseLease, [this.keys.lease(lease.deviceId), this.keys.state(lease.deviceId)], [lease.fence, Date.now()]);
+  }
+
+  /** Puts the device on the list of all; done at every connect, so that it survives an emptied Redis. */
+  async remember(deviceId: string): Promise<void> {
+    await this.link.run(this.keys.devices, (client) => client.sadd(this.keys.devices, deviceId));
+  }
+
+  /** false: a newer stream has the device, nothing was written. */
+  async writeState(lease: Lease, fields: StateFields): Promise<boolean> {
+    const pairs: (string | Buffer)[] = ['lastSeenMs', String(Date.now())];
+    if (fields.info) pairs.push('info', bytes(DeviceInfo.encode(fields.info)));
+    if (fields.info?.model?.hash) pairs.push('model', bytes(ModelState.encode(fields.info.model)));
+    if (fields.reported) pairs.push('reported', bytes(Reported.encode(fields.reported)));
+    if (fields.telemetry) pairs.push('telemetry', bytes(TelemetryFrame.encode(fields.telemetry)));
+    if (fields.settledGeneration !== undefined) pairs.push('settledGeneration', String(fields.settledGeneration));
+    const written = await this.link.script(LUA.writeState, [this.keys.state(lease.deviceId), this.keys.fence(lease.deviceId)], [lease.fence, ...pairs]);
+    return Number(written) === 1;
+  }
+
+  /** Number of older windows dropped to stay within the bound. */
+  async pushWindow(deviceId: string, window: RouterWindow): Promise<number> {
+    const keys = [this.keys.windows(deviceId), this.keys.windowBytes(deviceId)];
+    return Number(await this.link.script(LUA.pushWindow, keys, [bytes(RouterWindow.encode(window)), this.windowBound.windows, this.windowBound.bytes]));
+  }
+
+  /** Newest first; those that cannot be decoded are left out. */
+  async windows(deviceId: string): Promise<RouterWindow[]> {
+    const key = this.keys.windows(deviceId);
+    const found = await this.link.run(key, (client) => client.lrangeBuffer(key, 0, -1));
+    return found.flatMap((item) => {
+      try {
+        return [RouterWindow.decode(item)];
+      } catch (err) {
+        this.log.warn({ key, err }, 'router window cannot be decoded');
+        return [];
+      }
+    });
+  }
+
+  async readDesired(deviceId: string): Promise<DesiredRecord> {
+    return decodeDesired(await this.hash(this.keys.desired(deviceId)));
+  }
+
+  /** null for a device nobody has seen. */
+  async read(deviceId: string): Promise<DeviceRecord | null> {
+    // Desired is read before the pins: whoever then writes desired against this generation has seen every pin that
+    // the writer of this generation had seen.
+    const desired = await this.hash(this.keys.desired(deviceId));
+    const [state, lease, pins, learned] = await Promise.all(
+      [this.keys.state(deviceId), this.keys.lease(deviceId), this.keys.devicePins(deviceId), this.keys.learned(deviceId)].map((key) => this.hash(key)));
+    if (Object.keys(state!).length === 0) return null;
+    const record = decodeDevice(deviceId, { desired, state: state!, lease: lease!, pins: pins!, learned: learned! });
+    this.tellDamage(record);
+    return record;
+  }
+
+  async ids(): Promise<string[]> {
+    return (await this.link.run(this.keys.devices, (client) => client.smembers(this.keys.devices))).filter(isId).sort();
+  }
+
+  async readAll(): Promise<DeviceRecord[]> {
+    const records = await inChunks(await this.ids(), (id) => this.readOrSkip(id));
+    return records.filter((record) => record !== null);
+  }
+
+  /**
+   * Writes the next generation; `floor` is the highest the device itself has reported. `stale`: someone else has
+   * written since; read again and decide anew.
+   */
+  async writeDesired(deviceId: string, expected: bigint, floor: bigint, spec: Buffer, origin: string): Promise<{ t: 'written'; generation: bigint } | { t: 'stale' }> {
+    const answer = await this.link.script(LUA.writeDesired, [this.keys.desired(deviceId)], [expected, floor, spec, specHash(spec), origin]) as unknown[];
+    return Number(answer[0]) === 1 ? { t: 'written', generation: BigInt(String(answer[1])) } : { t: 'stale' };
+  }
+
+  /** The last outcome, and the learner's value for the model where one is proposed. */
+  async putProposal(proposal: Proposal): Promise<void> {
+    const key = this.keys.learned(proposal.deviceId);
+    const encoded = bytes(Proposal.encode(proposal));
+    await this.link.run(key, (client) => client.hset(key, 'last', encoded, ...(proposal.proposed ? [proposal.modelHash, encoded] : [])));
+  }
+
+  private async readOrSkip(id: string): Promise<DeviceRecord | null> {
+    try {
+      return await this.read(id);
+    } catch (error) {
+      if (!this.link.up || (error as Error).name !== 'RegistryDataError') throw error;
+      this.tell(id, (error as Error).message);
+      return null;
+    }
+  }
+
+  private hash(key: string): Promise<RawHash> {
+    return this.link.run(key, (client) => client.hgetallBuffer(key));
+  }
+
+  private tellDamage(record: DeviceRecord): void {
+    if (record.damaged.length > 0) this.tell(record.id, record.damaged.join('; '));
+    else this.toldDamage.delete(record.id);
+  }
+
+  private tell(deviceId: string, damage: string): void {
+    if (this.toldDamage.get(deviceId) === damage) return;
+    this.toldDamage.set(deviceId, damage);
+    this.log.error({ deviceId, damage }, 'redis holds values that cannot be decoded; left out');
+  }
+}
+
+function bytes(writer: { finish(): Uint8Array }): Buffer {
+  return Buffer.from(writer.finish());
+}

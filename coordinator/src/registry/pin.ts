@@ -1,0 +1,88 @@
+/**
+ * A pin: an operator's value for one field of the spec, on a device, a group or the fleet. Stored as JSON; what comes
+ * back from Redis is checked field by field.
+ */
+
+export interface PinBase {
+  /** Counts up over the fleet: of two group pins that match a device, the one with the higher order wins. */
+  readonly order: number;
+  /** What the operator gave as the reason; may be empty. */
+  readonly why: string;
+}
+
+/** Values that belong to a model: they hold on devices that run one of these. Empty: on any (none was known). */
+interface ModelBound {
+  readonly modelHashes: readonly string[];
+}
+
+export interface LambdaPin extends PinBase, ModelBound { readonly lambda: number; readonly topJ: number | null }
+export interface CachePin extends PinBase, ModelBound {
+  readonly size: { readonly t: 'bytes'; readonly cacheBytes: number } | { readonly t: 'capacity'; readonly capacity: number };
+}
+export interface TracingPin extends PinBase { readonly traceRatio: number }
+/** `sampling` null: off */
+export interface SamplingPin extends PinBase { readonly sampling: { readonly windowTokens: number; readonly bytesPerHour: number } | null }
+
+export interface PinByField {
+  lambda: LambdaPin;
+  cache: CachePin;
+  tracing: TracingPin;
+  sampling: SamplingPin;
+}
+export type PinField = keyof PinByField;
+export const PIN_FIELDS: readonly PinField[] = ['lambda', 'cache', 'tracing', 'sampling'];
+
+/** The pins of one place (a device, a group or the fleet). */
+export type PinSet = { readonly [F in PinField]?: PinByField[F] };
+
+export interface GroupPins {
+  /** `a=b,c=d`, sorted by key */
+  readonly selector: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly pins: PinSet;
+}
+
+export type PinPlace = { t: 'fleet' } | { t: 'group'; selector: string } | { t: 'device'; deviceId: string };
+
+/** Throws a TypeError that says what is wrong; `json` is whatever Redis held. */
+export function decodePin<F extends PinField>(field: F, json: string): PinByField[F] {
+  const value = record(JSON.parse(json), 'the pin');
+  const base: PinBase = { order: number(value, 'order', 0, Number.MAX_SAFE_INTEGER), why: typeof value['why'] === 'string' ? value['why'] : '' };
+  const decoders: { [K in PinField]: () => PinByField[K] } = {
+    lambda: () => ({
+      ...base, modelHashes: strings(value, 'modelHashes'), lambda: number(value, 'lambda', 0, 1),
+      topJ: value['topJ'] === null || value['topJ'] === undefined ? null : number(value, 'topJ', 0, 0xffff),
+    }),
+    cache: () => ({ ...base, modelHashes: strings(value, 'modelHashes'), size: cacheSize(record(value['size'], 'size')) }),
+    tracing: () => ({ ...base, traceRatio: number(value, 'traceRatio', 0, 1) }),
+    sampling: () => ({ ...base, sampling: value['sampling'] === null ? null : sampling(record(value['sampling'], 'sampling')) }),
+  };
+  return decoders[field]();
+}
+
+function cacheSize(value: Record<string, unknown>): CachePin['size'] {
+  if (value['t'] === 'bytes') return { t: 'bytes', cacheBytes: number(value, 'cacheBytes', 0, Number.MAX_SAFE_INTEGER) };
+  if (value['t'] === 'capacity') return { t: 'capacity', capacity: number(value, 'capacity', 1, 0xffff) };
+  throw new TypeError('size is neither bytes nor capacity');
+}
+
+function sampling(value: Record<string, unknown>): NonNullable<SamplingPin['sampling']> {
+  return { windowTokens: number(value, 'windowTokens', 0, 0xffff_ffff), bytesPerHour: number(value, 'bytesPerHour', 0, Number.MAX_SAFE_INTEGER) };
+}
+
+function record(value: unknown, what: string): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new TypeError(`${what} is no object`);
+  return value as Record<string, unknown>;
+}
+
+function number(value: Record<string, unknown>, field: string, min: number, max: number): number {
+  const found = value[field];
+  if (typeof found !== 'number' || !(found >= min && found <= max)) throw new TypeError(`${field} is no number from ${min} to ${max}`);
+  return found;
+}
+
+function strings(value: Record<string, unknown>, field: string): string[] {
+  const found = value[field];
+  if (!Array.isArray(found) || !found.every((item) => typeof item === 'string')) throw new TypeError(`${field} is no list of texts`);
+  return found;
+}

@@ -1,0 +1,33 @@
+/** The one datastore contract of the coordinator. No other folder has a Redis client. */
+import type { Logger } from '@moefleet/runtime';
+import { DeviceStore, type WindowBound } from './device-store';
+import { FleetEvents } from './fleet-events';
+import { Keys } from './keys';
+import { LearnerStore } from './learner-store';
+import { PinStore } from './pin-store';
+import type { RedisLink } from './redis-link';
+import { RolloutStore } from './rollout-store';
+
+export interface RegistryOptions {
+  prefix: string;
+  coordinatorId: string;
+  windowBound?: WindowBound;
+  mostRollouts?: number;
+}
+
+export class Registry {
+  readonly devices: DeviceStore;
+  readonly pins: PinStore;
+  readonly rollouts: RolloutStore;
+  readonly learner: LearnerStore;
+  readonly events: FleetEvents;
+
+  constructor(readonly link: RedisLink, options: RegistryOptions, log: Logger) {
+    const keys = new Keys(options.prefix);
+    this.devices = new DeviceStore(link, keys, log, options.windowBound);
+    this.pins = new PinStore(link, keys, log);
+    this.rollouts = new RolloutStore(link, keys, options.mostRollouts);
+    this.learner = new LearnerStore(link, keys);
+    this.events = new FleetEvents(link, keys, options.coordinatorId, log);
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * The registry's Lua scripts: what has to happen as one step. All keys of one call share a hash tag. Numbers stay
+ * below 2^53, where Lua's are exact; callers check that before.
+ */
+export interface Script {
+  readonly name: string;
+  readonly keys: number;
+  readonly lua: string;
+}
+
+/**
+ * Gives a device's stream its lease.
+ * in:  KEYS lease, fence, state; ARGV installId, bootId, coordinatorId, hostname, ttlMs, nowMs
+ * out: {1, fence, coordinatorId of the lease it replaces or ''}
+ *      {0, installId, coordinatorId, hostname of the holder}: another installation has a live stream
+ */
+const acquireLease: Script = {
+  name: 'moefleetAcquireLease',
+  keys: 3,
+  lua: `
+    local held = redis.call('HMGET', KEYS[1], 'installId', 'coordinatorId', 'hostname')
+    if held[1] and held[1] ~= ARGV[1] then
+      return {0, held[1], held[2] or '', held[3] or ''}
+    end
+    local fence = redis.call('INCR', KEYS[2])
+    redis.call('DEL', KEYS[1])
+    redis.call('HSET', KEYS[1], 'installId', ARGV[1], 'bootId', ARGV[2], 'coordinatorId', ARGV[3], 'hostname', ARGV[4], 'fence', fence)
+    redis.call('PEXPIRE', KEYS[1], ARGV[5])
+    redis.call('HSET', KEYS[3], 'installId', ARGV[1], 'bootId', ARGV[2], 'lastSeenMs', ARGV[6])
+    return {1, fence, held[2] or ''}`,
+};
+
+/**
+ * Prolongs a lease; makes it anew where it ran out during an outage and nobody took it meanwhile.
+ * in:  KEYS lease, fence, desired; ARGV fence, installId, bootId, coordinatorId, hostname, ttlMs
+ * out: {1, generation of desired or '0'}: kept; {0}: a newer stream has the device
+ */
+const renewLease: Script = {
+  name: 'moefleetRenewLease',
+  keys: 3,
+  lua: `
+    local mine = tonumber(ARGV[1])
+    local highest = tonumber(redis.call('GET', KEYS[2]) or '0') or 0
+    if highest > mine then return {0} end
+    if highest < mine then redis.call('SET', KEYS[2], ARGV[1]) end
+    redis.call('HSET', KEYS[1], 'installId', ARGV[2], 'bootId', ARGV[3], 'coordinatorId', ARGV[4], 'hostname', ARGV[5], 'fence', ARGV[1])
+    redis.call('PEXPIRE', KEYS[1], ARGV[6])
+    return {1, redis.call('HGET', KEYS[3], 'generation') or '0'}`,
+};
+
+/**
+ * Gives a lease back, unless a newer stream has it.
+ * in:  KEYS lease, state; ARGV fence, nowMs
+ * out: 1 released, 0 it was not ours
+ */
+const releaseLease: Script = {
+  name: 'moefleetReleaseLease',
+  keys: 2,
+  lua: `
+    if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return 0 end
+    redis.call('DEL', KEYS[1])
+    redis.call('HSET', KEYS[2], 'lastSeenMs', ARGV[2])
+    return 1`,
+};
+
+/**
+ * Writes fields of a device's state on behalf of a stream, unless a newer stream has the device.
+ * in:  KEYS state, fence; ARGV fence, then field, value pairs
+ * out: 1 written, 0 fenced off
+ */
+const writeState: Script = {
+  name: 'moefleetWriteState',
+  keys: 2,
+  lua: `
+    local highest = tonumber(redis.call('GET', KEYS[2]) or '0') or 0
+    if highest > tonumber(ARGV[1]) then return 0 end
+    redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+    return 1`,
+};
+
+/**
+ * Compare-and-set of desired: the new generation is one above the one that was read, or one above \`floor\` where the
+ * device itself has reported a higher one. A generation that is no number counts as 0.
+ * in:  KEYS desired; ARGV expected generation, floor, spec bytes, hash (hex), origin
+ * out: {1, generation written} or {0, generation found}
+ */
+const writeDesired: Script = {
+  name: 'moefleetWriteDesired',
+  keys: 1,
+  lua: `
+    local found = tonumber(redis.call('HGET', KEYS[1], 'generation') or '0') or 0
+    if found ~= tonumber(ARGV[1]) then return {0, string.format('%.0f', found)} end
+    local generation = string.format('%.0f', math.max(found, tonumber(ARGV[2])) + 1)
+    redis.call('DEL', KEYS[1])
+    redis.call('HSET', KEYS[1], 'generation', generation, 'spec', ARGV[3], 'hash', ARGV[4], 'origin', ARGV[5])
+    return {1, generation}`,
+};
+
+/**
+ * Adds a router window, dropping the oldest until both bounds hold.
+ * in:  KEYS windows, windowBytes; ARGV window bytes, most windows, most bytes
+ * out: number of windows dropped
+ */
+const pushWindow: Script = {
+  name: 'moefleetPushWindow',
+  keys: 2,
+  lua: `
+    local count = redis.call('LPUSH', KEYS[1], ARGV[1])
+    local bytes = (tonumber(redis.call('GET', KEYS[2]) or '0') or 0) + #ARGV[1]
+    local dropped = 0
+    while count > tonumber(ARGV[2]) or (bytes > tonumber(ARGV[3]) and count > 0) do
+      local oldest = redis.call('RPOP', KEYS[1])
+      if not oldest then break end
+      bytes = bytes - #oldest
+      count = count - 1
+      dropped = dropped + 1
+    end
+    if count == 0 then bytes = 0 end
+    redis.call('SET', KEYS[2], string.format('%.0f', math.max(bytes, 0)))
+    return dropped`,
+};
+
+/**
+ * Stores a rollout and forgets the oldest beyond a bound.
+ * in:  KEYS rollouts, rollout; ARGV id, JSON, createdMs, most rollouts, first part of a rollout's key
+ * out: number of rollouts forgotten
+ */
+const putRollout: Script = {
+  name: 'moefleetPutRollout',
+  keys: 2,
+  lua: `
+    redis.call('SET', KEYS[2], ARGV[2])
+    redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
+    local surplus = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[4])
+    if surplus <= 0 then return 0 end
+    for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, surplus - 1)) do
+      redis.call('DEL', ARGV[5] .. id)
+      redis.call('ZREM', KEYS[1], id)
+    end
+    return surplus`,
+};
+
+export const LUA = { acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout } as const;
+export const SCRIPTS: readonly Script[] = Object.values(LUA);

@@ -1,0 +1,73 @@
+/**
+ * Brings one device's desired spec in line with the pins and the learner's value, by compare-and-set. Level-based: it
+ * computes from what the registry holds now, so it may run at any time, any number of times, on any coordinator.
+ */
+import { DeviceSpec } from '@moefleet/proto';
+import type { Logger } from '@moefleet/runtime';
+import { RegistryDataError } from '../errors';
+import { type DeviceRecord, generationOf, specHash } from '../registry/device-record';
+import type { SharedPins } from '../registry/pin-store';
+import type { Registry } from '../registry/registry';
+import { effectiveSpec, type EffectiveSpecResult } from './effective-spec';
+
+export interface DesiredOutcome {
+  device: DeviceRecord;
+  effective: EffectiveSpecResult;
+  written: boolean;
+  /** of desired now; 0 if it has none because nothing is set for it */
+  generation: bigint;
+  /** hex; empty if it has none */
+  hash: string;
+}
+
+/** Losing this often means that someone writes in a loop, not that two have met. */
+const MOST_TRIES = 20;
+
+export class DesiredWriter {
+  constructor(private readonly registry: Registry, private readonly log: Logger) {}
+
+  /** null for a device nobody has seen. `origin` is told to the agent. */
+  async align(deviceId: string, origin: string): Promise<DesiredOutcome | null> {
+    for (let attempt = 0; attempt < MOST_TRIES; attempt += 1) {
+      const device = await this.registry.devices.read(deviceId);
+      if (!device) return null;
+      const outcome = await this.alignOnce(device, await this.registry.pins.shared(), origin);
+      if (outcome) return outcome;
+    }
+    throw new RegistryDataError(`desired of ${deviceId}`, `it was changed by others ${MOST_TRIES} times in a row`);
+  }
+
+  /** null where someone else has written since `device` was read. */
+  private async alignOnce(device: DeviceRecord, shared: SharedPins, origin: string): Promise<DesiredOutcome | null> {
+    const effective = effectiveSpec(specInputs(device, shared));
+    const spec = Buffer.from(DeviceSpec.encode(effective.spec).finish());
+    const hash = specHash(spec);
+    const { desired } = device;
+    const reportedGeneration = highestReported(device);
+    const behind = reportedGeneration > generationOf(desired);
+    // A device nothing is set for runs the defaults, which are those of an empty spec.
+    const same = desired.t === 'set' ? desired.hash === hash : desired.t === 'none' && spec.length === 0;
+    if (same && !behind) {
+      return { device, effective, written: false, generation: generationOf(desired), hash: desired.t === 'set' ? hash : '' };
+    }
+    if (behind) {
+      this.log.warn({ deviceId: device.id, reportedGeneration, registryGeneration: generationOf(desired) },
+        'device reports a higher generation than the registry holds (a restored or emptied Redis?); writing above it');
+    }
+    const told = behind ? `${origin}; the registry was behind the device's generation ${reportedGeneration}` : origin;
+    const answer = await this.registry.devices.writeDesired(device.id, generationOf(desired), reportedGeneration, spec, told);
+    if (answer.t === 'stale') return null;
+    this.log.info({ deviceId: device.id, generation: answer.generation, hash, origin: told }, 'desired written');
+    this.registry.events.emit({ kind: 'desired', deviceId: device.id });
+    return { device, effective, written: true, generation: answer.generation, hash };
+  }
+}
+
+export function specInputs(device: DeviceRecord, shared: SharedPins): Parameters<typeof effectiveSpec>[0] {
+  return { labels: device.info?.labels ?? {}, model: device.model, devicePins: device.pins, shared, learned: device.learned };
+}
+
+function highestReported(device: DeviceRecord): bigint {
+  const { generation = 0n, appliedGeneration = 0n } = device.reported ?? {};
+  return generation > appliedGeneration ? generation : appliedGeneration;
+}

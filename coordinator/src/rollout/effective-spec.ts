@@ -1,0 +1,132 @@
+/**
+ * Which value a device runs with: a pure function of the pins, the learner's value and the device. Per field the first
+ * that is set wins: pin on the device, on a group it belongs to (of several the newest), on the fleet; the learner's
+ * value, if it was made for the model the device runs; the default (lambda 0, as much cache as the device allows).
+ *
+ * lambda and topJ trade together, so both come from one place: under a pinned lambda without a topJ the agent's
+ * default topJ holds, never one that the learner chose for another lambda. lambda, topJ and capacities belong to a
+ * model: a pin of them holds for the models its targets ran when it was set, and the spec carries the hash of the
+ * device's model, so that the agent falls back to lambda 0 should it ever load another.
+ */
+import { type DeviceSpec, type ModelState, type Proposal, Routing, type ValueSource, ValueSource_Layer as Layer } from '@moefleet/proto';
+import { labelsMatch } from '../names';
+import type { SharedPins } from '../registry/pin-store';
+import type { CachePin, PinByField, PinField, PinSet } from '../registry/pin';
+
+export interface SpecInputs {
+  readonly labels: Readonly<Record<string, string>>;
+  /** The last model it had loaded; undefined before the first. */
+  readonly model: ModelState | undefined;
+  readonly devicePins: PinSet;
+  readonly shared: SharedPins;
+  /** The learner's value for `model`. */
+  readonly learned: Proposal | undefined;
+}
+
+export interface EffectiveSpecResult {
+  readonly spec: DeviceSpec;
+  readonly sources: ValueSource[];
+}
+
+interface Chosen<F extends PinField> { pin: PinByField[F]; layer: Layer; detail: string }
+
+export function effectiveSpec(inputs: SpecInputs): EffectiveSpecResult {
+  const lambda = lambdaValue(inputs);
+  const cache = cacheValue(inputs);
+  const tracing = choosePin('tracing', inputs);
+  const sampling = choosePin('sampling', inputs);
+  const bound = lambda.lambda !== undefined || cache.cache?.$case === 'capacities';
+  return {
+    spec: {
+      lambda: lambda.lambda,
+      topJ: lambda.topJ,
+      routing: lambda.lambda === undefined ? Routing.ROUTING_UNSPECIFIED : Routing.ROUTING_CACHE_PRIOR,
+      cache: cache.cache,
+      modelHash: bound ? inputs.model?.hash ?? '' : '',
+      traceRatio: tracing?.pin.traceRatio,
+      routerSampling: sampling?.pin.sampling
+        ? { windowTokens: sampling.pin.sampling.windowTokens, bytesPerHour: BigInt(sampling.pin.sampling.bytesPerHour) }
+        : undefined,
+    },
+    sources: [
+      ...lambda.sources,
+      cache.source,
+      tracing ? source('trace_ratio', tracing) : defaultSource('trace_ratio'),
+      sampling ? source('router_sampling', sampling) : defaultSource('router_sampling'),
+    ],
+  };
+}
+
+/** How a layer is named to an operator: "fleet pin", "group pin class=phone". */
+export function layerText(found: ValueSource): string {
+  const names: Partial<Record<Layer, string>> = {
+    [Layer.LAYER_DEVICE_PIN]: 'device pin', [Layer.LAYER_GROUP_PIN]: `group pin ${found.detail}`,
+    [Layer.LAYER_FLEET_PIN]: 'fleet pin', [Layer.LAYER_LEARNER]: 'learner',
+  };
+  return names[found.layer] ?? 'default';
+}
+
+function lambdaValue(inputs: SpecInputs): { lambda?: number; topJ?: number; sources: ValueSource[] } {
+  const pinned = choosePin('lambda', inputs);
+  if (pinned) {
+    const topJ = pinned.pin.topJ ?? undefined;
+    const topJSource = topJ === undefined ? defaultSource('top_j', 'lambda is pinned without it') : source('top_j', pinned);
+    return { lambda: pinned.pin.lambda, topJ, sources: [source('lambda', pinned), topJSource] };
+  }
+  const learned = inputs.learned;
+  if (learned && learned.modelHash === inputs.model?.hash) {
+    const from = { layer: Layer.LAYER_LEARNER, detail: learned.reason };
+    return { lambda: learned.lambda, topJ: learned.topJ, sources: [source('lambda', from), source('top_j', from)] };
+  }
+  return { sources: [defaultSource('lambda'), defaultSource('top_j')] };
+}
+
+function cacheValue(inputs: SpecInputs): { cache: DeviceSpec['cache']; source: ValueSource } {
+  const pinned = choosePin('cache', inputs);
+  const pinnedCache = pinned && sizeOf(pinned.pin, inputs.model);
+  if (pinnedCache) return { cache: pinnedCache, source: source(fieldOf(pinnedCache), pinned) };
+  const learned = inputs.learned;
+  if (learned && learned.modelHash === inputs.model?.hash && learned.capacities.length > 0) {
+    const from = { layer: Layer.LAYER_LEARNER, detail: learned.reason };
+    return { cache: { $case: 'capacities', value: { experts: learned.capacities } }, source: source('capacities', from) };
+  }
+  return { cache: undefined, source: defaultSource('cache_bytes', 'as much as the device allows') };
+}
+
+/** undefined while the number of layers is not known. */
+function sizeOf(pin: CachePin, model: ModelState | undefined): DeviceSpec['cache'] {
+  const { size } = pin;
+  if (size.t === 'bytes') return { $case: 'cacheBytes', value: BigInt(size.cacheBytes) };
+  const layers = model?.moeLayers.length ?? 0;
+  return layers > 0 ? { $case: 'capacities', value: { experts: new Array<number>(layers).fill(size.capacity) } } : undefined;
+}
+
+function fieldOf(cache: NonNullable<DeviceSpec['cache']>): string {
+  return cache.$case === 'capacities' ? 'capacities' : 'cache_bytes';
+}
+
+function choosePin<F extends PinField>(field: F, inputs: SpecInputs): Chosen<F> | undefined {
+  const candidates = [
+    { pin: inputs.devicePins[field], layer: Layer.LAYER_DEVICE_PIN, detail: '' },
+    ...inputs.shared.groups
+      .filter((group) => labelsMatch(inputs.labels, group.labels))
+      .map((group) => ({ pin: group.pins[field], layer: Layer.LAYER_GROUP_PIN, detail: group.selector }))
+      .sort((a, b) => (b.pin?.order ?? -1) - (a.pin?.order ?? -1)),
+    { pin: inputs.shared.fleet[field], layer: Layer.LAYER_FLEET_PIN, detail: '' },
+  ];
+  const found = candidates.find((candidate) => candidate.pin && holdsFor(candidate.pin, inputs.model));
+  return found && { pin: found.pin as PinByField[F], layer: found.layer, detail: found.detail || found.pin!.why };
+}
+
+function holdsFor(pin: PinByField[PinField], model: ModelState | undefined): boolean {
+  if (!('modelHashes' in pin) || ('size' in pin && pin.size.t === 'bytes')) return true;
+  return pin.modelHashes.length === 0 || !model || pin.modelHashes.includes(model.hash);
+}
+
+function source(field: string, from: { layer: Layer; detail: string }): ValueSource {
+  return { field, layer: from.layer, detail: from.detail };
+}
+
+function defaultSource(field: string, detail = ''): ValueSource {
+  return { field, layer: Layer.LAYER_DEFAULT, detail };
+}

@@ -1,0 +1,172 @@
+/**
+ * The only writer of desired state. An operator's change sets or clears a pin, a learner's proposal sets its value;
+ * both then bring every target in line in one stage and follow it to its end. Devices that join or load another model
+ * are brought in line with the layers that stand, without a rollout of their own.
+ */
+import { randomBytes } from 'node:crypto';
+import { type Proposal, SpecState } from '@moefleet/proto';
+import type { Logger, Service } from '@moefleet/runtime';
+import { InvalidRequestError, NotFoundError, RegistryDataError, StoppingError } from '../errors';
+import { labelsMatch } from '../names';
+import { inChunks } from '../registry/chunks';
+import type { DeviceRecord } from '../registry/device-record';
+import type { CachePin, LambdaPin, SamplingPin, TracingPin } from '../registry/pin';
+import type { Registry } from '../registry/registry';
+import type { RolloutRecord, RolloutRow, RolloutState } from '../registry/rollout-record';
+import { type Change, describeChange, pinField, pinPlace, specFields, type Target } from './change';
+import { type DesiredOutcome, DesiredWriter } from './desired-writer';
+import { layerText } from './effective-spec';
+import { RolloutFollower } from './rollout-follower';
+import { judgeRollout, judgeRow, runs } from './rollout-progress';
+
+/** How long a learner's rollout is followed. */
+const LEARNER_TIMEOUT_MS = 60_000;
+
+export interface RolloutObserver {
+  rolloutStarted(): void;
+  rolloutEnded(state: RolloutState | 'abandoned'): void;
+}
+
+export class RolloutEngine implements Service {
+  readonly name = 'rollout engine';
+  private readonly writer: DesiredWriter;
+  private readonly followers = new Set<RolloutFollower>();
+
+  constructor(private readonly registry: Registry, private readonly log: Logger, private readonly observer: RolloutObserver) {
+    this.writer = new DesiredWriter(registry, log);
+  }
+
+  async start(): Promise<void> {}
+
+  async stop(): Promise<void> {
+    for (const follower of this.followers) follower.abandon(new StoppingError());
+  }
+
+  /** Sets or clears the pin, writes what follows from it, and returns the rollout that is now under way. */
+  async change(target: Target, change: Change, why: string, timeoutMs: number): Promise<RolloutFollower> {
+    const devices = await this.targets(target);
+    checkCapacity(change, devices);
+    const cleared = await this.applyPin(target, change, why, devices);
+    const what = describeChange(change, target);
+    const origin = `operator: ${what}${why ? ` (${why})` : ''}`;
+    const place = pinPlace(target);
+    const rows = await inChunks(devices, ({ id }) => this.alignRow(id, origin, (outcome) => whyUnchanged(outcome, change, place.t, cleared)));
+    return this.follow(what, why ? `operator: ${why}` : 'operator', rows, timeoutMs);
+  }
+
+  /** Stores the learner's outcomes and rolls out what they change; null where nothing changes. */
+  async propose(proposals: readonly Proposal[]): Promise<RolloutFollower | null> {
+    const known = new Set(await this.registry.devices.ids());
+    for (const proposal of proposals) {
+      if (!known.has(proposal.deviceId)) throw new NotFoundError(`device ${proposal.deviceId} is not known; list the devices again`);
+    }
+    await inChunks(proposals, (proposal) => this.registry.devices.putProposal(proposal));
+    const rows = await inChunks(proposals.filter((proposal) => proposal.proposed), (proposal) =>
+      this.alignRow(proposal.deviceId, `learner: ${proposal.reason}`, () => ''));
+    const changed = rows.filter((row) => row.state !== 'unchanged');
+    return changed.length > 0 ? this.follow(`learner's values on ${changed.length} devices`, 'learner', changed, LEARNER_TIMEOUT_MS) : null;
+  }
+
+  /** Brings a device that has joined, or whose model or labels have changed, in line with the layers that stand. */
+  async alignDevice(deviceId: string): Promise<void> {
+    await this.writer.align(deviceId, 'the device has joined or changed');
+  }
+
+  /** As it stands now, also where the coordinator that followed it has gone; null for an unknown id. */
+  async get(id: string): Promise<RolloutRecord | null> {
+    const followed = [...this.followers].find((follower) => follower.current.id === id);
+    if (followed) return followed.current;
+    const stored = await this.registry.rollouts.get(id);
+    if (!stored || stored.state !== 'running') return stored;
+    const rows = await inChunks(stored.rows, async (row) => judgeRow(row, await this.registry.devices.read(row.deviceId)));
+    const judged = judgeRollout(stored, rows, Date.now());
+    if (judged.state !== 'running') await this.registry.rollouts.put(judged);
+    return judged;
+  }
+
+  /** A device whose values in Redis are damaged fails alone. */
+  private async alignRow(deviceId: string, origin: string, whyUnchanged: (outcome: DesiredOutcome) => string): Promise<RolloutRow> {
+    try {
+      const outcome = await this.writer.align(deviceId, origin);
+      return outcome ? startRow(deviceId, outcome, whyUnchanged(outcome)) : failedRow(deviceId, 'the registry no longer knows the device');
+    } catch (error) {
+      if (error instanceof RegistryDataError) return failedRow(deviceId, error.message);
+      throw error;
+    }
+  }
+
+  private async targets(target: Target): Promise<DeviceRecord[]> {
+    if (target.t === 'device') {
+      const device = await this.registry.devices.read(target.deviceId);
+      if (!device) throw new NotFoundError(`device ${target.deviceId} is not known; see the list of devices`);
+      return [device];
+    }
+    const devices = await this.registry.devices.readAll();
+    return target.t === 'all' ? devices : devices.filter((device) => labelsMatch(device.info?.labels ?? {}, target.labels));
+  }
+
+  /** For a clearing change: whether there was a pin; true for a setting one. */
+  private async applyPin(target: Target, change: Change, why: string, devices: readonly DeviceRecord[]): Promise<boolean> {
+    const place = pinPlace(target);
+    const modelHashes = [...new Set(devices.flatMap((device) => device.model?.hash ?? []))].sort();
+    const { pins } = this.registry;
+    switch (change.t) {
+      case 'clearLambda': case 'clearCache': return pins.clear(place, pinField(change));
+      case 'setLambda': await pins.set(place, 'lambda', { why, modelHashes, lambda: change.lambda, topJ: change.topJ } satisfies Omit<LambdaPin, 'order'>); break;
+      case 'setCacheBytes': await pins.set(place, 'cache', { why, modelHashes, size: { t: 'bytes', cacheBytes: change.cacheBytes } } satisfies Omit<CachePin, 'order'>); break;
+      case 'setCapacity': await pins.set(place, 'cache', { why, modelHashes, size: { t: 'capacity', capacity: change.capacity } } satisfies Omit<CachePin, 'order'>); break;
+      case 'setTracing': await pins.set(place, 'tracing', { why, traceRatio: change.traceRatio } satisfies Omit<TracingPin, 'order'>); break;
+      case 'setSampling': await pins.set(place, 'sampling', { why, sampling: change.sampling } satisfies Omit<SamplingPin, 'order'>); break;
+    }
+    return true;
+  }
+
+  private async follow(what: string, origin: string, rows: RolloutRow[], timeoutMs: number): Promise<RolloutFollower> {
+    const nowMs = Date.now();
+    const rollout: RolloutRecord = {
+      id: `ro-${nowMs.toString(36)}-${randomBytes(4).toString('hex')}`, what, origin, createdMs: nowMs, deadlineMs: nowMs + timeoutMs, state: 'running', rows,
+    };
+    await this.registry.rollouts.put(rollout);
+    this.log.info({ rolloutId: rollout.id, what, origin, devices: rows.length }, 'rollout started');
+    this.observer.rolloutStarted();
+    const follower = new RolloutFollower(rollout, this.registry, this.log);
+    this.followers.add(follower);
+    follower.finished.then((finished) => finished.state, () => 'abandoned' as const).then((state) => {
+      this.followers.delete(follower);
+      this.observer.rolloutEnded(state);
+      const open = follower.current.rows.filter((row) => !['applied', 'unchanged'].includes(row.state));
+      this.log.info({ rolloutId: rollout.id, state, notApplied: open.slice(0, 20).map((row) => `${row.deviceId}: ${row.state}`) }, 'rollout ended');
+    });
+    return follower;
+  }
+}
+
+function failedRow(deviceId: string, reason: string): RolloutRow {
+  return { deviceId, state: 'failed', generation: 0, hash: '', reason };
+}
+
+function startRow(deviceId: string, outcome: DesiredOutcome, unchanged: string): RolloutRow {
+  const { device, written, hash } = outcome;
+  const generation = Number(outcome.generation);
+  const row: RolloutRow = { deviceId, state: 'pending', generation, hash, reason: '' };
+  if (!written && (generation === 0 || runs(device, hash, generation))) return { ...row, state: 'unchanged', reason: unchanged };
+  const refused = !written && device.reported?.state === SpecState.SPEC_STATE_FAILED && device.reported.generation === outcome.generation;
+  return refused ? { ...row, state: 'failed', reason: device.reported!.reason || 'the device gave no reason' } : row;
+}
+
+function whyUnchanged(outcome: DesiredOutcome, change: Change, place: string, pinFound: boolean): string {
+  if (!pinFound) return `there was no ${place === 'fleet' ? 'fleet' : place} pin to clear`;
+  const won = outcome.effective.sources.find((source) => specFields(change).includes(source.field));
+  const text = won ? layerText(won) : 'default';
+  return text.startsWith(`${place} pin`) || text === 'learner' || text === 'default' ? `it runs this already (${text})` : `the ${text} stands`;
+}
+
+/** A capacity below top-K would starve every token; one above the number of experts is a mistake. */
+function checkCapacity(change: Change, devices: readonly DeviceRecord[]): void {
+  if (change.t !== 'setCapacity') return;
+  for (const { id, model } of devices) {
+    if (!model || (change.capacity >= model.topK && change.capacity <= model.experts)) continue;
+    throw new InvalidRequestError('set_cache.capacity', change.capacity,
+      `from ${model.topK} (top-K) to ${model.experts} (experts), as the model of device ${id} needs`);
+  }
+}

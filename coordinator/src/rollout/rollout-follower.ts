@@ -1,0 +1,128 @@
+/**
+ * Watches one rollout until it ends: reads a device again when something about it has changed, and all that are still
+ * open every two seconds, in case a wake-up was lost. Says each change to its listeners and keeps the record in the
+ * registry up to date.
+ */
+import type { Logger } from '@moefleet/runtime';
+import { reasonOf, RegistryDataError } from '../errors';
+import { inChunks } from '../registry/chunks';
+import type { DeviceRecord } from '../registry/device-record';
+import type { FleetEvent } from '../registry/fleet-events';
+import type { Registry } from '../registry/registry';
+import type { RolloutRecord, RolloutRow } from '../registry/rollout-record';
+import { isFinal, judgeRollout, judgeRow } from './rollout-progress';
+
+const LOOK_AGAIN_MS = 2000;
+/** Between two writes of a running rollout's record. */
+const SAVE_EVERY_MS = 500;
+
+export class RolloutFollower {
+  /** Resolves with the finished rollout; rejects where Redis was away at its end. */
+  readonly finished: Promise<RolloutRecord>;
+  private readonly listeners = new Set<(rollout: RolloutRecord) => void>();
+  private readonly stale: Set<string>;
+  private readonly timers: NodeJS.Timeout[];
+  private readonly stopListening: () => void;
+  private looking: Promise<void> | null = null;
+  private savedMs = 0;
+  private settle!: (outcome: { rollout: RolloutRecord } | { error: unknown }) => void;
+
+  /** `rollout` has been stored. */
+  constructor(private rollout: RolloutRecord, private readonly registry: Registry, private readonly log: Logger) {
+    this.stale = new Set(rollout.rows.filter((row) => !isFinal(row)).map((row) => row.deviceId));
+    this.finished = new Promise((resolve, reject) => {
+      this.settle = (outcome) => ('rollout' in outcome ? resolve(outcome.rollout) : reject(outcome.error));
+    });
+    // Whoever follows the stream awaits it; nobody may.
+    this.finished.catch(() => {});
+    const open = new Set(this.stale);
+    this.stopListening = registry.events.on((event: FleetEvent) => {
+      if (!open.has(event.deviceId)) return;
+      this.stale.add(event.deviceId);
+      this.look();
+    });
+    this.timers = [
+      setInterval(() => this.lookAtAll(), LOOK_AGAIN_MS),
+      setTimeout(() => this.lookAtAll(), Math.max(0, rollout.deadlineMs - Date.now())),
+    ];
+    this.look();
+  }
+
+  get current(): RolloutRecord {
+    return this.rollout;
+  }
+
+  onChange(listener: (rollout: RolloutRecord) => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  /** Ends following; the record stays as it is in the registry. */
+  abandon(reason: Error): void {
+    this.close({ error: reason });
+  }
+
+  private lookAtAll(): void {
+    for (const row of this.rollout.rows) if (!isFinal(row)) this.stale.add(row.deviceId);
+    this.look();
+  }
+
+  private look(): void {
+    this.looking ??= this.lookUntilFresh().then(
+      () => { this.looking = null; if (this.stale.size > 0) this.look(); },
+      (error: unknown) => { this.looking = null; this.failed(error); },
+    );
+  }
+
+  private async lookUntilFresh(): Promise<void> {
+    const ids = [...this.stale];
+    this.stale.clear();
+    try {
+      const readings = new Map(await inChunks(ids, async (id) => [id, await this.readDevice(id)] as const));
+      const rows = this.rollout.rows.map((row) => this.judge(row, readings.get(row.deviceId)));
+      const changed = rows.some((row, at) => row.state !== this.rollout.rows[at]!.state);
+      await this.advance(judgeRollout(this.rollout, rows, Date.now()), changed);
+    } catch (error) {
+      for (const id of ids) this.stale.add(id);
+      throw error;
+    }
+  }
+
+  private async readDevice(id: string): Promise<{ device: DeviceRecord | null } | { damage: string }> {
+    try {
+      return { device: await this.registry.devices.read(id) };
+    } catch (error) {
+      if (error instanceof RegistryDataError) return { damage: error.message };
+      throw error;
+    }
+  }
+
+  private judge(row: RolloutRow, reading: { device: DeviceRecord | null } | { damage: string } | undefined): RolloutRow {
+    if (!reading || isFinal(row)) return row;
+    return 'damage' in reading ? { ...row, state: 'failed', reason: reading.damage } : judgeRow(row, reading.device);
+  }
+
+  private async advance(next: RolloutRecord, changed: boolean): Promise<void> {
+    this.rollout = next;
+    const ended = next.state !== 'running';
+    if (ended || (changed && Date.now() - this.savedMs > SAVE_EVERY_MS)) {
+      this.savedMs = Date.now();
+      await this.registry.rollouts.put(next);
+    }
+    if (changed || ended) for (const listener of [...this.listeners]) listener(next);
+    if (ended) this.close({ rollout: next });
+  }
+
+  private failed(error: unknown): void {
+    if (Date.now() >= this.rollout.deadlineMs) this.close({ error });
+    else this.log.debug({ rolloutId: this.rollout.id, reason: reasonOf(error) }, 'rollout cannot be followed now');
+  }
+
+  private close(outcome: { rollout: RolloutRecord } | { error: unknown }): void {
+    this.stopListening();
+    for (const timer of this.timers) clearTimeout(timer);
+    this.stale.clear();
+    this.settle(outcome);
+    this.listeners.clear();
+  }
+}

@@ -1,0 +1,68 @@
+/** A whole coordinator for tests, in this process, on free ports, under a prefix of its own. */
+import { credentials } from '@grpc/grpc-js';
+import { type ChangeConfigRequest, LearnerServiceClient, type LearnerServiceServer, OperatorServiceClient, type OperatorServiceServer, type Rollout } from '@moefleet/proto';
+import { createLogger } from '@moefleet/runtime';
+import { randomBytes } from 'node:crypto';
+import { readConfig } from '../config';
+import { buildCoordinator, type Coordinator, type CoordinatorTuning } from '../main';
+
+export interface TestCoordinator extends Coordinator {
+  readonly gateway: string;
+  readonly http: string;
+  readonly operator: OperatorServiceClient;
+  readonly learner: LearnerServiceClient;
+  readonly prefix: string;
+  close(): Promise<void>;
+}
+
+export interface TestCoordinatorOptions extends CoordinatorTuning {
+  prefix?: string;
+  id?: string;
+  env?: Record<string, string>;
+}
+
+export function randomPrefix(): string {
+  return `test-${randomBytes(6).toString('hex')}`;
+}
+
+export async function startCoordinator(redisUrl: string, options: TestCoordinatorOptions = {}): Promise<TestCoordinator> {
+  const { prefix = randomPrefix(), id = 'coordinator-a', env = {}, ...tuning } = options;
+  const config = readConfig({
+    MOEFLEET_REDIS_URL: redisUrl, MOEFLEET_REDIS_PREFIX: prefix, MOEFLEET_COORDINATOR_ID: id, MOEFLEET_LEARN_EVERY: '0',
+    MOEFLEET_GATEWAY_LISTEN: '127.0.0.1:0', MOEFLEET_OPERATOR_LISTEN: '127.0.0.1:0', MOEFLEET_HTTP_LISTEN: '127.0.0.1:0', ...env,
+  });
+  const coordinator = buildCoordinator(config, createLogger('test', process.env['MOEFLEET_TEST_LOG'] ?? 'silent'), tuning);
+  await coordinator.lifecycle.start();
+  const { gatewayAddress, operatorAddress, httpAddress } = coordinator.addresses();
+  const operator = new OperatorServiceClient(operatorAddress, credentials.createInsecure());
+  const learner = new LearnerServiceClient(operatorAddress, credentials.createInsecure());
+  return {
+    ...coordinator, gateway: gatewayAddress, http: `http://${httpAddress}`, operator, learner, prefix,
+    async close() {
+      operator.close();
+      learner.close();
+      await coordinator.lifecycle.stop();
+    },
+  };
+}
+
+type Api = OperatorServiceServer & LearnerServiceServer;
+type UnaryMethod = 'listDevices' | 'getDevice' | 'getRollout' | 'runLearner' | 'getLearner' | 'listLearnable' | 'getSurface' | 'putSurface' | 'propose' | 'reportActivity';
+type RequestOf<M extends UnaryMethod> = Parameters<Api[M]>[0]['request'];
+type ResponseOf<M extends UnaryMethod> = NonNullable<Parameters<Parameters<Api[M]>[1]>[1]>;
+
+/** A unary call of either service as a promise. */
+export function call<M extends UnaryMethod>({ operator, learner }: TestCoordinator, method: M, request: RequestOf<M>): Promise<ResponseOf<M>> {
+  const client = (method in operator ? operator : learner) as unknown as Record<string, (request: unknown, done: (error: unknown, response: ResponseOf<M>) => void) => void>;
+  return new Promise((resolve, reject) => {
+    client[method]!(request, (error, response) => (error ? reject(error) : resolve(response)));
+  });
+}
+
+/** Follows a change to its end; all messages, the last is the finished rollout. */
+export async function change(operator: OperatorServiceClient, request: Partial<ChangeConfigRequest>): Promise<Rollout[]> {
+  const rollouts: Rollout[] = [];
+  const stream = operator.changeConfig({ target: { kind: { $case: 'all', value: true } }, change: undefined, why: '', timeoutMs: 5000, ...request });
+  for await (const { rollout } of stream as AsyncIterable<{ rollout: Rollout }>) rollouts.push(rollout);
+  return rollouts;
+}
