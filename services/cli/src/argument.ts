@@ -1,0 +1,42 @@
+/** Reads one flag or argument; commander puts the flag's name and value before the message. */
+import { parseSize } from '@moefleet/runtime';
+import { InvalidArgumentError } from 'commander';
+
+export function numberFrom(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = text.trim() === '' ? NaN : Number(text);
+    if (!Number.isFinite(value) || value < min || value > max) {
+      throw new InvalidArgumentError(`Write a number from ${min} to ${max}.`);
+    }
+    return value;
+  };
+}
+
+export function integerFrom(min: number, max: number = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  return (text) => {
+    const value = /^\s*[+-]?\d+\s*$/.test(text) ? Number(text) : NaN;
+    if (!Number.isSafeInteger(value) || value < min || value > max) {
+      throw new InvalidArgumentError(max === Number.MAX_SAFE_INTEGER
+        ? `Write an integer of at least ${min}.` : `Write an integer from ${min} to ${max}.`);
+    }
+    return value;
+  };
+}
+
+export function sizeAbove(min: number): (text: string) => number {
+  return (text) => {
+    let bytes: number;
+    try {
+      bytes = parseSize(text);
+    } catch {
+      throw new InvalidArgumentError('Write bytes or a number with a unit, such as 8MiB or 1.5GiB.');
+    }
+    if (bytes < min) throw new InvalidArgumentError(`Write at least ${min} bytes.`);
+    return bytes;
+  };
+}
+
+/** An option given several times. */
+export function collect(value: string, before: string[] | undefined): string[] {
+  return [...(before ?? []), value];
+}

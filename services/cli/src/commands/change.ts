@@ -1,0 +1,105 @@
+/** The commands that change what devices run: λ, cache, tracing, router windows. Each is a pin and its rollout. */
+import { type Command, Option } from 'commander';
+import type { ChangeConfigRequest } from '@moefleet/proto';
+import { integerFrom, numberFrom, sizeAbove } from '../argument';
+import { addCommonOptions } from '../config';
+import type { Context } from '../context';
+import { UsageFailure } from '../failure';
+import { jsonText } from '../json-text';
+import { type Action, addOperatorGroup, type Run } from '../operator-command';
+import { missingText, notApplied, rolloutExitCode, rolloutJson, rolloutText } from '../rollout-view';
+import { addTargetOptions, readTarget } from '../target';
+
+type Change = NonNullable<ChangeConfigRequest['change']>;
+
+const EXIT_CODES = `
+Returns when every device has applied it, has failed, is offline, or the time is up. Exit code 0: all applied, or had
+nothing to change; 1: some failed or are late; 3: only offline devices are missing, and get it when they come back.
+`;
+
+export function addLambda(program: Command, context: Context): void {
+  addOperatorGroup(program, context, 'lambda', 'how strongly devices pull their routing towards cached experts', (lambda, action) => {
+    changing(context, action, lambda.command('set')
+      .description('pin λ; it wins over the learner until `moefleet lambda auto`, and takes effect at the next token')
+      .argument('<lambda>', 'strength in [0,1]; 0 is the model\'s own routing', numberFrom(0, 1))
+      .option('--top-j <n>', 'how many of a token\'s best experts are never displaced', integerFrom(0, 4096)),
+    `
+Examples:
+  moefleet lambda set 0.25 --all
+  moefleet lambda set 0.3 --device phone-1 --top-j 1 --why "trial on one phone"
+  moefleet lambda set 0 --selector class=jetson
+`, ({ args, options }) => ({ $case: 'setLambda', value: { lambda: Number(args[0]), topJ: options['topJ'] as number | undefined } }));
+    changing(context, action, lambda.command('auto').description('hand λ back to the learner'),
+      '\nExample:\n  moefleet lambda auto --all\n', () => ({ $case: 'clearLambda', value: {} }));
+  });
+}
+
+export function addCache(program: Command, context: Context): void {
+  addOperatorGroup(program, context, 'cache', 'how many experts devices keep in memory', (cache, action) => {
+    changing(context, action, cache.command('set')
+      .description('pin the cache size; a device\'s own limit still clamps it')
+      .argument('[size]', 'bytes over all layers, such as 512MiB', sizeAbove(1))
+      .option('--capacity <n>', 'experts per layer, instead of a size', integerFrom(1, 65_536)),
+    `
+Examples:
+  moefleet cache set 512MiB --all
+  moefleet cache set --capacity 16 --device jetson-1
+`, ({ args, options }) => {
+      const capacity = options['capacity'] as number | undefined;
+      if ((args[0] === undefined) === (capacity === undefined)) throw new UsageFailure('give either a size, such as 512MiB, or --capacity n');
+      return { $case: 'setCache', value: { size: capacity !== undefined ? { $case: 'capacity', value: capacity } : { $case: 'cacheBytes', value: BigInt(args[0]!) } } };
+    });
+    changing(context, action, cache.command('auto').description('hand the cache size back to the learner'),
+      '\nExample:\n  moefleet cache auto --device jetson-1\n', () => ({ $case: 'clearCache', value: {} }));
+  });
+}
+
+export function addTracing(program: Command, context: Context): void {
+  addOperatorGroup(program, context, 'tracing', 'which share of requests is traced', (tracing, action) => {
+    changing(context, action, tracing.command('set')
+      .description('trace this share of requests; a traced request has every flash miss as a span')
+      .argument('<ratio>', 'share in [0,1]', numberFrom(0, 1)),
+    '\nExample:\n  moefleet tracing set 0.05 --all\n',
+    ({ args }) => ({ $case: 'setTracing', value: { traceRatio: Number(args[0]) } }));
+  });
+}
+
+export function addWindows(program: Command, context: Context): void {
+  addOperatorGroup(program, context, 'windows', 'sampled windows of router logits, for studying a model\'s routing', (windows, action) => {
+    changing(context, action, windows.command('on')
+      .description('have devices send windows of router logits, within a byte budget')
+      .addOption(new Option('--tokens <n>', 'consecutive decode tokens in one window').argParser(integerFrom(1, 4096)).default(64))
+      .addOption(new Option('--bytes-per-hour <size>', 'most compressed bytes a device sends').argParser(sizeAbove(1)).default(1 << 20, '1MiB')),
+    '\nExample:\n  moefleet windows on --device phone-1 --bytes-per-hour 4MiB\n',
+    ({ options }) => ({ $case: 'setRouterSampling', value: { sampling: { windowTokens: Number(options['tokens']), bytesPerHour: BigInt(Number(options['bytesPerHour'])) } } }));
+    changing(context, action, windows.command('off').description('have devices send none'),
+      '\nExample:\n  moefleet windows off --all\n', () => ({ $case: 'setRouterSampling', value: { sampling: undefined } }));
+  });
+}
+
+function changing(context: Context, action: Action, command: Command, examples: string, change: (run: Run) => Change): void {
+  addTargetOptions(command)
+    .option('--why <text>', 'reason, kept with the change')
+    .addOption(new Option('--timeout <seconds>', 'how long to wait for devices').argParser(numberFrom(0.1, 86_400)).default(30))
+    .addHelpText('after', EXIT_CODES + examples);
+  addCommonOptions(command, { operator: true }).action(action((run) => applyChange(context, run, change(run))));
+}
+
+async function applyChange(context: Context, run: Run, change: Change): Promise<void> {
+  const request: ChangeConfigRequest = {
+    target: readTarget(run.options),
+    change,
+    why: String(run.options['why'] ?? ''),
+    timeoutMs: Math.round(Number(run.options['timeout']) * 1000),
+  };
+  let waitingFor = -1;
+  const startedMs = Date.now();
+  const rollout = await run.operator.changeConfig(request, (state) => {
+    const waiting = notApplied(state).length;
+    if (waiting > 0 && waiting !== waitingFor && Date.now() - startedMs > 2000) run.note(`waiting for ${waiting} of ${state.devices.length} devices\n`);
+    waitingFor = waiting;
+  });
+  run.out(run.json ? jsonText(rolloutJson(rollout)) : rolloutText(rollout));
+  run.note(missingText(rollout));
+  context.setExitCode(rolloutExitCode(rollout));
+}

@@ -1,0 +1,182 @@
+/** `moefleet devices list` and `show`: what the registry knows. */
+import type { Command } from 'commander';
+import { type Device, ModelState_Status, SpecState } from '@moefleet/proto';
+import { formatSize } from '@moefleet/runtime';
+import { addCommonOptions } from '../config';
+import type { Context } from '../context';
+import { deviceJson, flashBytesPerToken, layerName, missRate, routingName, tokensPerSecond } from '../device-view';
+import { enumName, jsonText } from '../json-text';
+import { addOperatorGroup } from '../operator-command';
+import { capacityText, fixed, NONE, pairs, percent, table } from '../table';
+import { readSelector } from '../target';
+
+export function addDevices(program: Command, context: Context): void {
+  addOperatorGroup(program, context, 'devices', 'what runs in the fleet', (devices, action) => {
+    const list = devices.command('list', { isDefault: true })
+      .description('one line per device (the default)')
+      .option('--selector <labels>', 'devices with all of these labels, such as class=phone,site=berlin')
+      .addHelpText('after', `
+Columns: λ and CAPACITY are "desired > in force" where they differ; MISS and TOKENS/S are of all decode since the
+agent's boot; DRIFT means that the device does not run what it should yet.
+
+Examples:
+  moefleet devices
+  moefleet devices list --selector class=phone --json
+`);
+    addCommonOptions(list, { operator: true }).action(action(async ({ operator, json, out, options }) => {
+      const selector = options['selector'];
+      const found = await operator.listDevices(selector === undefined ? undefined : readSelector(String(selector)));
+      if (json) out(jsonText({ devices: found.map(deviceJson) }));
+      else out(found.length === 0 ? noDevices(selector) : listTable(found, Date.now()));
+    }));
+
+    const show = devices.command('show')
+      .description('everything about one device: where each value comes from, what the device adjusted and why, its layers')
+      .argument('<id>', 'device id')
+      .addHelpText('after', '\nExample:\n  moefleet devices show phone-1\n');
+    addCommonOptions(show, { operator: true }).action(action(async ({ operator, json, out, args }) => {
+      const device = await operator.getDevice(args[0]!);
+      out(json ? jsonText({ device: deviceJson(device) }) : deviceText(device, Date.now()));
+    }));
+  });
+}
+
+function noDevices(selector: unknown): string {
+  return selector === undefined
+    ? 'no devices yet; start one with: moefleet agent run --model FILE.gguf --id phone-1\n'
+    : `no device has the labels ${String(selector)}; list all with: moefleet devices\n`;
+}
+
+export function listTable(devices: readonly Device[], nowMs: number): string {
+  return table(
+    ['ID', 'ONLINE', 'λ', 'CAPACITY', 'MISS', 'TOKENS/S', 'MODEL', 'DRIFT', 'SEEN'],
+    devices.map((device) => [
+      device.id,
+      device.online ? 'yes' : 'no',
+      lambdaText(device),
+      capacityText(device.reported?.effective?.capacities ?? []),
+      percent(missRate(device.telemetry)),
+      fixed(tokensPerSecond(device.telemetry), 1),
+      modelText(device),
+      device.drift ? driftText(device) : 'no',
+      device.online ? 'now' : ago(nowMs - Number(device.lastSeenMs)),
+    ]),
+    [4, 5],
+  );
+}
+
+function lambdaText(device: Device): string {
+  const desired = device.desired ? device.desired.lambda ?? 0 : undefined;
+  const effective = device.reported?.effective?.lambda;
+  if (desired === undefined && effective === undefined) return NONE;
+  if (desired === undefined || desired === effective) return String(effective);
+  return `${desired} > ${effective ?? NONE}`;
+}
+
+function driftText(device: Device): string {
+  return device.reported?.state === SpecState.SPEC_STATE_FAILED ? 'failed' : 'yes';
+}
+
+function modelText(device: Device): string {
+  const model = device.info?.model;
+  if (!model) return NONE;
+  if (model.status === ModelState_Status.STATUS_READY) return model.name || model.hash.slice(0, 12);
+  return enumName(ModelState_Status, 'STATUS_', model.status).toLowerCase();
+}
+
+export function ago(ms: number): string {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  if (seconds < 120) return `${seconds} s ago`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min ago`;
+  if (seconds < 172_800) return `${Math.round(seconds / 3600)} h ago`;
+  return `${Math.round(seconds / 86_400)} days ago`;
+}
+
+function deviceText(device: Device, nowMs: number): string {
+  return [
+    pairs(identityRows(device, nowMs)),
+    valuesText(device),
+    adjustmentsText(device),
+    layersText(device),
+  ].filter(Boolean).join('\n');
+}
+
+function identityRows(device: Device, nowMs: number): [string, string][] {
+  const { info, reported, telemetry } = device;
+  const model = info?.model;
+  const labels = Object.entries(info?.labels ?? {}).map(([key, value]) => `${key}=${value}`).join(',');
+  const rows: [string, string][] = [
+    ['device', `${device.id}${labels ? ` (${labels})` : ''}`],
+    ['online', device.online ? 'yes' : `no, last seen ${ago(nowMs - Number(device.lastSeenMs))}`],
+    ['machine', info ? `${info.hostname || NONE}, ${info.os} ${info.arch}, ${formatSize(Number(info.memoryBytes))}, agent ${info.agentVersion}` : NONE],
+    ['http', info?.httpUrl || NONE],
+  ];
+  if (model) {
+    rows.push(['model', `${model.name || NONE} (${model.architecture}, ${model.moeLayers.length} MoE layers of ${model.experts} experts, top ${model.topK}) ${enumName(ModelState_Status, 'STATUS_', model.status).toLowerCase()}`]);
+    rows.push(['model hash', model.hash || NONE]);
+    if (model.message) rows.push(['model says', model.message]);
+    if (model.hostCrashes > 0) rows.push(['engine crashes', `${model.hostCrashes} since boot`]);
+  }
+  if (info?.limits) {
+    rows.push(['own limits', `cache ${formatSize(Number(info.limits.maxCacheBytes))} (capacity ${capacityText(info.limits.maxCapacities)}), λ up to ${info.limits.maxLambda}`]);
+  }
+  rows.push(['desired', `generation ${device.desiredGeneration}${device.drift ? ', not in force yet' : ''}`]);
+  if (reported) {
+    const state = enumName(SpecState, 'SPEC_STATE_', reported.state);
+    rows.push(['reported', `${state} generation ${reported.generation}, in force: ${reported.appliedGeneration}${reported.reason ? `: ${reported.reason}` : ''}`]);
+  }
+  if (telemetry) {
+    rows.push(['decode', `${telemetry.decodeTokens} tokens, ${fixed(tokensPerSecond(telemetry), 1)} tokens/s, miss rate ${percent(missRate(telemetry))}`]);
+    rows.push(['flash', `${formatSize(Number(telemetry.flashBytes))} in ${telemetry.flashReads} reads; ${sizeOrNone(flashBytesPerToken(telemetry))} per decoded token`]);
+    rows.push(['requests', `${telemetry.requests}, failed ${telemetry.requestsFailed}`]);
+    rows.push(['memory', `${formatSize(Number(telemetry.rssBytes))} resident, ${formatSize(Number(telemetry.memoryAvailableBytes))} available`]);
+    const misses = telemetry.misses;
+    if (misses) rows.push(['misses', `${misses.counted} = ${misses.exported} exported + ${misses.spooled} spooled + ${misses.dropped} dropped + ${misses.unsampled} unsampled`]);
+  }
+  rows.push(['latest trace', device.traceUrl || NONE]);
+  return rows;
+}
+
+function sizeOrNone(bytes: number | null): string {
+  return bytes === null ? NONE : formatSize(Math.round(bytes));
+}
+
+/** Asked for, in force, and which layer it comes from. */
+function valuesText(device: Device): string {
+  const { desired } = device;
+  const effective = device.reported?.effective;
+  const source = (...fields: string[]) => {
+    const found = device.sources.find((one) => fields.includes(one.field));
+    return found ? `${layerName(found.layer).toLowerCase().replace('_', ' ')}${found.detail ? `: ${found.detail}` : ''}` : NONE;
+  };
+  const cache = desired?.cache?.$case === 'cacheBytes' ? formatSize(Number(desired.cache.value))
+    : desired?.cache?.$case === 'capacities' ? `capacity ${capacityText(desired.cache.value.experts)}` : NONE;
+  return table(['VALUE', 'DESIRED', 'IN FORCE', 'FROM'], [
+    ['lambda', String(desired?.lambda ?? NONE), String(effective?.lambda ?? NONE), source('lambda')],
+    ['top_j', String(desired?.topJ ?? NONE), String(effective?.topJ ?? NONE), source('top_j', 'topJ')],
+    ['routing', (desired && routingName(desired.routing)) ?? NONE, (effective && routingName(effective.routing)) ?? NONE, source('routing')],
+    ['cache', cache, effective ? `capacity ${capacityText(effective.capacities)}, ${formatSize(Number(effective.cacheBytes))}` : NONE, source('capacities', 'cache_bytes', 'cache', 'cacheBytes')],
+    ['trace_ratio', String(desired?.traceRatio ?? NONE), String(effective?.traceRatio ?? NONE), source('trace_ratio', 'traceRatio')],
+    ['router_sampling', desired?.routerSampling ? `${desired.routerSampling.windowTokens} tokens, ${formatSize(Number(desired.routerSampling.bytesPerHour))}/h` : NONE, effective ? (effective.routerSampling ? 'on' : 'off') : NONE, source('router_sampling', 'routerSampling')],
+  ]);
+}
+
+function adjustmentsText(device: Device): string {
+  const adjustments = device.reported?.adjustments ?? [];
+  if (adjustments.length === 0) return '';
+  return table(['ADJUSTED', 'ASKED', 'EFFECTIVE', 'WHY'], adjustments.map((one) => [one.field, one.asked, one.effective, one.reason]));
+}
+
+function layersText(device: Device): string {
+  const layers = device.telemetry?.layers ?? [];
+  if (layers.length === 0) return '';
+  return table(['LAYER', 'CAPACITY', 'RESIDENT', 'HITS', 'MISSES', 'MISS', 'SWAPS', 'MASS LOST', 'RANGE'], layers.map((layer) => {
+    const slots = Number(layer.hits + layer.misses);
+    const events = Number(layer.events);
+    return [
+      String(layer.layer), String(layer.capacity), String(layer.resident), String(layer.hits), String(layer.misses),
+      percent(slots ? Number(layer.misses) / slots : null), percent(slots ? Number(layer.swaps) / slots : null),
+      fixed(events ? layer.massLost / events : null, 4), layer.rangeMean.toFixed(2),
+    ];
+  }), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+}

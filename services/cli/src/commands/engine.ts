@@ -1,0 +1,264 @@
+/** `moefleet engine inspect|eval|generate`: the native engine on this machine, without a fleet. */
+import { type Command, Option } from 'commander';
+import type { EvalResult, Routing } from '@moefleet/edge-agent/engine';
+import { formatSize } from '@moefleet/runtime';
+import { integerFrom, numberFrom, sizeAbove } from '../argument';
+import { addCommonOptions, readCommonOptions } from '../config';
+import type { Context } from '../context';
+import type { EngineSettings, EvaluateOutcome, GenerateOutcome, InspectOutcome } from '../engine/engine-job';
+import { type JobListener, runEngineJob } from '../engine/engine-process';
+import { UsageFailure } from '../failure';
+import { jsonText } from '../json-text';
+import { ProgressLine } from '../progress-line';
+import { capacityText, fixed, pairs, percent, table } from '../table';
+import { readTextFile } from '../text-file';
+
+/** Node and the libraries, beyond what the engine accounts for. */
+const RESERVE_BYTES = 150 * 1024 ** 2;
+const MIB = 1024 ** 2;
+
+interface EngineFlags {
+  model: string; lambda?: number; topJ?: number; routing?: Routing; capacity?: number; cacheMib?: number;
+  threads: number; lanes: number; prefill: number; directIo: boolean; context?: number;
+}
+
+export function addEngine(program: Command, context: Context): void {
+  const engine = addCommonOptions(program.command('engine').description('the native engine on this machine: look at a model, score a text, generate'), { operator: false });
+  addInspect(engine, context);
+  addEval(engine, context);
+  addGenerate(engine, context);
+}
+
+function addInspect(engine: Command, context: Context): void {
+  const command = addEngineOptions(engine.command('inspect').description('what a model is, and what memory it takes to run it'))
+    .addOption(new Option('--context <n>', 'context in tokens; 0: the model\'s own').argParser(integerFrom(0, 1 << 20)).default(0))
+    .addHelpText('after', '\nExamples:\n  moefleet engine inspect --model model.gguf\n  moefleet engine inspect --model model.gguf --cache-mib 512\n');
+  addCommonOptions(command, { operator: false }).action(async (flags: EngineFlags, self: Command) => {
+    const outcome = await runEngineJob({ t: 'inspect', settings: settings(flags, flags.context!) }, listen(context), context.signal);
+    const inspected = inspectJson(outcome);
+    context.stdout.write(readCommonOptions(self, context.env).json ? jsonText(inspected) : inspectText(inspected));
+  });
+}
+
+function addEval(engine: Command, context: Context): void {
+  const command = addEngineOptions(addRoutingOptions(engine.command('eval')
+    .description('cross-entropy of a text, and the misses on the way, with routing bent by λ')
+    .requiredOption('--text <file>', 'UTF-8 text to score')))
+    .addOption(new Option('--tokens <n>', 'tokens to score, a multiple of --context (default: all whole windows of the text)').argParser(integerFrom(1)))
+    .addOption(new Option('--context <n>', 'tokens per window; each starts with an empty KV cache').argParser(integerFrom(1, 1 << 20)).default(256))
+    .option('--stepped', 'decode one token at a time through the real cache, instead of in batches against a virtual one')
+    .option('--compare', 'also score at λ 0 and print the loss')
+    .addHelpText('after', `
+The text is tokenised as a whole, without a start token; N tokens are routed and scored, each on its next. The expert
+cache starts empty once and lives on across windows.
+
+Examples:
+  moefleet engine eval --model model.gguf --text unseen.txt --lambda 0.3 --capacity 16 --compare
+  moefleet engine eval --model model.gguf --text unseen.txt --tokens 4096 --cache-mib 64 --json
+`);
+  addCommonOptions(command, { operator: false }).action(async (flags: EngineFlags & EvalFlags, self: Command) => {
+    const windowTokens = flags.context!;
+    if (flags.tokens !== undefined && flags.tokens % windowTokens !== 0) {
+      throw new UsageFailure(`--tokens: ${flags.tokens} is not a multiple of --context ${windowTokens}; use ${Math.max(1, Math.round(flags.tokens / windowTokens)) * windowTokens}`);
+    }
+    const text = readTextFile('--text', flags.text);
+    const outcome = await runEngineJob({
+      t: 'evaluate', settings: settings(flags, windowTokens), text, textPath: flags.text, tokens: flags.tokens ?? null,
+      context: windowTokens, stepped: flags.stepped ?? false, compare: flags.compare ?? false,
+    }, listen(context), context.signal);
+    const evaluated = evalJson(flags, outcome);
+    context.stdout.write(readCommonOptions(self, context.env).json ? jsonText(evaluated) : evalText(evaluated));
+  });
+}
+
+interface EvalFlags { text: string; tokens?: number; stepped?: boolean; compare?: boolean; }
+
+function addGenerate(engine: Command, context: Context): void {
+  const command = addEngineOptions(addRoutingOptions(engine.command('generate')
+    .description('continue a prompt, with experts read from disk into a bounded cache that starts empty')
+    .requiredOption('--prompt <text>', 'what to continue')
+    .addOption(new Option('--tokens <n>', 'most tokens to generate').argParser(integerFrom(1, 1 << 20)).default(128))))
+    .addOption(new Option('--temperature <t>', '0 takes the likeliest token').argParser(numberFrom(0, 100)).default(0))
+    .addOption(new Option('--top-p <p>', 'sample from the smallest set of tokens with this probability').argParser(numberFrom(0, 1)).default(1))
+    .addOption(new Option('--seed <n>', 'of the sampling').argParser(integerFrom(0, 0xffffffff)).default(0))
+    .addOption(new Option('--context <n>', 'context in tokens; 0: the model\'s own').argParser(integerFrom(0, 1 << 20)).default(0))
+    .addHelpText('after', `
+Examples:
+  moefleet engine generate --model model.gguf --prompt "The city was founded in" --tokens 64
+  moefleet engine generate --model model.gguf --prompt "Once" --lambda 0.3 --cache-mib 64 --json
+`);
+  addCommonOptions(command, { operator: false }).action(async (flags: EngineFlags & GenerateFlags, self: Command) => {
+    if (flags.prompt === '') throw new UsageFailure('--prompt: the prompt is empty; give it some text');
+    const { json } = readCommonOptions(self, context.env);
+    const outcome = await runEngineJob({
+      t: 'generate', settings: settings(flags, flags.context!), prompt: flags.prompt, tokens: flags.tokens,
+      temperature: flags.temperature, topP: flags.topP, seed: flags.seed,
+    }, json ? listen(context) : { onProgress: () => {}, onText: (text) => void context.stdout.write(text) }, context.signal);
+    const generated = generateJson(flags, outcome);
+    context.stdout.write(json ? jsonText(generated) : `\n\n${generateText(generated)}`);
+  });
+}
+
+interface GenerateFlags { prompt: string; tokens: number; temperature: number; topP: number; seed: number; }
+
+function addEngineOptions(command: Command): Command {
+  return command
+    .requiredOption('--model <file>', 'GGUF file of a Mixture-of-Experts model')
+    .addOption(new Option('--capacity <n>', 'experts per layer that may be in memory (default: all)').argParser(integerFrom(1, 65_536)).conflicts('cacheMib'))
+    .addOption(new Option('--cache-mib <m>', 'MiB of experts that may be in memory, over all layers').argParser(numberFrom(0, 1e9)))
+    .addOption(new Option('--prefill <size>', 'expert bytes beyond the cache while a prompt is read; 0: one layer').argParser(sizeAbove(0)).default(0))
+    .addOption(new Option('--threads <n>', 'compute threads; 0: physical cores but one').argParser(integerFrom(0, 1024)).default(0))
+    .addOption(new Option('--lanes <n>', 'parallel flash reads; 0: the engine\'s default').argParser(integerFrom(0, 256)).default(0))
+    .option('--no-direct-io', 'read through the page cache');
+}
+
+function addRoutingOptions(command: Command): Command {
+  return command
+    .addOption(new Option('--routing <how>', 'how experts are chosen').choices(['original', 'cache_prior']).default('cache_prior'))
+    .addOption(new Option('--lambda <x>', 'strength of the pull towards cached experts, in [0,1]').argParser(numberFrom(0, 1)).default(0))
+    .addOption(new Option('--top-j <n>', 'how many of a token\'s best experts are never displaced (default: 2)').argParser(integerFrom(0, 4096)));
+}
+
+function settings(flags: EngineFlags, contextTokens: number): EngineSettings {
+  return {
+    modelPath: flags.model, routing: flags.routing ?? 'cache_prior', lambda: flags.lambda ?? 0, topJ: flags.topJ ?? null,
+    cache: flags.capacity !== undefined ? { t: 'capacity', capacity: flags.capacity }
+      : flags.cacheMib !== undefined ? { t: 'bytes', bytes: Math.floor(flags.cacheMib * MIB) } : { t: 'all' },
+    contextTokens, threads: flags.threads, lanes: flags.lanes, prefillBytes: flags.prefill, directIo: flags.directIo,
+  };
+}
+
+function listen(context: Context): JobListener {
+  const line = new ProgressLine(context.stderr);
+  return { onProgress: (fraction, what) => (fraction >= 1 ? line.end() : line.update(fraction, what)) };
+}
+
+function inspectJson({ info, modelHash, engine, memory, capacities, contextTokens }: InspectOutcome) {
+  const accounted = memory.denseBytes + memory.kvBytes + memory.computeBytes + memory.cacheBytes + memory.prefillBytes;
+  return {
+    ...without(info, 'tensors'), hash: modelHash, engine,
+    allExpertsBytes: info.expertBytes.reduce((sum, bytes) => sum + bytes * info.experts, 0),
+    capacities, contextTokens,
+    memory: {
+      denseBytes: memory.denseBytes, kvBytes: memory.kvBytes, computeBytes: memory.computeBytes, cacheBytes: memory.cacheBytes,
+      prefillBytes: memory.prefillBytes, reserveBytes: RESERVE_BYTES, totalBytes: accounted + RESERVE_BYTES, directIo: memory.directIo,
+    },
+  };
+}
+
+const SELECTS_BY = {
+  logits: 'the router\'s logits',
+  logits_biased: 'the router\'s logits after the gate\'s bias',
+  selection_score: 'the final selection score (after gate, bias and expert groups)',
+} as const;
+
+function inspectText(model: ReturnType<typeof inspectJson>): string {
+  const [least, most] = [Math.min(...model.expertBytes), Math.max(...model.expertBytes)];
+  const { memory } = model;
+  return pairs([
+    ['model', `${model.name || '-'} (${model.architecture}), ${formatSize(model.fileBytes)}`],
+    ['hash', model.hash],
+    ['layers', `${model.layers}, of which ${model.moeLayers.length} hold experts`],
+    ['experts', `${model.experts} per layer, top ${model.topK}${model.normalisesWeights ? ', weights normalised' : ''}`],
+    ['selects by', SELECTS_BY[model.selectBy]],
+    ['bytes per expert', least === most ? formatSize(least) : `${formatSize(least)} to ${formatSize(most)}`],
+    ['all experts', formatSize(model.allExpertsBytes)],
+    ['dense bytes', formatSize(model.denseBytes)],
+    ['token cycle', `${formatSize(model.tokenCycleBytes)} (what one token touches)`],
+    ['alignment', `${model.alignment} bytes; ${memory.directIo ? 'read around the page cache' : 'read through the page cache'}`],
+    ['context', `${model.contextTokens} tokens (trained with ${model.contextTrain}), vocabulary ${model.vocab}`],
+    ['engine', model.engine],
+  ]) + `\nMemory with capacity ${capacityText(model.capacities)}:\n` + table(['', 'BYTES', ''], [
+    ['dense', String(memory.denseBytes), formatSize(memory.denseBytes)],
+    ['+ KV', String(memory.kvBytes), formatSize(memory.kvBytes)],
+    ['+ compute', String(memory.computeBytes), formatSize(memory.computeBytes)],
+    ['+ cache', String(memory.cacheBytes), formatSize(memory.cacheBytes)],
+    ['+ prefill', String(memory.prefillBytes), formatSize(memory.prefillBytes)],
+    ['+ reserve', String(memory.reserveBytes), formatSize(memory.reserveBytes)],
+    ['= at most', String(memory.totalBytes), formatSize(memory.totalBytes)],
+  ], [1, 2]);
+}
+
+/** Nats and perplexity of one evaluation; `crossEntropyLoss` and what goes with it only where λ 0 was scored too. */
+function evalJson(flags: EngineFlags, { result, baseline, capacities, topJ, peakRssBytes }: EvaluateOutcome) {
+  const loss = baseline ? result.crossEntropy - baseline.crossEntropy : null;
+  return {
+    routing: flags.routing!, lambda: flags.lambda!, topJ, capacities, context: flags.context!,
+    ...without(result, 'tokenNll', 'evalNs'),
+    perplexity: Math.exp(result.crossEntropy),
+    seconds: result.evalNs / 1e9,
+    peakRssBytes,
+    ...(baseline && loss !== null ? {
+      crossEntropyLoss: loss,
+      crossEntropyLossStderr: pairedStderr(result, baseline, flags.context!),
+      perplexityLossPercent: Math.expm1(loss) * 100,
+      baseline: { crossEntropy: baseline.crossEntropy, perplexity: Math.exp(baseline.crossEntropy), missRate: baseline.missRate, misses: baseline.misses },
+    } : {}),
+  };
+}
+
+function without<T extends object, K extends keyof T>(value: T, ...keys: K[]): Omit<T, K> {
+  return Object.fromEntries(Object.entries(value).filter(([key]) => !keys.includes(key as K))) as Omit<T, K>;
+}
+
+/** Standard error of the mean loss over windows, each window compared with itself; null for a single window. */
+function pairedStderr(result: EvalResult, baseline: EvalResult, windowTokens: number): number | null {
+  const windows = Math.floor(result.tokenNll.length / windowTokens);
+  if (windows < 2) return null;
+  const losses = Array.from({ length: windows }, (_, window) => {
+    let sum = 0;
+    for (let i = window * windowTokens; i < (window + 1) * windowTokens; i += 1) sum += result.tokenNll[i]! - baseline.tokenNll[i]!;
+    return sum / windowTokens;
+  });
+  const mean = losses.reduce((sum, loss) => sum + loss, 0) / windows;
+  const variance = losses.reduce((sum, loss) => sum + (loss - mean) ** 2, 0) / (windows - 1);
+  return Math.sqrt(variance / windows);
+}
+
+function evalText(figures: ReturnType<typeof evalJson>): string {
+  const rows: [string, string][] = [
+    ['routing', `${figures.routing}, λ ${figures.lambda}, topJ ${figures.topJ}, capacity ${capacityText(figures.capacities)}`],
+    ['tokens', `${figures.tokens} in windows of ${figures.context}, ${fixed(figures.tokens / figures.seconds, 0)} per second`],
+    ['cross-entropy', `${figures.crossEntropy.toFixed(5)} nats, perplexity ${figures.perplexity.toFixed(3)}`],
+    ['miss rate', `${percent(figures.missRate, 2)} (${figures.misses} of ${figures.hits + figures.misses})`],
+    ['swap rate', percent(figures.swapRate, 2)],
+    ['mass lost', figures.massLost.toFixed(5)],
+    ['mean lifetime', figures.meanLifetimeTokens === null ? '- (nothing was evicted)' : `${figures.meanLifetimeTokens.toFixed(1)} tokens`],
+  ];
+  if (figures.baseline) {
+    rows.push(['against λ 0', `${figures.crossEntropyLoss!.toFixed(5)} nats (± ${fixed(figures.crossEntropyLossStderr, 5)}), perplexity ${figures.perplexityLossPercent! >= 0 ? '+' : ''}${figures.perplexityLossPercent!.toFixed(2)}%`]);
+    rows.push(['miss rate at λ 0', percent(figures.baseline.missRate, 2)]);
+  }
+  return `${pairs(rows)}\n${table(['LAYER', 'CAPACITY', 'HITS', 'MISSES', 'MISS', 'SWAPS', 'MASS LOST', 'LIFETIME'], figures.perLayer.map((layer) => [
+    String(layer.layer), String(layer.capacity), String(layer.hits), String(layer.misses), percent(layer.missRate, 2),
+    percent(layer.swapRate, 2), layer.massLost.toFixed(5), fixed(layer.meanLifetimeTokens, 1),
+  ]), [0, 1, 2, 3, 4, 5, 6, 7])}`;
+}
+
+function generateJson(flags: EngineFlags, { text, result, capacities, topJ, memory, peakRssBytes }: GenerateOutcome) {
+  const slots = result.decodeHits + result.decodeMisses;
+  // The first token comes out of the prefill.
+  const decoded = Math.max(0, result.completionTokens - 1);
+  return {
+    text, routing: flags.routing!, lambda: flags.lambda!, topJ, capacities,
+    promptTokens: result.promptTokens, completionTokens: result.completionTokens, finishReason: result.finishReason,
+    tokensPerSecond: result.decodeNs > 0 ? decoded / (result.decodeNs / 1e9) : null,
+    prefillSeconds: result.prefillNs / 1e9, decodeSeconds: result.decodeNs / 1e9, stallSeconds: result.stallNs / 1e9,
+    hits: result.decodeHits, misses: result.decodeMisses, swaps: result.decodeSwaps,
+    missRate: slots ? result.decodeMisses / slots : null,
+    swapRate: slots ? result.decodeSwaps / slots : null,
+    prefillHits: result.prefillHits, prefillMisses: result.prefillMisses,
+    flashBytes: result.flashBytes, flashReads: result.flashReads,
+    memory: { ...memory, reserveBytes: RESERVE_BYTES }, peakRssBytes,
+  };
+}
+
+function generateText(figures: ReturnType<typeof generateJson>): string {
+  return pairs([
+    ['tokens', `${figures.completionTokens} after a prompt of ${figures.promptTokens} (${figures.finishReason})`],
+    ['tokens/s', fixed(figures.tokensPerSecond, 1)],
+    ['misses', `${figures.misses} in decode (${percent(figures.missRate)}), ${figures.prefillMisses} in prefill`],
+    ['flash', `${formatSize(figures.flashBytes)} in ${figures.flashReads} reads`],
+    ['peak memory', formatSize(figures.peakRssBytes)],
+  ]);
+}

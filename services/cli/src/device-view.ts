@@ -1,0 +1,74 @@
+/** A device as people and scripts see it: the registry's record, and the few figures that follow from it. */
+import {
+  type Device, type DeviceSpec, ModelState_Status, Routing, SpecState, type TelemetryFrame, ValueSource_Layer,
+} from '@moefleet/proto';
+import { enumName, type JsonValue, toJson } from './json-text';
+
+/** Of the decode steps since the agent's boot, per selected slot; null before the first. */
+export function missRate(telemetry: TelemetryFrame | undefined): number | null {
+  let hits = 0n;
+  let misses = 0n;
+  for (const layer of telemetry?.layers ?? []) {
+    hits += layer.hits;
+    misses += layer.misses;
+  }
+  const slots = hits + misses;
+  return slots === 0n ? null : Number(misses) / Number(slots);
+}
+
+/** Decode speed since the agent's boot; null before the first token. */
+export function tokensPerSecond(telemetry: TelemetryFrame | undefined): number | null {
+  if (!telemetry || telemetry.decodeNs === 0n) return null;
+  return Number(telemetry.decodeTokens) / (Number(telemetry.decodeNs) / 1e9);
+}
+
+/** Flash bytes of prefill and decode together, per decoded token. */
+export function flashBytesPerToken(telemetry: TelemetryFrame | undefined): number | null {
+  if (!telemetry || telemetry.decodeTokens === 0n) return null;
+  return Number(telemetry.flashBytes) / Number(telemetry.decodeTokens);
+}
+
+/** `cache_prior`, `original`, or null where none is set. */
+export function routingName(routing: Routing): string | null {
+  return routing === Routing.ROUTING_UNSPECIFIED ? null : enumName(Routing, 'ROUTING_', routing).toLowerCase();
+}
+
+export function layerName(layer: ValueSource_Layer): string {
+  return enumName(ValueSource_Layer, 'LAYER_', layer);
+}
+
+export function deviceJson(device: Device): JsonValue {
+  const { info, reported } = device;
+  return toJson({
+    ...device,
+    info: info && { ...info, model: info.model && { ...info.model, status: enumName(ModelState_Status, 'STATUS_', info.model.status) } },
+    reported: reported && {
+      ...reported,
+      state: enumName(SpecState, 'SPEC_STATE_', reported.state),
+      effective: reported.effective && { ...reported.effective, routing: routingName(reported.effective.routing) },
+    },
+    desired: device.desired && specJson(device.desired),
+    sources: device.sources.map((source) => ({ ...source, layer: layerName(source.layer) })),
+    telemetry: device.telemetry && {
+      ...device.telemetry,
+      memoryPressurePercent: device.telemetry.memoryPressurePercent ?? null,
+      lastTrace: device.telemetry.lastTrace ?? null,
+    },
+    missRate: missRate(device.telemetry),
+    tokensPerSecond: tokensPerSecond(device.telemetry),
+    flashBytesPerToken: flashBytesPerToken(device.telemetry),
+  });
+}
+
+function specJson(spec: DeviceSpec) {
+  return {
+    lambda: spec.lambda ?? null,
+    topJ: spec.topJ ?? null,
+    routing: routingName(spec.routing),
+    capacities: spec.cache?.$case === 'capacities' ? spec.cache.value.experts : null,
+    cacheBytes: spec.cache?.$case === 'cacheBytes' ? spec.cache.value : null,
+    modelHash: spec.modelHash,
+    traceRatio: spec.traceRatio ?? null,
+    routerSampling: spec.routerSampling ?? null,
+  };
+}

@@ -1,0 +1,159 @@
+/**
+ * The child process that holds the native engine for one job (see engine-process.ts). It ends when the job is done,
+ * when it is cancelled, or with its parent.
+ */
+import { freemem } from 'node:os';
+import { randomUUID } from 'node:crypto';
+import {
+  capacitiesForBytes, Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec, widenModel,
+} from '@moefleet/edge-agent/engine';
+import type {
+  EngineJob, EngineSettings, EvaluateOutcome, FromChild, GenerateOutcome, InspectOutcome, Outcomes, ToChild, WidenOutcome,
+} from './engine-job';
+
+/** Engine error codes that are the caller's input. */
+const BAD_INPUT_CODES = ['MODEL_FORMAT', 'NOT_MOE', 'BAD_ARGUMENT', 'CAPACITY', 'CONTEXT_FULL'];
+
+const DEFAULT_TOP_J = 2;
+
+class BadInputError extends Error {
+  readonly code = 'BAD_ARGUMENT';
+}
+
+const cancelled = new AbortController();
+
+// Ctrl-C reaches the whole process group; the parent decides what it means.
+process.on('SIGINT', () => {});
+process.on('disconnect', () => process.exit(1));
+process.on('message', (message: ToChild) => {
+  if (message.t === 'cancel') cancelled.abort();
+  else void run(message.job);
+});
+
+async function run(job: EngineJob): Promise<void> {
+  let last: FromChild;
+  try {
+    last = { t: 'outcome', outcome: await perform(job) };
+  } catch (error) {
+    const { message, stack, code } = error as Error & { code?: string };
+    last = { t: 'failure', message, badInput: BAD_INPUT_CODES.includes(code ?? ''), stack: stack ?? message };
+  }
+  send(last, () => process.exit(0));
+}
+
+function perform(job: EngineJob): Promise<Outcomes[keyof Outcomes]> {
+  switch (job.t) {
+    case 'inspect': return inspect(job.settings);
+    case 'evaluate': return evaluate(job);
+    case 'generate': return generate(job);
+    case 'widen': return widen(job);
+  }
+}
+
+async function inspect(settings: EngineSettings): Promise<InspectOutcome> {
+  const { engine, info, spec } = await open(settings, false);
+  try {
+    return {
+      info, modelHash: await modelHash(settings.modelPath), engine: engineVersion(), memory: engine.memory(),
+      capacities: spec.capacities, contextTokens: settings.contextTokens || info.contextTrain,
+    };
+  } finally {
+    await engine.close();
+  }
+}
+
+async function evaluate(job: Extract<EngineJob, { t: 'evaluate' }>): Promise<EvaluateOutcome> {
+  const { engine, spec } = await open({ ...job.settings, contextTokens: job.context }, true);
+  try {
+    const all = engine.tokenize(job.text, false, false);
+    const tokens = scoredTokens(all, job);
+    const runs = job.compare ? 2 : 1;
+    const one = (what: string, index: number, spec: RoutingSpec) => engine.evaluate(
+      { tokens, context: job.context, spec, stepped: job.stepped },
+      (done, total) => send({ t: 'progress', fraction: (index + done / total) / runs, what }),
+      cancelled.signal,
+    );
+    const baseline = job.compare ? await one('scoring at λ 0', 0, { ...spec, lambda: 0 }) : null;
+    const result = await one(`scoring at λ ${spec.lambda}`, runs - 1, spec);
+    return { result, baseline, capacities: spec.capacities, topJ: spec.topJ, peakRssBytes: peakRssBytes() };
+  } finally {
+    await engine.close();
+  }
+}
+
+/** The first N+1 tokens of the text: N are routed and scored on their next. */
+function scoredTokens(all: Int32Array, job: Extract<EngineJob, { t: 'evaluate' }>): Int32Array {
+  const windows = Math.floor((all.length - 1) / job.context);
+  const wanted = job.tokens ?? windows * job.context;
+  if (wanted === 0 || all.length < wanted + 1) {
+    throw new BadInputError(`${job.textPath}: the text has ${all.length} tokens, too short to score ${wanted || job.context} of them ` +
+      `(${(wanted || job.context) + 1} needed); give a longer text, fewer --tokens or a shorter --context`);
+  }
+  return all.slice(0, wanted + 1);
+}
+
+async function generate(job: Extract<EngineJob, { t: 'generate' }>): Promise<GenerateOutcome> {
+  const { engine, spec } = await open(job.settings, false);
+  try {
+    const decoder = new TextDecoder();
+    let text = '';
+    const add = (piece: string) => {
+      if (piece === '') return;
+      text += piece;
+      send({ t: 'text', text: piece });
+    };
+    const result = await engine.generate({
+      requestId: randomUUID(), prompt: engine.tokenize(job.prompt, true, false), maxTokens: job.tokens, temperature: job.temperature,
+      topP: job.topP, seed: job.seed, coldCache: true, captureRouter: false,
+    }, (step) => {
+      add(decoder.decode(step.text, { stream: true }));
+      send({ t: 'progress', fraction: Math.min(1, (step.step + 1) / job.tokens), what: 'generating' });
+    }, cancelled.signal);
+    add(decoder.decode());
+    return { text, result, capacities: spec.capacities, topJ: spec.topJ, memory: engine.memory(), peakRssBytes: peakRssBytes() };
+  } finally {
+    await engine.close();
+  }
+}
+
+async function widen(job: Extract<EngineJob, { t: 'widen' }>): Promise<WidenOutcome> {
+  return widenModel(job.source, job.target, job.width, (done, total) => send({ t: 'progress', fraction: done / total, what: `writing ${job.target}` }));
+}
+
+async function open(settings: EngineSettings, mayKeepAll: boolean): Promise<{ engine: Engine; info: ModelInfo; spec: RoutingSpec }> {
+  const info = await inspectModel(settings.modelPath);
+  if (settings.topJ !== null && settings.topJ > info.topK) {
+    throw new BadInputError(`--top-j: ${settings.topJ} is more than the ${info.topK} experts a token takes; use 0 to ${info.topK}`);
+  }
+  const spec: RoutingSpec = {
+    routing: settings.routing, lambda: settings.lambda, topJ: settings.topJ ?? Math.min(DEFAULT_TOP_J, info.topK), capacities: capacities(info, settings), generation: 0,
+  };
+  // Evaluation goes through all experts again and again; it keeps them where they take no more than half of what is free.
+  const bytes = info.denseBytes + info.expertBytes.reduce((sum, each) => sum + each * info.experts, 0);
+  const engine = await Engine.open({
+    modelPath: settings.modelPath, contextTokens: settings.contextTokens, threads: settings.threads, lanes: settings.lanes,
+    directIo: settings.directIo, prefillBytes: settings.prefillBytes, keepAll: mayKeepAll && bytes * 2 < freemem(), spec,
+  });
+  return { engine, info, spec };
+}
+
+function capacities(info: ModelInfo, { cache }: EngineSettings): number[] {
+  switch (cache.t) {
+    case 'all': return info.moeLayers.map(() => info.experts);
+    case 'bytes': return capacitiesForBytes(info, cache.bytes);
+    case 'capacity':
+      if (cache.capacity < info.topK || cache.capacity > info.experts) {
+        throw new BadInputError(`--capacity: ${cache.capacity} is outside ${info.topK} to ${info.experts}: a layer needs its top-${info.topK} experts at once, and has ${info.experts}`);
+      }
+      return info.moeLayers.map(() => cache.capacity);
+  }
+}
+
+function peakRssBytes(): number {
+  return process.resourceUsage().maxRSS * 1024;
+}
+
+function send(message: FromChild, then?: () => void): void {
+  if (process.connected) process.send!(message, undefined, undefined, () => then?.());
+  else then?.();
+}

@@ -1,0 +1,45 @@
+/** What crosses between the command line and the child process that holds the native engine. */
+import type { EngineMemory, EvalResult, GenerateResult, ModelInfo, Routing } from '@moefleet/edge-agent/engine';
+
+/** How much of the model may be in memory: experts per layer, bytes over all layers, or everything. */
+export type CacheSize = { t: 'all' } | { t: 'capacity'; capacity: number } | { t: 'bytes'; bytes: number };
+
+export interface EngineSettings {
+  modelPath: string;
+  routing: Routing;
+  lambda: number;
+  /** null: 2, or all of a model that takes fewer */
+  topJ: number | null;
+  cache: CacheSize;
+  /** 0: the model's own */
+  contextTokens: number;
+  /** 0: the engine's choice */
+  threads: number;
+  lanes: number;
+  prefillBytes: number;
+  directIo: boolean;
+}
+
+export type EngineJob =
+  | { t: 'inspect'; settings: EngineSettings }
+  /** `tokens` null: as many whole windows as the text gives */
+  | { t: 'evaluate'; settings: EngineSettings; text: string; textPath: string; tokens: number | null; context: number; stepped: boolean; compare: boolean }
+  | { t: 'generate'; settings: EngineSettings; prompt: string; tokens: number; temperature: number; topP: number; seed: number }
+  | { t: 'widen'; source: string; target: string; width: number };
+
+export interface InspectOutcome { info: ModelInfo; modelHash: string; engine: string; memory: EngineMemory; capacities: number[]; contextTokens: number; }
+export interface EvaluateOutcome { result: EvalResult; baseline: EvalResult | null; capacities: number[]; topJ: number; peakRssBytes: number; }
+export interface GenerateOutcome { text: string; result: GenerateResult; capacities: number[]; topJ: number; memory: EngineMemory; peakRssBytes: number; }
+export interface WidenOutcome { bytes: number; }
+
+export interface Outcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; generate: GenerateOutcome; widen: WidenOutcome; }
+
+export type ToChild = { t: 'job'; job: EngineJob } | { t: 'cancel' };
+
+export type FromChild =
+  | { t: 'progress'; fraction: number; what: string }
+  /** the next piece of generated text, whole characters */
+  | { t: 'text'; text: string }
+  | { t: 'outcome'; outcome: Outcomes[keyof Outcomes] }
+  /** `badInput`: the caller's model, text or flags; `code` is the engine's, null where it was not the engine */
+  | { t: 'failure'; message: string; badInput: boolean; stack: string };

@@ -1,0 +1,130 @@
+/**
+ * One command's connection to a coordinator's operator API: promises, the caller's AbortSignal, and errors that name
+ * the next step. The one place that maps gRPC status to what the shell sees.
+ */
+import {
+  type CallOptions, type ClientReadableStream, connectivityState, credentials, Metadata, type ServiceError, status,
+} from '@grpc/grpc-js';
+import {
+  type ChangeConfigRequest, type Device, type GetLearnerResponse, type LabelSelector, type MeasureDeviceRequest,
+  type MeasureDeviceResponse, OperatorServiceClient, type Rollout,
+} from '@moefleet/proto';
+import { EXIT, exitCodeOfStatus, Failure } from './failure';
+
+const UNARY_DEADLINE_MS = 10_000;
+/** What a stream may take beyond the time its request grants the devices. */
+const STREAM_SLACK_MS = 10_000;
+/** A fleet of 100,000 devices is listed in one answer. */
+const MAX_MESSAGE_BYTES = 1 << 30;
+
+type Unary<Request, Response> = (
+  request: Request, metadata: Metadata, options: Partial<CallOptions>, callback: (error: ServiceError | null, response: Response) => void,
+) => { cancel(): void };
+
+export class OperatorConnection {
+  private readonly client: OperatorServiceClient;
+
+  constructor(private readonly address: string, private readonly signal: AbortSignal) {
+    this.client = new OperatorServiceClient(address, credentials.createInsecure(), {
+      'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
+      // A command fails at once where nobody listens; whoever runs it decides on trying again.
+      'grpc.enable_retries': 0,
+    });
+  }
+
+  async listDevices(selector?: LabelSelector): Promise<Device[]> {
+    const { devices } = await this.unary(this.client.listDevices.bind(this.client), { selector });
+    return devices.sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0));
+  }
+
+  async getDevice(deviceId: string): Promise<Device> {
+    const { device } = await this.unary(this.client.getDevice.bind(this.client), { deviceId }, {
+      [status.NOT_FOUND]: `no device "${deviceId}"; list them with: moefleet devices`,
+    });
+    if (!device) throw new Failure(`the coordinator at ${this.address} answered without a device`);
+    return device;
+  }
+
+  /** Calls `onRollout` at each state the coordinator tells; resolves with the last. */
+  async changeConfig(request: ChangeConfigRequest, onRollout: (rollout: Rollout) => void): Promise<Rollout> {
+    const deadline = Date.now() + (request.timeoutMs || 30_000) + STREAM_SLACK_MS;
+    let last: Rollout | undefined;
+    await this.stream(this.client.changeConfig(request, new Metadata(), { deadline }), ({ rollout }) => {
+      if (!rollout) return;
+      last = rollout;
+      onRollout(rollout);
+    });
+    if (!last) throw new Failure(`the coordinator at ${this.address} ended without telling the outcome; look at it with: moefleet devices`);
+    return last;
+  }
+
+  /** No deadline: the device may have requests before this one. */
+  async measureDevice(request: MeasureDeviceRequest, onUpdate: (update: MeasureDeviceResponse) => void): Promise<void> {
+    await this.stream(this.client.measureDevice(request), onUpdate);
+  }
+
+  async runLearner(): Promise<string> {
+    return (await this.unary(this.client.runLearner.bind(this.client), {})).jobId;
+  }
+
+  async getLearner(): Promise<GetLearnerResponse> {
+    return this.unary(this.client.getLearner.bind(this.client), {});
+  }
+
+  close(): void {
+    this.client.close();
+  }
+
+  private unary<Request, Response>(call: Unary<Request, Response>, request: Request, texts: Record<number, string> = {}): Promise<Response> {
+    return new Promise((resolve, reject) => {
+      const sent = call(request, new Metadata(), { deadline: Date.now() + UNARY_DEADLINE_MS }, (error, response) => {
+        this.signal.removeEventListener('abort', cancel);
+        if (error) reject(this.failure(error, texts));
+        else resolve(response);
+      });
+      const cancel = () => sent.cancel();
+      this.signal.addEventListener('abort', cancel, { once: true });
+      if (this.signal.aborted) cancel();
+    });
+  }
+
+  private stream<Response>(call: ClientReadableStream<Response>, onMessage: (message: Response) => void): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const cancel = () => call.cancel();
+      this.signal.addEventListener('abort', cancel, { once: true });
+      if (this.signal.aborted) cancel();
+      const settle = (error: ServiceError | null) => {
+        this.signal.removeEventListener('abort', cancel);
+        if (error) reject(this.failure(error));
+        else resolve();
+      };
+      call.on('data', onMessage);
+      call.on('error', (error: ServiceError) => settle(error));
+      call.on('end', () => settle(null));
+    });
+  }
+
+  private failure(error: ServiceError, texts: Record<number, string> = {}): Failure {
+    if (this.signal.aborted) return new Failure('interrupted', EXIT.interrupted);
+    const said = error.details || error.message;
+    const known = texts[error.code];
+    if (known) return new Failure(known, exitCodeOfStatus(error.code), { cause: error });
+    // UNAVAILABLE is also what a coordinator answers that is itself missing something: a device, or Redis.
+    if (error.code === status.UNAVAILABLE && !this.connected()) {
+      return new Failure(
+        `cannot reach the coordinator at ${this.address}; start one with \`moefleet coordinator run\` or name it with --operator`,
+        EXIT.failed, { cause: error });
+    }
+    if (error.code === status.DEADLINE_EXCEEDED) {
+      return new Failure(`the coordinator at ${this.address} did not answer in time; see its log, then try again`, EXIT.failed, { cause: error });
+    }
+    if (error.code === status.UNIMPLEMENTED) {
+      return new Failure(`the program at ${this.address} is no coordinator's operator API, or an older one (${said}); check --operator`, EXIT.failed, { cause: error });
+    }
+    return new Failure(said, exitCodeOfStatus(error.code), { cause: error });
+  }
+
+  private connected(): boolean {
+    return this.client.getChannel().getConnectivityState(false) === connectivityState.READY;
+  }
+}

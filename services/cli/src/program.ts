@@ -1,0 +1,76 @@
+/** The tree of commands. */
+import { Command } from 'commander';
+import { VERSION } from '@moefleet/runtime';
+import { addCache, addLambda, addTracing, addWindows } from './commands/change';
+import { addDevices } from './commands/devices';
+import { addEngine } from './commands/engine';
+import { addLearnerQueries } from './commands/learner';
+import { addMeasure } from './commands/measure';
+import { addModel } from './commands/model';
+import { addRun } from './commands/run-program';
+import { addTrace } from './commands/trace';
+import { addCommonOptions } from './config';
+import type { Context } from './context';
+
+const HELP = `
+Deploy agents to devices:
+  moefleet coordinator run                                   (needs Redis; see --redis-url)
+  moefleet agent run --model model.gguf --id phone-1 --max-cache 512MiB --coordinator HOST:7400
+  moefleet devices
+
+Adjust λ, the pull of a device's routing towards the experts it holds in memory:
+  moefleet lambda set 0.25 --all
+  moefleet lambda auto --all                                 (back to the learner: moefleet learner run)
+
+See every flash miss as a span in Jaeger:
+  moefleet trace phone-1
+
+Study a model on this machine:
+  moefleet engine inspect --model model.gguf
+  moefleet engine eval --model model.gguf --text unseen.txt --lambda 0.3 --capacity 16 --compare
+
+Exit codes: 0 done; 1 failed; 2 bad input; 3 only offline devices are missing; 130 interrupted.
+Environment: MOEFLEET_OPERATOR (coordinator), MOEFLEET_LOG_LEVEL (debug prints stack traces).
+`;
+
+export function buildProgram(context: Context): Command {
+  const program = new Command('moefleet')
+    .description('fleets of edge devices that run Mixture-of-Experts models larger than their memory')
+    .version(VERSION)
+    .enablePositionalOptions()
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => void context.stdout.write(text),
+      writeErr: (text) => void context.stderr.write(text),
+      outputError: (text, write) => write(`moefleet: ${text.trim().replace(/^error: /, '').replace(/\s*\n\s*/g, ' ')}; see --help\n`),
+    })
+    .addHelpText('after', HELP);
+  addCommonOptions(program, { operator: true });
+
+  addDevices(program, context);
+  addLambda(program, context);
+  addCache(program, context);
+  addTrace(program, context);
+  addMeasure(program, context);
+  addTracing(program, context);
+  addWindows(program, context);
+
+  const learner = program.command('learner').description('what measures a model\'s quality and proposes λ and cache sizes');
+  addLearnerQueries(learner, context);
+  addRun(learner, context, 'run a learner', '--model model.gguf --text unseen.txt', async () => {
+    const { SETTINGS, runLearner } = await import('@moefleet/learner/main');
+    return { settings: SETTINGS, run: runLearner };
+  });
+  addRun(program.command('coordinator').description('what devices connect to'), context, 'run a coordinator', '--redis-url redis://127.0.0.1:6379', async () => {
+    const { SETTINGS, runCoordinator } = await import('@moefleet/coordinator/main');
+    return { settings: SETTINGS, run: runCoordinator };
+  });
+  addRun(program.command('agent').description('what runs a model on a device'), context, 'run an agent', '--id phone-1 --model model.gguf --max-cache 512MiB', async () => {
+    const { SETTINGS, runAgent } = await import('@moefleet/edge-agent/main');
+    return { settings: SETTINGS, run: runAgent };
+  });
+
+  addEngine(program, context);
+  addModel(program, context);
+  return program;
+}

@@ -1,0 +1,76 @@
+/** The learner's settings: flags over environment, checked once. */
+import { ConfigError, type Env, readInteger, type Setting } from '@moefleet/runtime';
+
+/** Tokens per window of the text; each window starts with an empty KV cache. */
+export const WINDOW_TOKENS = 256;
+
+export const SETTINGS: readonly Setting[] = [
+  { flags: '--model <file>', env: 'MOEFLEET_LEARNER_MODEL', description: 'GGUF file of the model to learn about; devices that run another are left alone' },
+  { flags: '--text <file>', env: 'MOEFLEET_LEARNER_TEXT', description: 'UTF-8 text that stands for what the devices are used for; the model should not have seen it' },
+  { flags: '--tokens <n>', env: 'MOEFLEET_LEARNER_TOKENS', description: `tokens of the text to score, a multiple of ${WINDOW_TOKENS}; four times as many halve the error`, fallback: '4096' },
+  { flags: '--budget <percent>', env: 'MOEFLEET_LEARNER_BUDGET', description: 'perplexity a device may lose to λ', fallback: '1%' },
+  { flags: '--threads <n>', env: 'MOEFLEET_LEARNER_THREADS', description: 'compute threads while measuring', fallback: '1' },
+  { flags: '--operator <address>', env: 'MOEFLEET_OPERATOR', description: 'operator API of a coordinator', fallback: '127.0.0.1:7401' },
+  { flags: '--redis-url <url>', env: 'MOEFLEET_REDIS_URL', description: 'Redis that holds the job queue', fallback: 'redis://127.0.0.1:6379' },
+  { flags: '--redis-prefix <prefix>', env: 'MOEFLEET_REDIS_PREFIX', description: 'prefix of every key; the same as the coordinator\'s', fallback: 'moefleet' },
+  { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
+];
+
+export interface LearnerConfig {
+  readonly modelPath: string;
+  readonly textPath: string;
+  readonly tokens: number;
+  /** nats per token a device may lose: ln(1 + perplexity share) */
+  readonly budgetNats: number;
+  readonly threads: number;
+  readonly operatorAddress: string;
+  readonly redisUrl: string;
+  readonly redisPrefix: string;
+  readonly logLevel: string;
+}
+
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
+
+/** `values` by environment variable name. Throws ConfigError. */
+export function readConfig(values: Env): LearnerConfig {
+  const tokens = readInteger('--tokens', values['MOEFLEET_LEARNER_TOKENS'], 4096, 2 * WINDOW_TOKENS, 100_000_000);
+  if (tokens % WINDOW_TOKENS !== 0) throw new ConfigError('--tokens', String(tokens), `a multiple of ${WINDOW_TOKENS}`);
+  const logLevel = values['MOEFLEET_LOG_LEVEL'] || 'info';
+  if (!LOG_LEVELS.includes(logLevel)) throw new ConfigError('--log-level', logLevel, `one of ${LOG_LEVELS.join(', ')}`);
+  return Object.freeze({
+    modelPath: required(values, '--model', 'MOEFLEET_LEARNER_MODEL', 'the GGUF file of the model the devices run'),
+    textPath: required(values, '--text', 'MOEFLEET_LEARNER_TEXT', 'a UTF-8 text file to measure quality on'),
+    tokens,
+    budgetNats: Math.log1p(readPercent(values['MOEFLEET_LEARNER_BUDGET'])),
+    threads: readInteger('--threads', values['MOEFLEET_LEARNER_THREADS'], 1, 1, 1024),
+    operatorAddress: readAddress(values['MOEFLEET_OPERATOR'] || '127.0.0.1:7401'),
+    redisUrl: readRedisUrl(values['MOEFLEET_REDIS_URL'] || 'redis://127.0.0.1:6379'),
+    redisPrefix: values['MOEFLEET_REDIS_PREFIX'] || 'moefleet',
+    logLevel,
+  });
+}
+
+function required(values: Env, flag: string, env: string, what: string): string {
+  const value = values[env];
+  if (!value) throw new ConfigError(`${flag} (or ${env})`, '', what);
+  return value;
+}
+
+/** `1%` and `1` are both one percent. */
+function readPercent(text: string | undefined): number {
+  const match = /^\s*(\d+(?:\.\d+)?)\s*%?\s*$/.exec(text || '1%');
+  const percent = Number(match?.[1]);
+  if (!match || !(percent > 0) || percent > 100) throw new ConfigError('--budget', text ?? '', 'a percentage above 0% and up to 100%, such as 1%');
+  return percent / 100;
+}
+
+function readAddress(address: string): string {
+  const match = /^(\[[^\]]+\]|[^:\s]+):(\d{1,5})$/.exec(address);
+  if (!match || Number(match[2]) < 1 || Number(match[2]) > 65_535) throw new ConfigError('--operator', address, 'an address such as 127.0.0.1:7401');
+  return address;
+}
+
+function readRedisUrl(url: string): string {
+  if (!/^rediss?:\/\/\S+$/.test(url) || !URL.canParse(url)) throw new ConfigError('--redis-url', url, 'an address such as redis://127.0.0.1:6379');
+  return url;
+}

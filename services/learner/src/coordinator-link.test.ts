@@ -1,0 +1,56 @@
+import { status } from '@grpc/grpc-js';
+import { createLogger } from '@moefleet/runtime';
+import { until } from '../../../test/harness/ports';
+import { CoordinatorLink, CoordinatorRefusedError } from './coordinator-link';
+import { emptySurface } from './quality-surface';
+import { learnableDevice } from './testing/learnable-device';
+import { ScriptedRegistry } from './testing/scripted-registry';
+
+const log = createLogger('test', 'silent');
+const surface = emptySurface({ modelHash: 'm', textHash: 't', tokens: 512, context: 256 });
+let registry: ScriptedRegistry;
+let link: CoordinatorLink;
+let signal: AbortSignal;
+
+beforeEach(async () => {
+  registry = new ScriptedRegistry();
+  await registry.start();
+  link = new CoordinatorLink(registry.address, log, () => 0);
+  signal = new AbortController().signal;
+});
+afterEach(() => {
+  link.close();
+  registry.stop();
+});
+
+test('tells a surface that nobody has stored from one that somebody has', async () => {
+  expect(await link.getSurface('m', 't', signal)).toBeNull();
+  await link.putSurface(surface, signal);
+  expect(await link.getSurface('m', 't', signal)).toEqual(surface);
+});
+
+test('waits for a coordinator that is away, and goes on when it is back', async () => {
+  registry.devices = [learnableDevice('a')];
+  registry.stop();
+  let settled = false;
+  const listed = link.listLearnable(signal).finally(() => { settled = true; });
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  expect(settled).toBe(false);
+  await registry.start();
+  expect((await listed).map((device) => device.id)).toEqual(['a']);
+});
+
+test('gives up at once when it is told to', async () => {
+  registry.fails = { code: status.UNAVAILABLE, details: 'redis is away' };
+  const stop = new AbortController();
+  const put = link.putSurface(surface, stop.signal);
+  await until('it has tried', () => registry.calls > 0);
+  stop.abort(new Error('stopping'));
+  await expect(put).rejects.toThrow('stopping');
+});
+
+test('does not repeat what the coordinator refused', async () => {
+  registry.fails = { code: status.INVALID_ARGUMENT, details: 'no hash' };
+  await expect(link.putSurface(surface, signal)).rejects.toThrow(CoordinatorRefusedError);
+  expect(registry.calls).toBe(1);
+});

@@ -1,0 +1,117 @@
+/**
+ * The learner's way to the registry: the coordinator's LearnerService. Calls outlive a coordinator that is away: they
+ * are tried again with jittered backoff until it is back or the caller gives up, so that a surface that took minutes
+ * to measure is not lost to a restart. The one file that reads gRPC status.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type CallOptions, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
+import { type Device, LearnerServiceClient, type Proposal, type QualitySurface } from '@moefleet/proto';
+import { backoffMs, type Logger } from '@moefleet/runtime';
+
+const DEADLINE_MS = 10_000;
+const BACKOFF = { baseMs: 250, maxMs: 10_000 };
+const MAX_MESSAGE_BYTES = 1 << 30;
+
+type LinkState = { t: 'up' } | { t: 'away'; sinceMs: number };
+
+/** The coordinator refused a call; trying again would be no use. */
+export class CoordinatorRefusedError extends Error {
+  override readonly name = 'CoordinatorRefusedError';
+  constructor(call: string, readonly code: status, details: string, options?: ErrorOptions) {
+    super(`${call}: the coordinator refused (${status[code]}): ${details}`, options);
+  }
+}
+
+type Unary<Request, Response> = (
+  request: Request, metadata: Metadata, options: Partial<CallOptions>, callback: (error: ServiceError | null, response: Response) => void,
+) => { cancel(): void };
+
+export class CoordinatorLink {
+  private readonly client: LearnerServiceClient;
+  private state: LinkState = { t: 'up' };
+
+  constructor(
+    private readonly address: string,
+    private readonly log: Logger,
+    private readonly random: () => number = Math.random,
+    private readonly nowMs: () => number = Date.now,
+  ) {
+    this.client = new LearnerServiceClient(address, credentials.createInsecure(), {
+      'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
+      'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
+      'grpc.enable_retries': 0,
+      'grpc.max_reconnect_backoff_ms': BACKOFF.maxMs,
+    });
+  }
+
+  async listLearnable(signal: AbortSignal): Promise<Device[]> {
+    return (await this.persist('ListLearnable', this.client.listLearnable.bind(this.client), {}, signal)).devices;
+  }
+
+  /** null where none has been stored. */
+  async getSurface(modelHash: string, textHash: string, signal: AbortSignal): Promise<QualitySurface | null> {
+    try {
+      return (await this.persist('GetSurface', this.client.getSurface.bind(this.client), { modelHash, textHash }, signal)).surface ?? null;
+    } catch (error) {
+      if (error instanceof CoordinatorRefusedError && error.code === status.NOT_FOUND) return null;
+      throw error;
+    }
+  }
+
+  async putSurface(surface: QualitySurface, signal: AbortSignal): Promise<void> {
+    await this.persist('PutSurface', this.client.putSurface.bind(this.client), { surface }, signal);
+  }
+
+  /** The rollout's id, empty where nothing changed. */
+  async propose(proposals: Proposal[], signal: AbortSignal): Promise<string> {
+    return (await this.persist('Propose', this.client.propose.bind(this.client), { proposals }, signal)).rolloutId;
+  }
+
+  /** For people who watch; of no consequence where it fails. */
+  async reportActivity(activity: string, signal: AbortSignal): Promise<void> {
+    await this.call(this.client.reportActivity.bind(this.client), { activity }, signal).catch(() => {});
+  }
+
+  close(): void {
+    this.client.close();
+  }
+
+  private async persist<Request, Response>(name: string, method: Unary<Request, Response>, request: Request, signal: AbortSignal): Promise<Response> {
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        const response = await this.call(method, request, signal);
+        this.become({ t: 'up' }, name);
+        return response;
+      } catch (error) {
+        signal.throwIfAborted();
+        const { code, details, message } = error as ServiceError;
+        if (code !== status.UNAVAILABLE && code !== status.DEADLINE_EXCEEDED) {
+          throw new CoordinatorRefusedError(name, code, details || message, { cause: error });
+        }
+        this.become({ t: 'away', sinceMs: this.nowMs() }, details || message);
+        await sleep(backoffMs(attempt, { ...BACKOFF, random: this.random }), undefined, { signal }).catch(() => signal.throwIfAborted());
+      }
+    }
+  }
+
+  private call<Request, Response>(method: Unary<Request, Response>, request: Request, signal: AbortSignal): Promise<Response> {
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) return reject(signal.reason as Error);
+      const call = method(request, new Metadata(), { deadline: this.nowMs() + DEADLINE_MS }, (error, response) => {
+        signal.removeEventListener('abort', cancel);
+        if (error) reject(error);
+        else resolve(response);
+      });
+      const cancel = () => call.cancel();
+      signal.addEventListener('abort', cancel, { once: true });
+    });
+  }
+
+  private become(next: LinkState, detail: string): void {
+    const before = this.state;
+    if (before.t === next.t) return;
+    this.state = next;
+    if (next.t === 'away') this.log.warn({ operator: this.address, detail }, 'coordinator away, trying again');
+    else this.log.info({ operator: this.address, awayMs: before.t === 'away' ? this.nowMs() - before.sinceMs : 0 }, 'coordinator back');
+  }
+}

@@ -1,0 +1,96 @@
+/** The process that holds the native engine while a surface is measured (see evaluation-process.ts). */
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { freemem } from 'node:os';
+import { Engine, inspectModel, type ModelInfo, modelHash } from '@moefleet/edge-agent/engine';
+import type { EvaluationSource, FromChild, ToChild } from './evaluation-protocol';
+import { type Evaluation, type EvaluationPoint, EvaluationInputError, type EvaluationSubject } from './evaluator';
+
+/** Engine error codes that say that the model, and not the machine, is to blame. */
+const BAD_INPUT_CODES = ['MODEL_FORMAT', 'NOT_MOE', 'BAD_ARGUMENT', 'CAPACITY', 'CONTEXT_FULL'];
+
+interface Opened { engine: Engine; tokens: Int32Array; context: number; }
+
+let opened: Opened | null = null;
+let running = new AbortController();
+
+// Ctrl-C reaches the whole process group; the learner decides when this process ends, and it ends with the learner.
+process.on('SIGINT', () => {});
+process.on('disconnect', () => process.exit(0));
+process.on('message', (message: ToChild) => {
+  switch (message.t) {
+    case 'open': return void answer(async () => ({ t: 'opened', subject: await open(message.source) }));
+    case 'evaluate': return void answer(async () => ({ t: 'evaluated', evaluation: await evaluate(message.point) }));
+    case 'cancel': return running.abort();
+  }
+});
+
+async function answer(work: () => Promise<FromChild>): Promise<void> {
+  running = new AbortController();
+  try {
+    send(await work());
+  } catch (error) {
+    const { message, code } = error as Error & { code?: string };
+    send({ t: 'failed', message, badInput: error instanceof EvaluationInputError || BAD_INPUT_CODES.includes(code ?? '') });
+  }
+}
+
+async function open(source: EvaluationSource): Promise<EvaluationSubject> {
+  const bytes = await readFile(source.textPath).catch((error: NodeJS.ErrnoException) => {
+    throw new EvaluationInputError(`${source.textPath}: cannot be read (${error.code === 'ENOENT' ? 'no such file' : error.message}); name a UTF-8 text with --text`);
+  });
+  let text: string;
+  try {
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    throw new EvaluationInputError(`${source.textPath}: not UTF-8 text; convert it first, e.g. with iconv -t UTF-8`);
+  }
+  const info = await inspectModel(source.modelPath);
+  const engine = await Engine.open({
+    modelPath: source.modelPath, contextTokens: source.context, threads: source.threads, lanes: 0, directIo: true, prefillBytes: 0,
+    // The same experts are needed again and again, whatever the capacity under test.
+    keepAll: info.fileBytes * 2 < freemem(),
+    spec: { routing: 'cache_prior', lambda: 0, topJ: 0, capacities: info.moeLayers.map(() => info.experts), generation: 0 },
+  });
+  const tokens = engine.tokenize(text, false, false);
+  if (tokens.length < source.tokens + 1) {
+    await engine.close();
+    throw new EvaluationInputError(`${source.textPath}: the text has ${tokens.length} tokens, ${source.tokens + 1} are needed; give a longer text or fewer --tokens`);
+  }
+  opened = { engine, tokens: tokens.slice(0, source.tokens + 1), context: source.context };
+  return subjectOf(info, await modelHash(source.modelPath), bytes);
+}
+
+function subjectOf(info: ModelInfo, hash: string, text: Buffer): EvaluationSubject {
+  return {
+    modelHash: hash, textHash: createHash('sha256').update(text).digest('hex'),
+    moeLayers: info.moeLayers.length, experts: info.experts, topK: info.topK,
+  };
+}
+
+async function evaluate(point: EvaluationPoint): Promise<Evaluation> {
+  if (!opened) throw new Error('evaluate before open');
+  const { engine, tokens, context } = opened;
+  const result = await engine.evaluate({
+    tokens, context, stepped: false,
+    spec: { routing: 'cache_prior', lambda: point.lambda, topJ: point.topJ, capacities: [...point.capacities], generation: 0 },
+  }, (done, total) => send({ t: 'progress', fraction: done / total }), running.signal);
+  return {
+    crossEntropy: result.crossEntropy, windows: windowMeans(result.tokenNll, context), missRate: result.missRate,
+    swapRate: result.swapRate, massLost: result.massLost, evalNs: result.evalNs,
+  };
+}
+
+function windowMeans(nll: Float32Array, context: number): Float64Array {
+  const means = new Float64Array(nll.length / context);
+  for (let window = 0; window < means.length; window += 1) {
+    let sum = 0;
+    for (let i = 0; i < context; i += 1) sum += nll[window * context + i]!;
+    means[window] = sum / context;
+  }
+  return means;
+}
+
+function send(message: FromChild): void {
+  if (process.connected) process.send!(message);
+}

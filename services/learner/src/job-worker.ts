@@ -1,0 +1,109 @@
+/**
+ * Takes learner jobs off the queue, one at a time. Redis may be away at any time: the connection is tried again until
+ * it is back, and a job that lost its lock meanwhile is stopped, as another learner may have it by then. A job that is
+ * stopped by a shutdown goes back to the queue.
+ */
+import { type Job, WaitingError, Worker } from 'bullmq';
+import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
+
+export const QUEUE_NAME = 'learner';
+
+/** Another learner takes over this long after the one with the job has died. */
+const LOCK_MS = 60_000;
+/** A job that outlives this many learners is not to blame for it. */
+const MAX_STALLED = 100;
+/** Beyond this, Redis is away and the lock will run out by itself. */
+const CLOSE_PATIENCE_MS = 3000;
+
+export interface JobProgress { activity: string; done: number; total: number; }
+
+export type Work = (reason: string, onProgress: (progress: JobProgress) => void, signal: AbortSignal) => Promise<unknown>;
+
+export interface JobWorkerOptions { redisUrl: string; redisPrefix: string; log: Logger; random?: () => number; }
+
+type RedisState = { t: 'connecting' } | { t: 'up' } | { t: 'away' };
+
+export class JobWorker implements Service {
+  readonly name = 'job worker';
+  private worker: Worker | null = null;
+  private state: RedisState = { t: 'connecting' };
+  private readonly stopping = new AbortController();
+
+  constructor(private readonly work: Work, private readonly options: JobWorkerOptions) {}
+
+  async start(): Promise<void> {
+    const { redisUrl, redisPrefix, random = Math.random } = this.options;
+    this.worker = new Worker(QUEUE_NAME, (job, token, signal) => this.process(job, token, signal!), {
+      connection: {
+        url: redisUrl,
+        maxRetriesPerRequest: null,
+        retryStrategy: (times: number) => backoffMs(times, { baseMs: 200, maxMs: 5000, random }),
+      },
+      prefix: `{${redisPrefix}:bull}`,
+      concurrency: 1,
+      lockDuration: LOCK_MS,
+      maxStalledCount: MAX_STALLED,
+    });
+    this.worker.on('error', (error) => this.onError(error));
+    this.worker.on('ready', () => this.become({ t: 'up' }, ''));
+    this.worker.on('locksRenewed', () => this.become({ t: 'up' }, ''));
+    this.worker.on('lockRenewalFailed', (jobIds) => {
+      for (const id of jobIds) this.worker?.cancelJob(id, 'its lock was lost');
+    });
+    this.worker.on('active', (job) => this.options.log.info({ jobId: job.id, reason: reasonOf(job) }, 'learner run begins'));
+    this.worker.on('failed', (job, error) => this.options.log.error({ jobId: job?.id, err: error }, 'learner run failed'));
+  }
+
+  async stop(): Promise<void> {
+    const { worker } = this;
+    if (!worker) return;
+    this.worker = null;
+    // First, so that the job that goes back to the queue is not taken again.
+    const closed = worker.close().catch((err: unknown) => this.options.log.warn({ err }, 'queue closed badly'));
+    this.stopping.abort(new Error('the learner is stopping'));
+    let timer: NodeJS.Timeout | undefined;
+    const patience = new Promise<'late'>((resolve) => { timer = setTimeout(() => resolve('late'), CLOSE_PATIENCE_MS); });
+    if (await Promise.race([closed, patience]) === 'late') await worker.disconnect().catch(() => {});
+    clearTimeout(timer);
+  }
+
+  private async process(job: Job, token: string | undefined, lost: AbortSignal): Promise<unknown> {
+    const signal = AbortSignal.any([lost, this.stopping.signal]);
+    try {
+      return await this.work(reasonOf(job), (progress) => void job.updateProgress({ ...progress }).catch(() => {}), signal);
+    } catch (error) {
+      if (!this.stopping.signal.aborted || lost.aborted) throw error;
+      await job.moveToWait(token);
+      throw new WaitingError('the learner is stopping');
+    }
+  }
+
+  private onError(error: Error): void {
+    if (/ECONN|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EHOSTUNREACH|EPIPE|Connection is closed|Socket closed/i.test(`${(error as NodeJS.ErrnoException).code} ${error.message}`)) {
+      this.become({ t: 'away' }, error.message || String((error as NodeJS.ErrnoException).code));
+    } else {
+      this.options.log.error({ err: error }, 'queue error');
+    }
+  }
+
+  private become(next: RedisState, detail: string): void {
+    const before = this.state;
+    if (before.t === next.t) return;
+    this.state = next;
+    const redisUrl = redact(this.options.redisUrl);
+    if (next.t === 'away') this.options.log.warn({ redisUrl, detail }, 'redis away, trying again');
+    else this.options.log.info({ redisUrl }, before.t === 'away' ? 'redis back' : 'redis connected');
+  }
+}
+
+function reasonOf(job: Job): string {
+  const reason: unknown = (job.data as { reason?: unknown } | undefined)?.reason;
+  return typeof reason === 'string' ? reason : 'unknown';
+}
+
+/** The address without a password. */
+function redact(url: string): string {
+  const parsed = new URL(url);
+  if (parsed.password) parsed.password = '***';
+  return parsed.toString();
+}

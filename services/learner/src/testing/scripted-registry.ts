@@ -1,0 +1,63 @@
+/** The other side of the wire, for tests: a real LearnerService whose devices a test writes and whose surface it keeps. */
+import { Server, ServerCredentials, type ServiceError, status } from '@grpc/grpc-js';
+import { type Device, LearnerServiceService, type LearnerServiceServer, type Proposal, type QualitySurface } from '@moefleet/proto';
+
+export class ScriptedRegistry {
+  devices: Device[] = [];
+  surface: QualitySurface | null = null;
+  puts = 0;
+  readonly proposed: Proposal[][] = [];
+  readonly activities: string[] = [];
+  /** every call but ReportActivity ends with it */
+  fails: { code: status; details: string } | null = null;
+  calls = 0;
+  private server: Server | null = null;
+  private port = 0;
+
+  get address(): string {
+    return `127.0.0.1:${this.port}`;
+  }
+
+  /** The same port at every start. */
+  async start(): Promise<void> {
+    const failure = () => {
+      this.calls += 1;
+      return this.fails && Object.assign(new Error(this.fails.details), this.fails) as unknown as ServiceError;
+    };
+    const service: LearnerServiceServer = {
+      listLearnable: (_call, callback) => callback(failure(), { devices: this.devices }),
+      getSurface: (call, callback) => {
+        const error = failure();
+        const known = this.surface?.modelHash === call.request.modelHash && this.surface.textHash === call.request.textHash;
+        callback(error ?? (known ? null : { code: status.NOT_FOUND, details: 'no such surface' }), { surface: this.surface ?? undefined });
+      },
+      putSurface: (call, callback) => {
+        const error = failure();
+        if (!error) {
+          this.surface = call.request.surface!;
+          this.puts += 1;
+        }
+        callback(error, {});
+      },
+      propose: (call, callback) => {
+        const error = failure();
+        if (!error) this.proposed.push(call.request.proposals);
+        callback(error, { rolloutId: 'rollout-1' });
+      },
+      reportActivity: (call, callback) => {
+        this.activities.push(call.request.activity);
+        callback(null, {});
+      },
+    };
+    const server = new Server();
+    server.addService(LearnerServiceService, service);
+    this.port = await new Promise<number>((resolve, reject) =>
+      server.bindAsync(`127.0.0.1:${this.port}`, ServerCredentials.createInsecure(), (error, bound) => (error ? reject(error) : resolve(bound))));
+    this.server = server;
+  }
+
+  stop(): void {
+    this.server?.forceShutdown();
+    this.server = null;
+  }
+}
