@@ -1,8 +1,10 @@
 /** Every command that is given nonsense ends with a code other than 0 and a line that names it. */
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CommandError, moefleet } from '../../services/demo/src/command-line';
+import { CLI_PATH } from '../../services/demo/src/local-fleet';
 import { MODEL, WIKITEXT } from '../harness/paths';
 
 const folder = mkdtempSync(join(tmpdir(), 'moefleet-bad-'));
@@ -67,7 +69,9 @@ test('no coordinator to talk to', async () => {
   expect(exitCode).toBe(1);
 });
 
-test('no Redis for the coordinator to start on', async () => {
-  const { said } = await failure('coordinator', 'run', '--redis-url', 'redis://127.0.0.1:1', '--gateway', '127.0.0.1:0', '--operator', '127.0.0.1:0', '--http', '127.0.0.1:0');
-  expect(said).toMatch(/127\.0\.0\.1:1/);
+test('no Redis for the coordinator to start on', () => {
+  const { status, stderr } = spawnSync(process.execPath, [CLI_PATH, 'coordinator', 'run', '--redis-url', 'redis://127.0.0.1:1',
+    '--gateway', '127.0.0.1:0', '--operator', '127.0.0.1:0', '--http', '127.0.0.1:0'], { encoding: 'utf8', timeout: 60_000 });
+  expect(status).toBe(1);
+  expect(stderr).toMatch(/127\.0\.0\.1:1/);
 });

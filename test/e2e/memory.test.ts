@@ -14,18 +14,31 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const CAPACITY = 8;
 
-/** Runs it to its end; its output, and its peak resident set in bytes as the kernel counted it. */
+/** A process and all its descendants, as far as they live. */
+function family(pid: number): number[] {
+  let children: number[] = [];
+  try {
+    children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').filter(Boolean).map(Number);
+  } catch {
+    // it has ended
+  }
+  return [pid, ...children.flatMap(family)];
+}
+
+/** Runs it to its end; its output, and the largest peak resident set among its processes, as the kernel counted it. */
 async function peakRss(args: string[]): Promise<{ output: string; peak: number }> {
   const child = spawn(process.execPath, [CLI_PATH, ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
   let output = '';
   child.stdout.on('data', (data: Buffer) => { output += data.toString(); });
   let peak = 0;
   const timer = setInterval(() => {
-    try {
-      const match = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'));
-      if (match) peak = Math.max(peak, Number(match[1]) * 1024);
-    } catch {
-      // it has ended
+    for (const pid of family(child.pid!)) {
+      try {
+        const match = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'));
+        if (match) peak = Math.max(peak, Number(match[1]) * 1024);
+      } catch {
+        // it has ended
+      }
     }
   }, 5);
   const code = await new Promise<number | null>((resolve) => child.once('close', resolve));

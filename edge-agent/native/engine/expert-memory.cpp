@@ -20,7 +20,7 @@ const char * type_name(ggml_backend_buffer_type_t) { return "experts"; }
 // Page alignment keeps tensors from sharing pages and lets O_DIRECT read in place where the file is aligned too.
 size_t type_alignment(ggml_backend_buffer_type_t type) { return memory_of(type)->page; }
 
-bool type_is_host(ggml_backend_buffer_type_t) { return true; }
+bool type_is_host(ggml_backend_buffer_type_t type) { return !memory_of(type)->loading; }
 
 void buffer_free(ggml_backend_buffer_t buffer) {
     auto * r = static_cast<reservation *>(buffer->context);
@@ -49,7 +49,8 @@ ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tenso
 void buffer_memset(ggml_backend_buffer_t, ggml_tensor * t, uint8_t v, size_t offset, size_t n) {
     memset(static_cast<char *>(t->data) + offset, v, n);
 }
-void buffer_set(ggml_backend_buffer_t, ggml_tensor * t, const void * data, size_t offset, size_t n) {
+void buffer_set(ggml_backend_buffer_t buffer, ggml_tensor * t, const void * data, size_t offset, size_t n) {
+    if (static_cast<reservation *>(buffer->context)->memory->loading) return;
     memcpy(static_cast<char *>(t->data) + offset, data, n);
 }
 void buffer_get(ggml_backend_buffer_t, const ggml_tensor * t, void * data, size_t offset, size_t n) {

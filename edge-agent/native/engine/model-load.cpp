@@ -109,14 +109,14 @@ engine_status model_load(const model_file & file, expert_memory & memory, bool (
     params.progress_callback = go_on;
     params.progress_callback_user_data = &check;
 
+    memory.loading = true;
     llama_runtime_errors();
     out = llama_model_load_from_file_ptr(handle, params);
     fclose(handle);
     if (out) {
         const engine_status status = expert_memory_check(memory);
         if (!failed(status)) {
-            // The last part of a tensor passes through the stream's buffer and leaves a few bytes in its last page.
-            expert_memory_clear(memory);
+            memory.loading = false;
             return {};
         }
         llama_model_free(out);
