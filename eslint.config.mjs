@@ -2,7 +2,7 @@ import tseslint from 'typescript-eslint';
 
 // What may import what (see the architecture section of the README): a boundary crossed is a lint error.
 const forbid = (...groups) => ({
-  'no-restricted-imports': ['error', { patterns: groups.map((group) => ({ group: [group], message: 'crosses a boundary of the architecture' })) }],
+  'no-restricted-imports': ['error', { patterns: groups.map((group) => ({ regex: group, message: 'crosses a boundary of the architecture' })) }],
 });
 
 export default tseslint.config(
@@ -17,10 +17,10 @@ export default tseslint.config(
     },
   },
   { files: ['**/*.js', '**/*.mjs'], rules: { '@typescript-eslint/no-require-imports': 'off', 'no-console': 'off' } },
-  { files: ['proto/src/**', 'services/runtime/src/**'], rules: forbid('@moefleet/*') },
-  { files: ['edge-agent/src/**'], rules: forbid('@moefleet/coordinator*', '@moefleet/learner*', 'moefleet*', 'ioredis', 'bullmq') },
-  { files: ['coordinator/src/**'], rules: forbid('@moefleet/edge-agent*', '@moefleet/learner*', 'moefleet*') },
-  { files: ['coordinator/src/gateway/**'], rules: forbid('**/operator/**', '@moefleet/edge-agent*') },
-  { files: ['coordinator/src/operator/**'], rules: forbid('**/gateway/**', '@moefleet/edge-agent*') },
-  { files: ['services/learner/src/**'], rules: forbid('@moefleet/coordinator*', 'moefleet*', '@moefleet/edge-agent', '@moefleet/edge-agent/main') },
+  { files: ['proto/src/**', 'services/runtime/src/**'], rules: forbid('^@moefleet/') },
+  { files: ['edge-agent/src/**'], rules: forbid('^@moefleet/(coordinator|learner|demo)', '^moefleet', '^ioredis$', '^bullmq$') },
+  { files: ['coordinator/src/**'], rules: forbid('^@moefleet/(edge-agent|learner|demo)', '^moefleet') },
+  { files: ['coordinator/src/gateway/**'], rules: forbid('/operator/', '^@moefleet/(edge-agent|learner|demo)', '^moefleet') },
+  { files: ['coordinator/src/operator/**'], rules: forbid('/gateway/', '^@moefleet/(edge-agent|learner|demo)', '^moefleet') },
+  { files: ['services/learner/src/**'], rules: forbid('^@moefleet/(coordinator|demo)', '^moefleet', '^@moefleet/edge-agent($|/main)') },
 );

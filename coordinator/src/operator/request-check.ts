@@ -71,12 +71,13 @@ function readChange(change: ChangeConfigRequest['change']): Change {
 
 export function checkMeasure(measure: Measure | undefined): Measure {
   if (!measure) throw new InvalidRequestError('measure', 'nothing', 'what to measure');
-  const { prompts, tokensPerPrompt, text, textTokens, context } = measure;
+  const { prompts, tokensPerPrompt, text, textTokens, context, temperature } = measure;
   if (prompts.length === 0 && text === '') throw new InvalidRequestError('measure', 'neither prompts nor text', 'something to measure');
   if (prompts.length > MOST_PROMPTS) throw new InvalidRequestError('measure.prompts', `${prompts.length} prompts`, `at most ${MOST_PROMPTS}`);
   for (const [at, prompt] of prompts.entries()) {
     if (prompt.length === 0 || prompt.length > MOST_PROMPT_CHARACTERS) throw new InvalidRequestError(`measure.prompts[${at}]`, `${prompt.length} characters`, `from 1 to ${MOST_PROMPT_CHARACTERS}`);
   }
+  if (!(temperature >= 0 && temperature <= 2)) throw new InvalidRequestError('measure.temperature', temperature, 'a number from 0 to 2');
   if (prompts.length > 0) within('measure.tokens_per_prompt', tokensPerPrompt, 1, MOST_TASK_TOKENS);
   if (text !== '') {
     within('measure.context', context, 1, MOST_TASK_TOKENS);

@@ -5,11 +5,14 @@ const MAX_PROMPTS = 64;
 const MAX_TOKENS_PER_PROMPT = 4096;
 const MAX_PROMPT_BYTES = 64 * 1024;
 const MAX_TEXT_BYTES = 512 * 1024;
+const MAX_TEMPERATURE = 2;
 const DEFAULT_CONTEXT = 256;
 
 export interface MeasurePlan {
   prompts: string[];
   tokensPerPrompt: number;
+  temperature: number;
+  seed: number;
   /** null: no text to score */
   text: { text: string; tokens: number; context: number } | null;
 }
@@ -21,12 +24,13 @@ export class MeasureError extends Error {
 
 /** Throws MeasureError. `contextTokens`: of the loaded model. */
 export function planMeasure(measure: Measure, contextTokens: number): MeasurePlan {
-  const { prompts, tokensPerPrompt, text } = measure;
+  const { prompts, tokensPerPrompt, temperature, seed, text } = measure;
   check(prompts.length <= MAX_PROMPTS, `prompts: ${prompts.length} given, at most ${MAX_PROMPTS} are measured`);
   check(prompts.length > 0 || text !== '', 'nothing to measure: neither prompts nor a text');
   prompts.forEach((prompt, i) => check(prompt !== '' && Buffer.byteLength(prompt) <= MAX_PROMPT_BYTES, `prompts[${i}]: ${Buffer.byteLength(prompt)} bytes, expected 1 to ${MAX_PROMPT_BYTES}`));
   if (prompts.length > 0) check(tokensPerPrompt >= 1 && tokensPerPrompt <= MAX_TOKENS_PER_PROMPT, `tokens_per_prompt: ${tokensPerPrompt} is not in [1,${MAX_TOKENS_PER_PROMPT}]`);
-  return { prompts, tokensPerPrompt, text: text === '' ? null : planText(measure, contextTokens) };
+  check(temperature >= 0 && temperature <= MAX_TEMPERATURE, `temperature: ${temperature} is not in [0,${MAX_TEMPERATURE}]`);
+  return { prompts, tokensPerPrompt, temperature, seed, text: text === '' ? null : planText(measure, contextTokens) };
 }
 
 function planText({ text, textTokens, context }: Measure, contextTokens: number): NonNullable<MeasurePlan['text']> {

@@ -1,5 +1,5 @@
 /**
- * Measures what the device does under the spec in force: every prompt at temperature 0, the first from a cold cache
+ * Measures what the device does under the spec in force: every prompt, the first from a cold cache
  * (so a measurement starts cold once, and the later prompts find what the earlier ones left), then, where a text is
  * given, its cross-entropy at the spec in force and at lambda 0 on the same tokens. It goes through the request queue
  * as users' requests do; a spec or model that changes meanwhile ends it, as half of the figures would belong to
@@ -110,7 +110,7 @@ export class MeasureTasks {
         if (step.step % PROGRESS_STEPS === 0) progress(i + step.step / plan.tokensPerPrompt, `prompt ${i + 1} of ${plan.prompts.length}`);
       };
       const generate = {
-        requestId: randomUUID(), prompt, maxTokens: plan.tokensPerPrompt, temperature: 0, topP: 1, seed: 0, coldCache: i === 0, captureRouter: false,
+        requestId: randomUUID(), prompt, maxTokens: plan.tokensPerPrompt, temperature: plan.temperature, topP: 1, seed: plan.seed + i, coldCache: i === 0, captureRouter: false,
       };
       const { result } = await this.sources.queue.complete({ generate, operation: 'measure', traceparent: null }, onStep, signal);
       if (result.finishReason === 'cancelled') throw signal.reason ?? new MeasureError('cancelled');

@@ -3,7 +3,7 @@
  * let the learner measure and propose, watch the coordinator push, measure again, look at a trace. Every figure comes
  * from the agents' own engines; everything is done through the command line.
  */
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type CommandOptions, moefleet } from './command-line';
@@ -13,7 +13,12 @@ import type { LocalFleet, RunningAgent } from './local-fleet';
 import type { Progress } from './progress';
 import type { Condition, DemoReport, TraceReport } from './report';
 
-export interface DemoOptions { tokensPerPrompt: number; signal: AbortSignal; }
+export interface DemoOptions {
+  tokensPerPrompt: number;
+  /** where prompts and texts are written */
+  folder: string;
+  signal: AbortSignal;
+}
 
 const FIXTURES = join(__dirname, '..', '..', '..', 'test', 'fixtures');
 const MODEL = join(FIXTURES, 'tinymoe-17m-q8_0.gguf');
@@ -30,7 +35,7 @@ const DEVICES = [
 const LEARNER_BYTES = 100_000;
 const LEARNER_TOKENS = 4096;
 const MEASURED_TOKENS = 4096;
-const PROMPTS = 4;
+const PROMPTS = 6;
 const PROMPT_WORDS = 24;
 
 /** What `moefleet measure --json` prints, as far as it matters here. */
@@ -45,6 +50,7 @@ interface Measured {
 interface DeviceJson {
   id: string;
   online: boolean;
+  info: { model: { status: string } | null } | null;
   missRate: number | null;
   reported: { appliedGeneration: number; effective: { lambda: number } | null } | null;
   desiredGeneration: number;
@@ -71,12 +77,12 @@ export async function runDemo(fleet: LocalFleet, progress: Progress, options: De
   progress.step(`starting three agents with cache limits of ${DEVICES.map((device) => device.maxCache).join(', ')}`);
   const agents: RunningAgent[] = [];
   for (const device of DEVICES) agents.push(await fleet.startAgent({ ...device, model: MODEL }));
-  await waitFor('all agents online', async () => {
+  await waitFor('all agents online with their model loaded', async () => {
     const devices = await listDevices(command);
-    return devices.length === DEVICES.length && devices.every((device) => device.online);
+    return devices.length === DEVICES.length && devices.every((device) => device.online && device.info?.model?.status === 'READY');
   }, signal);
 
-  const work = textFiles();
+  const work = textFiles(options.folder);
   progress.step('measuring each agent at λ = 0: the same prompts, from a cold cache');
   const before = await measureAll(work, command, progress, options);
 
@@ -134,8 +140,7 @@ async function bringJaeger(fleet: LocalFleet, progress: Progress): Promise<void>
 interface WorkFiles { learnerText: string; measuredText: string; promptFiles: string[]; }
 
 /** The text in two parts that do not overlap, and prompts from the second. */
-function textFiles(): WorkFiles {
-  const folder = mkdtempSync(join(process.env['TMPDIR'] ?? '/tmp', 'moefleet-demo-text-'));
+function textFiles(folder: string): WorkFiles {
   const text = readFileSync(TEXT, 'utf8');
   const cut = text.indexOf('\n', LEARNER_BYTES);
   const learnerText = join(folder, 'learner.txt');
@@ -156,7 +161,7 @@ async function measureAll(work: WorkFiles, command: CommandOptions, progress: Pr
   for (const { id } of DEVICES) {
     const measured = await moefleet<Measured>([
       'measure', id, ...work.promptFiles.flatMap((path) => ['--prompts', path]), '--tokens', String(options.tokensPerPrompt),
-      '--text', work.measuredText, '--text-tokens', String(MEASURED_TOKENS),
+      '--temperature', '0.8', '--seed', '1', '--text', work.measuredText, '--text-tokens', String(MEASURED_TOKENS),
     ], command);
     results.set(id, measured);
     progress.step(`  ${id}: miss rate ${(measured.missRate * 100).toFixed(1)}%, ${measured.tokensPerSecond.toFixed(0)} tokens/s`);

@@ -38,7 +38,7 @@ async function main(): Promise<number> {
   let kept = false;
   let keepLogs = false;
   try {
-    const report = await runDemo(fleet, progress, { tokensPerPrompt: Number(flags.tokens), signal: abort.signal });
+    const report = await runDemo(fleet, progress, { tokensPerPrompt: Number(flags.tokens), folder, signal: abort.signal });
     progress.endLine();
     process.stdout.write(flags.json ? `${JSON.stringify(report, null, 2)}\n` : `\n${renderReport(report)}\n`);
     kept = flags.keep;

@@ -2,7 +2,7 @@
 import { type Command, Option } from 'commander';
 import type { MeasureResult } from '@moefleet/proto';
 import { formatSize } from '@moefleet/runtime';
-import { collect, integerFrom } from '../argument';
+import { collect, integerFrom, numberFrom } from '../argument';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { routingName } from '../device-view';
@@ -20,11 +20,13 @@ export function addMeasure(program: Command, context: Context): void {
     .option('--prompts <file>', 'a file that holds one prompt; may be given several times', collect)
     .option('--prompt <text>', 'a prompt; may be given several times', collect)
     .addOption(new Option('--tokens <n>', 'tokens to generate from each prompt').argParser(integerFrom(1, 1_000_000)).default(64))
+    .addOption(new Option('--temperature <t>', 'of the generation; 0 takes the likeliest token').argParser(numberFrom(0, 2)).default(0))
+    .addOption(new Option('--seed <n>', 'prompt i is sampled with seed + i').argParser(integerFrom(0, 0xffff_0000)).default(0))
     .option('--text <file>', 'score this text at the λ in force and at 0')
     .addOption(new Option('--text-tokens <n>', 'tokens of the text to score; a multiple of --context').argParser(integerFrom(1, 10_000_000)).default(2048))
     .addOption(new Option('--context <n>', 'tokens per window of the text').argParser(integerFrom(2, 1 << 20)).default(256))
     .addHelpText('after', `
-Each prompt starts from an empty expert cache and is continued at temperature 0. Rates are of the decode steps.
+The first prompt starts from an empty expert cache. Rates are of the decode steps.
 
 Examples:
   moefleet measure phone-1 --prompt "The city was founded in" --tokens 128
@@ -53,7 +55,7 @@ async function measure(context: Context, run: Run): Promise<void> {
   let result: MeasureResult | undefined;
   await run.operator.measureDevice({
     deviceId,
-    measure: { prompts, tokensPerPrompt: tokens, text, textTokens: text === '' ? 0 : textTokens, context: windowTokens },
+    measure: { prompts, tokensPerPrompt: tokens, text, textTokens: text === '' ? 0 : textTokens, context: windowTokens, temperature: Number(run.options['temperature']), seed: Number(run.options['seed']) },
   }, ({ state }) => {
     if (state?.$case === 'progress') progress.update(state.value.fraction, `${deviceId}: ${state.value.what}`);
     if (state?.$case === 'result') result = state.value;

@@ -77,7 +77,7 @@ export interface Task {
   kind: { $case: "measure"; value: Measure } | undefined;
 }
 
-/** Generates from each prompt at temperature 0 with the spec in force, from a cold cache, then scores a text. */
+/** Generates from each prompt with the spec in force, the first from a cold cache, then scores a text. */
 export interface Measure {
   prompts: string[];
   tokensPerPrompt: number;
@@ -86,6 +86,10 @@ export interface Measure {
   /** Tokens of the text scored; a multiple of `context`. */
   textTokens: number;
   context: number;
+  /** Of the generation; 0 takes the likeliest token, which makes a small model repeat itself and its experts. */
+  temperature: number;
+  /** Prompt i is sampled with seed + i. */
+  seed: number;
 }
 
 export interface CancelTask {
@@ -1025,7 +1029,7 @@ export const Task: MessageFns<Task> = {
 };
 
 function createBaseMeasure(): Measure {
-  return { prompts: [], tokensPerPrompt: 0, text: "", textTokens: 0, context: 0 };
+  return { prompts: [], tokensPerPrompt: 0, text: "", textTokens: 0, context: 0, temperature: 0, seed: 0 };
 }
 
 export const Measure: MessageFns<Measure> = {
@@ -1044,6 +1048,12 @@ export const Measure: MessageFns<Measure> = {
     }
     if (message.context !== 0) {
       writer.uint32(40).uint32(message.context);
+    }
+    if (message.temperature !== 0) {
+      writer.uint32(49).double(message.temperature);
+    }
+    if (message.seed !== 0) {
+      writer.uint32(56).uint32(message.seed);
     }
     return writer;
   },
@@ -1101,6 +1111,22 @@ export const Measure: MessageFns<Measure> = {
             message.context = reader.uint32();
             continue;
           }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.temperature = reader.double();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.seed = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1128,6 +1154,8 @@ export const Measure: MessageFns<Measure> = {
         ? globalThis.Number(object.text_tokens)
         : 0,
       context: isSet(object.context) ? globalThis.Number(object.context) : 0,
+      temperature: isSet(object.temperature) ? globalThis.Number(object.temperature) : 0,
+      seed: isSet(object.seed) ? globalThis.Number(object.seed) : 0,
     };
   },
 
@@ -1148,6 +1176,12 @@ export const Measure: MessageFns<Measure> = {
     if (message.context !== 0) {
       obj.context = Math.round(message.context);
     }
+    if (message.temperature !== 0) {
+      obj.temperature = floatToJson(message.temperature);
+    }
+    if (message.seed !== 0) {
+      obj.seed = Math.round(message.seed);
+    }
     return obj;
   },
 
@@ -1161,6 +1195,8 @@ export const Measure: MessageFns<Measure> = {
     message.text = object.text ?? "";
     message.textTokens = object.textTokens ?? 0;
     message.context = object.context ?? 0;
+    message.temperature = object.temperature ?? 0;
+    message.seed = object.seed ?? 0;
     return message;
   },
 };
