@@ -5,6 +5,9 @@ import type { Context } from './context';
 import { describeError, EXIT } from './failure';
 import { buildProgram } from './program';
 
+/** Output through a pipe may take a moment to drain. */
+const LINGER_MS = 2000;
+
 /** Runs one command; never throws. Resolves with the exit code. */
 export async function runCli(args: readonly string[], io: Omit<Context, 'setExitCode'>): Promise<number> {
   let exitCode: number = EXIT.ok;
@@ -48,5 +51,7 @@ export function runFromShell(): void {
     },
   }).then((code) => {
     process.exitCode = code;
+    // Whatever a program left open must not keep a finished command alive.
+    setTimeout(() => process.exit(code), LINGER_MS).unref();
   });
 }

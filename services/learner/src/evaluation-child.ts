@@ -1,6 +1,7 @@
 /** The process that holds the native engine while a surface is measured (see evaluation-process.ts). */
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { access, readFile } from 'node:fs/promises';
 import { freemem } from 'node:os';
 import { Engine, inspectModel, type ModelInfo, modelHash } from '@moefleet/edge-agent/engine';
 import type { EvaluationSource, FromChild, ToChild } from './evaluation-protocol';
@@ -9,9 +10,12 @@ import { type Evaluation, type EvaluationPoint, EvaluationInputError, type Evalu
 /** Engine error codes that say that the model, and not the machine, is to blame. */
 const BAD_INPUT_CODES = ['MODEL_FORMAT', 'NOT_MOE', 'BAD_ARGUMENT', 'CAPACITY', 'CONTEXT_FULL'];
 
+const MODEL_CODES = ['MODEL_FORMAT', 'NOT_MOE'];
+
 interface Opened { engine: Engine; tokens: Int32Array; context: number; }
 
 let opened: Opened | null = null;
+let modelPath = '';
 let running = new AbortController();
 
 // Ctrl-C reaches the whole process group; the learner decides when this process ends, and it ends with the learner.
@@ -30,12 +34,15 @@ async function answer(work: () => Promise<FromChild>): Promise<void> {
   try {
     send(await work());
   } catch (error) {
-    const { message, code } = error as Error & { code?: string };
+    const { message: said, code } = error as Error & { code?: string };
+    // What the engine says of a tensor does not name the file.
+    const message = MODEL_CODES.includes(code ?? '') && !said.includes(modelPath) ? `${modelPath}: ${said}` : said;
     send({ t: 'failed', message, badInput: error instanceof EvaluationInputError || BAD_INPUT_CODES.includes(code ?? '') });
   }
 }
 
 async function open(source: EvaluationSource): Promise<EvaluationSubject> {
+  modelPath = source.modelPath;
   const bytes = await readFile(source.textPath).catch((error: NodeJS.ErrnoException) => {
     throw new EvaluationInputError(`${source.textPath}: cannot be read (${error.code === 'ENOENT' ? 'no such file' : error.message}); name a UTF-8 text with --text`);
   });
@@ -45,6 +52,9 @@ async function open(source: EvaluationSource): Promise<EvaluationSubject> {
   } catch {
     throw new EvaluationInputError(`${source.textPath}: not UTF-8 text; convert it first, e.g. with iconv -t UTF-8`);
   }
+  await access(source.modelPath, constants.R_OK).catch((error: NodeJS.ErrnoException) => {
+    throw new EvaluationInputError(`${source.modelPath}: cannot read the model file (${error.code === 'ENOENT' ? 'no such file' : error.message}); name it with --model`);
+  });
   const info = await inspectModel(source.modelPath);
   const engine = await Engine.open({
     modelPath: source.modelPath, contextTokens: source.context, threads: source.threads, lanes: 0, directIo: true, prefillBytes: 0,

@@ -102,7 +102,7 @@ export class EvaluationProcess implements Evaluator {
     const telling = lines.find((line) => /ASSERT|abort|terminate|what\(\)|error/i.test(line)) ?? lines.at(-1);
     const text = `${this.source.modelPath}: the engine's process ended (${signal ?? `exit code ${code}`})${telling ? `: ${telling}` : ''}`;
     // The kernel's memory killer is no fault of the model.
-    return signal === 'SIGKILL' ? new Error(`${text}; free some memory`) : new EvaluationInputError(`${text}; the model file is probably damaged`);
+    return signal === 'SIGKILL' ? new Error(`${text}; free some memory`) : new EvaluationInputError(`${text}; the model file may be damaged, or of a kind that this engine does not run`);
   }
 }
 

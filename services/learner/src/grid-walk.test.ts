@@ -17,21 +17,30 @@ function walk(missRate: (lambda: number, topJ: number) => number, loss: (lambda:
 
 const falling = (lambda: number) => 0.3 / (1 + 5 * lambda);
 
-test('begins with λ 0 and covers the grid where nothing ends a walk', () => {
+test('begins with λ 0, and goes up to λ 1 where nothing ends it', () => {
   const points = walk(falling, () => 0);
   expect(points[0]).toMatchObject({ lambda: 0 });
+  expect(points.slice(1).map(({ lambda, topJ }) => [lambda, topJ])).toEqual(LAMBDA_GRID.map((lambda) => [lambda, 1]));
+});
+
+test('covers the whole grid where no λ can be afforded and none is clearly too dear', () => {
+  // 0.0115 is beyond the budget of 0.01 by one and a half standard errors.
+  const points = walk(falling, () => 0.0115);
   expect(points).toHaveLength(1 + LAMBDA_GRID.length * TOP_J_GRID.length);
   expect(new Set(points.map(({ lambda, topJ }) => `${lambda} ${topJ}`)).size).toBe(points.length);
 });
 
-test('measures one point past the budget, and none after it', () => {
+test('measures one point that is clearly past the budget, and none after it', () => {
+  // 0.15 costs 0.015, beyond the budget by five standard errors.
   const points = walk(falling, (lambda) => lambda * 0.1);
-  // The budget is 0.01; 0.15 costs 0.015, beyond it by five standard errors.
-  for (const topJ of TOP_J_GRID) expect(points.filter((point) => point.lambda > 0 && point.topJ === topJ).map((point) => point.lambda)).toEqual([0.05, 0.1, 0.15]);
+  expect(points.filter((point) => point.topJ === 1).map((point) => point.lambda)).toEqual([0.05, 0.1, 0.15]);
 });
 
-test('goes on past a loss that is over the budget by less than two standard errors', () => {
-  expect(walk(falling, () => 0.0115).length).toBe(1 + LAMBDA_GRID.length * TOP_J_GRID.length);
+test('begins the walk of a larger topJ above what a smaller one can afford', () => {
+  // 0.1 costs 0.01 at topJ 1: with its error it is just beyond the budget; 0.05 is not.
+  const points = walk(falling, (lambda, topJ) => (lambda * 0.1) / topJ);
+  expect(points.filter((point) => point.topJ === 2).map((point) => point.lambda)).toEqual([0.1, 0.15, 0.2, 0.3]);
+  expect(points.filter((point) => point.topJ === 3).map((point) => point.lambda)).toEqual([0.2, 0.3, 0.4]);
 });
 
 test('ends where λ saves nothing any more', () => {

@@ -38,10 +38,8 @@ test('does the job with its reason, and keeps its progress', async () => {
     return { points: 3 };
   });
   const { id } = await queue.add('run', { reason: 'operator' });
-  const job = await until('the job is done', async () => {
-    const found = await queue.getJob(id!);
-    return await found?.isCompleted() ? found : null;
-  });
+  await until('the job is done', async () => (await queue.getJob(id!))!.isCompleted());
+  const job = (await queue.getJob(id!))!;
   expect(reasons).toEqual(['operator']);
   expect(job.returnvalue).toEqual({ points: 3 });
   expect(job.progress).toEqual({ activity: 'measuring', done: 1, total: 2 });
@@ -90,7 +88,8 @@ test('outlives a Redis that goes away, and starts without one', async () => {
 
 test('stops within seconds while Redis is away', async () => {
   const idle = await worker(async () => {});
-  await queue.waitUntilReady();
+  const { id } = await queue.add('run', { reason: 'tick' });
+  await until('it has done a job', async () => (await queue.getJob(id!))!.isCompleted());
   await redis.stop();
   try {
     const begun = Date.now();

@@ -4,6 +4,7 @@
  * stopped by a shutdown goes back to the queue.
  */
 import { type Job, WaitingError, Worker } from 'bullmq';
+import { Redis } from 'ioredis';
 import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
 
 export const QUEUE_NAME = 'learner';
@@ -12,8 +13,8 @@ export const QUEUE_NAME = 'learner';
 const LOCK_MS = 60_000;
 /** A job that outlives this many learners is not to blame for it. */
 const MAX_STALLED = 100;
-/** Beyond this, Redis is away and the lock will run out by itself. */
-const CLOSE_PATIENCE_MS = 3000;
+/** A Redis that has not answered by then is away; the lock of a running job runs out by itself. */
+const PING_PATIENCE_MS = 1000;
 
 export interface JobProgress { activity: string; done: number; total: number; }
 
@@ -25,6 +26,7 @@ type RedisState = { t: 'connecting' } | { t: 'up' } | { t: 'away' };
 
 export class JobWorker implements Service {
   readonly name = 'job worker';
+  private redis: Redis | null = null;
   private worker: Worker | null = null;
   private state: RedisState = { t: 'connecting' };
   private readonly stopping = new AbortController();
@@ -33,20 +35,21 @@ export class JobWorker implements Service {
 
   async start(): Promise<void> {
     const { redisUrl, redisPrefix, random = Math.random } = this.options;
+    this.redis = new Redis(redisUrl, {
+      maxRetriesPerRequest: null,
+      retryStrategy: (times: number) => backoffMs(times, { baseMs: 200, maxMs: 5000, random }),
+    });
+    this.redis.on('ready', () => this.become({ t: 'up' }, ''));
+    this.redis.on('error', (error) => this.onError(error));
+    this.redis.on('close', () => this.become({ t: 'away' }, 'connection closed'));
     this.worker = new Worker(QUEUE_NAME, (job, token, signal) => this.process(job, token, signal!), {
-      connection: {
-        url: redisUrl,
-        maxRetriesPerRequest: null,
-        retryStrategy: (times: number) => backoffMs(times, { baseMs: 200, maxMs: 5000, random }),
-      },
+      connection: this.redis,
       prefix: `{${redisPrefix}:bull}`,
       concurrency: 1,
       lockDuration: LOCK_MS,
       maxStalledCount: MAX_STALLED,
     });
     this.worker.on('error', (error) => this.onError(error));
-    this.worker.on('ready', () => this.become({ t: 'up' }, ''));
-    this.worker.on('locksRenewed', () => this.become({ t: 'up' }, ''));
     this.worker.on('lockRenewalFailed', (jobIds) => {
       for (const id of jobIds) this.worker?.cancelJob(id, 'its lock was lost');
     });
@@ -55,16 +58,17 @@ export class JobWorker implements Service {
   }
 
   async stop(): Promise<void> {
-    const { worker } = this;
-    if (!worker) return;
+    const { worker, redis } = this;
+    if (!worker || !redis) return;
     this.worker = null;
-    // First, so that the job that goes back to the queue is not taken again.
-    const closed = worker.close().catch((err: unknown) => this.options.log.warn({ err }, 'queue closed badly'));
+    this.redis = null;
+    // In order, BullMQ waits for answers of Redis, for ever where there are none.
+    const inOrder = await answers(redis);
+    // Closing begins first, so that the job that goes back to the queue is not taken again.
+    const closed = worker.close(!inOrder).catch((err: unknown) => this.options.log.warn({ err }, 'queue closed badly'));
     this.stopping.abort(new Error('the learner is stopping'));
-    let timer: NodeJS.Timeout | undefined;
-    const patience = new Promise<'late'>((resolve) => { timer = setTimeout(() => resolve('late'), CLOSE_PATIENCE_MS); });
-    if (await Promise.race([closed, patience]) === 'late') await worker.disconnect().catch(() => {});
-    clearTimeout(timer);
+    await closed;
+    redis.disconnect();
   }
 
   private async process(job: Job, token: string | undefined, lost: AbortSignal): Promise<unknown> {
@@ -88,12 +92,21 @@ export class JobWorker implements Service {
 
   private become(next: RedisState, detail: string): void {
     const before = this.state;
-    if (before.t === next.t) return;
+    if (before.t === next.t || this.stopping.signal.aborted) return;
     this.state = next;
     const redisUrl = redact(this.options.redisUrl);
     if (next.t === 'away') this.options.log.warn({ redisUrl, detail }, 'redis away, trying again');
     else this.options.log.info({ redisUrl }, before.t === 'away' ? 'redis back' : 'redis connected');
   }
+}
+
+async function answers(redis: Redis): Promise<boolean> {
+  if (redis.status !== 'ready') return false;
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<boolean>((resolve) => { timer = setTimeout(() => resolve(false), PING_PATIENCE_MS); });
+  const answered = await Promise.race([redis.ping().then(() => true, () => false), late]);
+  clearTimeout(timer);
+  return answered;
 }
 
 function reasonOf(job: Job): string {

@@ -5,11 +5,9 @@
  */
 import type { Device, Proposal, QualitySurface, SurfacePoint } from '@moefleet/proto';
 import { ValueSource_Layer } from '@moefleet/proto';
-import { holdsEverything } from './grid-walk';
+import { holdsEverything, lossBound, withinBudget } from './grid-walk';
 import { baselineOf, pointOf, pointsAt, sameCapacities } from './quality-surface';
 
-/** One standard error above the mean: a loss that the budget still covers five times in six. */
-const BOUND_STDERRS = 1;
 /** A new point replaces the current one where it saves a twentieth of its misses. */
 const LEAST_GAIN = 0.05;
 /** What the agent takes where topJ is not set; for λ 0, where it means nothing. */
@@ -58,12 +56,8 @@ export function proposeConfig(surface: QualitySurface | null, device: Device, bu
   };
 }
 
-function lossBound(point: SurfacePoint): number {
-  return point.lambda === 0 ? 0 : point.crossEntropyLoss + BOUND_STDERRS * point.crossEntropyLossStderr;
-}
-
 function allowed(point: SurfacePoint, maxLambda: number, budget: Budget): boolean {
-  return point.lambda <= maxLambda && lossBound(point) <= budget.nats;
+  return point.lambda <= maxLambda && withinBudget(point, budget.nats);
 }
 
 /** λ 0 is always allowed, so there is one. Equal misses: the smaller loss. */
@@ -92,9 +86,9 @@ function pointText(point: SurfacePoint, baseline: SurfacePoint, capacities: read
 /** Why no point with fewer misses was taken. */
 function boundText(points: readonly SurfacePoint[], chosen: SurfacePoint, maxLambda: number, budget: Budget): string {
   const better = points.filter((point) => point.missRate < chosen.missRate);
-  const overLambda = better.filter((point) => point.lambda > maxLambda && lossBound(point) <= budget.nats);
+  const overLambda = better.filter((point) => point.lambda > maxLambda && withinBudget(point, budget.nats));
   if (overLambda.length > 0) return `bound by the device's own limit of λ ${maxLambda}`;
-  const overBudget = better.filter((point) => lossBound(point) > budget.nats).sort((a, b) => lossBound(a) - lossBound(b));
+  const overBudget = better.filter((point) => !withinBudget(point, budget.nats)).sort((a, b) => lossBound(a) - lossBound(b));
   const next = overBudget[0];
   if (next) return `bound by the budget: ${nameOf(next)} would miss ${share(next.missRate)} but may cost ${perplexity(lossBound(next))}`;
   return 'no measured point misses less';

@@ -145,9 +145,15 @@ function sizeOrNone(bytes: number | null): string {
 function valuesText(device: Device): string {
   const { desired } = device;
   const effective = device.reported?.effective;
+  const told = new Set<string>();
   const source = (...fields: string[]) => {
     const found = device.sources.find((one) => fields.includes(one.field));
-    return found ? `${layerName(found.layer).toLowerCase().replace('_', ' ')}${found.detail ? `: ${found.detail}` : ''}` : NONE;
+    if (!found) return NONE;
+    const layer = layerName(found.layer).toLowerCase().replace('_', ' ');
+    // The learner's reason is long, and the same for each of its values.
+    if (!found.detail || told.has(found.detail)) return layer;
+    told.add(found.detail);
+    return `${layer}: ${found.detail}`;
   };
   const cache = desired?.cache?.$case === 'cacheBytes' ? formatSize(Number(desired.cache.value))
     : desired?.cache?.$case === 'capacities' ? `capacity ${capacityText(desired.cache.value.experts)}` : NONE;

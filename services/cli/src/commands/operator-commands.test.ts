@@ -163,7 +163,7 @@ describe('measure', () => {
     ];
     const { code, stdout } = await run(['measure', 'a', '--prompts', join(folder, 'p'), '--prompt', 'inline', '--tokens', '50', '--text', join(folder, 't'), '--text-tokens', '512', '--json']);
     expect(code).toBe(0);
-    expect(operator.measures[0]).toEqual({ deviceId: 'a', measure: { prompts: ['from a file', 'inline'], tokensPerPrompt: 50, text: 'a text', textTokens: 512, context: 256 } });
+    expect(operator.measures[0]).toEqual({ deviceId: 'a', measure: { prompts: ['from a file', 'inline'], tokensPerPrompt: 50, text: 'a text', textTokens: 512, context: 256, temperature: 0, seed: 0 } });
     const measured = JSON.parse(stdout) as { crossEntropyLoss: number };
     expect(measured).toMatchObject({ spec: { lambda: 0.3, routing: 'cache_prior' }, missRate: 0.25, tokensPerSecond: 25, flashBytesPerToken: 20 });
     expect(measured.crossEntropyLoss).toBeCloseTo(0.01, 10);

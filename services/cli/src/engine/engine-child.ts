@@ -2,8 +2,10 @@
  * The child process that holds the native engine for one job (see engine-process.ts). It ends when the job is done,
  * when it is cancelled, or with its parent.
  */
-import { freemem } from 'node:os';
 import { randomUUID } from 'node:crypto';
+import { constants } from 'node:fs';
+import { access } from 'node:fs/promises';
+import { freemem } from 'node:os';
 import {
   capacitiesForBytes, Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec, widenModel,
 } from '@moefleet/edge-agent/engine';
@@ -14,6 +16,7 @@ import type {
 /** Engine error codes that are the caller's input. */
 const BAD_INPUT_CODES = ['MODEL_FORMAT', 'NOT_MOE', 'BAD_ARGUMENT', 'CAPACITY', 'CONTEXT_FULL'];
 
+const MODEL_CODES = ['MODEL_FORMAT', 'NOT_MOE'];
 const DEFAULT_TOP_J = 2;
 
 class BadInputError extends Error {
@@ -35,13 +38,28 @@ async function run(job: EngineJob): Promise<void> {
   try {
     last = { t: 'outcome', outcome: await perform(job) };
   } catch (error) {
-    const { message, stack, code } = error as Error & { code?: string };
-    last = { t: 'failure', message, badInput: BAD_INPUT_CODES.includes(code ?? ''), stack: stack ?? message };
+    const { message: said, stack, code } = error as Error & { code?: string };
+    // What the engine says of a tensor does not name the file.
+    const path = modelPathOf(job);
+    const message = MODEL_CODES.includes(code ?? '') && !said.includes(path) ? `${path}: ${said}` : said;
+    last = { t: 'failure', message, badInput: BAD_INPUT_CODES.includes(code ?? ''), stack: stack ?? said };
   }
   send(last, () => process.exit(0));
 }
 
-function perform(job: EngineJob): Promise<Outcomes[keyof Outcomes]> {
+async function perform(job: EngineJob): Promise<Outcomes[keyof Outcomes]> {
+  const path = modelPathOf(job);
+  await access(path, constants.R_OK).catch((error: NodeJS.ErrnoException) => {
+    throw new BadInputError(`${path}: cannot read the model file (${error.code === 'ENOENT' ? 'no such file' : error.message})`);
+  });
+  return start(job);
+}
+
+function modelPathOf(job: EngineJob): string {
+  return job.t === 'widen' ? job.source : job.settings.modelPath;
+}
+
+function start(job: EngineJob): Promise<Outcomes[keyof Outcomes]> {
   switch (job.t) {
     case 'inspect': return inspect(job.settings);
     case 'evaluate': return evaluate(job);

@@ -62,5 +62,5 @@ function crashText(job: EngineJob, code: number | null, signal: NodeJS.Signals |
   const lines = said.split('\n').map((line) => line.trim()).filter(Boolean);
   const telling = lines.find((line) => /ASSERT|abort|terminate|what\(\)|error/i.test(line)) ?? lines.at(-1);
   const how = signal === 'SIGKILL' ? 'was killed (out of memory?)' : `ended by itself (${signal ?? `exit code ${code}`})`;
-  return `${path}: the native engine ${how}${telling ? `: ${telling}` : ''}; the model file is probably damaged, download or convert it again`;
+  return `${path}: the native engine ${how}${telling ? `: ${telling}` : ''}; the model file may be damaged, or of a kind that this engine does not run`;
 }
