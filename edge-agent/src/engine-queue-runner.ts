@@ -128,7 +128,10 @@ export class EngineQueueRunner implements EngineQueue, Service {
       }, signal);
       const result = withReason(told, signal);
       this.done += 1;
-      return { result, ...recorded.end({ t: 'ended', result }) };
+      const outcome = recorded.end({ t: 'ended', result });
+      // An answer that names its traces must be able to keep its word, also if the agent is killed right after it.
+      await recorder.flushed();
+      return { result, ...outcome };
     } catch (error) {
       this.done += 1;
       this.failed += 1;

@@ -79,6 +79,9 @@ test('serves without a coordinator, and a signal to the whole group ends it clea
   const agent = new AgentProcess({});
   const url = await agent.ready();
   expect((await complete(url, 8)).body.usage!.completion_tokens).toBe(8);
+  const metrics = await (await fetch(`${url}/metrics`)).text();
+  for (const line of ['lambda 0', 'top_j 2', 'generation 0', 'connected 0', 'ready 1']) expect(metrics).toContain(`\nmoefleet_agent_${line}\n`);
+  expect(Number(/^moefleet_agent_rss_bytes (\d+)$/m.exec(metrics)![1])).toBeGreaterThan(50 * 1024 ** 2);
   const [host, ...more] = agent.children();
   expect(more).toEqual([]);
   process.kill(host!, 'SIGINT');

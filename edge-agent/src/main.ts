@@ -6,6 +6,7 @@ import type { DeviceInfo } from '@moefleet/proto';
 import { createLogger, Lifecycle, type Logger, mergeSettings, runUntilSignal, type Service, VERSION } from '@moefleet/runtime';
 import { type AgentConfig, readConfig, SETTINGS } from './config';
 import { AgentSession } from './control/agent-session';
+import { ControlMetrics } from './control/control-metrics';
 import { DesiredApplier } from './control/desired-applier';
 import { deviceInfo } from './control/device-info';
 import { LimitError, type Limits } from './control/effective-spec';
@@ -19,7 +20,7 @@ import { StreamOutbox } from './control/stream-outbox';
 import { Telemetry } from './control/telemetry';
 import { EngineQueueRunner } from './engine-queue-runner';
 import { EngineHostClient } from './host/host-client';
-import { AgentHttp, AgentMetrics, modelIdOf } from './http';
+import { AgentHttp, modelIdOf } from './http';
 import { MissAccount, OtlpExporter, TraceRecorder, TraceSpool } from './trace';
 
 export { SETTINGS };
@@ -72,7 +73,13 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       prefillBytes: config.prefillBytes, keepAll: false,
     },
     specFor: (model) => refusal.watch(() => applier.specFor(model)),
-    onModelProven: (path) => folder.write(LAST_GOOD_MODEL, `${path}\n`),
+    onModelProven: (path) => {
+      try {
+        folder.write(LAST_GOOD_MODEL, `${path}\n`);
+      } catch (error) {
+        log.error({ reason: (error as Error).message }, 'the last good model cannot be stored; after a restart there is none to go back to');
+      }
+    },
   });
   applier.follow(host);
   host.onStateChange((state) => {
@@ -107,7 +114,12 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   const modelSwitch = new ModelSwitch(host, queue);
   const http: AgentHttp = new AgentHttp({
     ...config.http, apiKey: config.apiKey, engine: host, queue, log,
-    metrics: new AgentMetrics({ host, queue, traces, spool, exporter }),
+    metrics: new ControlMetrics({ host, queue, traces, spool, exporter }, {
+      inForce: () => applier.inForce,
+      connected: () => session?.connected ?? false,
+      windows: () => windows.counts,
+      processes: () => [process.pid, host.pid],
+    }),
     loadModel: (path) => modelSwitch.load(path),
     connected: () => session?.connected ?? false,
   });

@@ -36,6 +36,11 @@ async function endOf(agent: TestAgent): Promise<ServiceError> {
 }
 
 const read = async (id: string) => (await coordinator.registry.devices.read(id))!;
+/** The session has looked at what the device shall run, and found nothing to do. */
+const settled = (id: string) => until(`${id} has settled`, () => {
+  const key = `${coordinator.prefix}:{dev:${id}}:state`;
+  return coordinator.registry.link.run(key, (client) => client.hget(key, 'settledGeneration'));
+}, 5000, 5);
 const pin = (lambda: number) => coordinator.registry.pins.set({ t: 'fleet' }, 'lambda', { why: '', modelHashes: [], lambda, topJ: null });
 const setLambda = (lambda: number) => ({ change: { $case: 'setLambda' as const, value: { lambda, topJ: undefined } } });
 
@@ -64,7 +69,7 @@ test('welcomes an agent, keeps what it says, and marks it offline when it leaves
 
 test('a newcomer gets the fleet\'s pin for the models it is known to hold for; without a pin it gets nothing', async () => {
   const first = await join({ id: 'd1' });
-  await until('it has settled', async () => (await read('d1')).info, 5000, 5);
+  await settled('d1');
   await pin(0.25);
   const second = await join({ id: 'd2' });
   await until('the pin has arrived', () => second.specs.length, 5000, 5);
@@ -108,14 +113,14 @@ test('a refused spec is not sent again until desired changes', async () => {
 
 test('a wake-up that was lost costs time, not correctness', async () => {
   const agent = await join({ id: 'd' });
-  await until('it has settled', async () => (await read('d')).info, 5000, 5);
+  await settled('d');
   const spec = Buffer.from([0x09, 0, 0, 0, 0, 0, 0, 0xd0, 0x3f]);
   await coordinator.registry.devices.writeDesired('d', 0n, 0n, spec, 'written behind everyone\'s back');
   await until('it has arrived all the same', () => agent.desired.length, 5000, 5);
   expect(agent.specs[0]!.lambda).toBe(0.25);
 });
 
-test('writes above a generation that only the device knows, and keeps its spec if it is the right one', async () => {
+test('writes above a generation that only the device knows, and tells the agent why', async () => {
   await pin(0.25);
   const agent = await join({ id: 'd', reported: { ...noReport(), state: SpecState.SPEC_STATE_APPLIED, generation: 41n, appliedGeneration: 41n, appliedHash: Buffer.alloc(32, 1) } });
   await until('a spec has arrived', () => agent.desired.length, 5000, 5);
@@ -289,7 +294,7 @@ describe('when Redis goes away in the middle', () => {
 
   test('what was changed by others meanwhile reaches agents when it is back', async () => {
     const agent = await join({ id: 'd' });
-    await until('it has settled', async () => (await read('d')).info, 5000, 5);
+    await settled('d');
     await pin(0.25);
     await redis.stop();
     await until('it is noticed', () => !coordinator.registry.link.up, 5000, 5);

@@ -26,7 +26,10 @@ afterEach(async () => {
 async function join(options: TestAgentOptions): Promise<TestAgent> {
   const agent = await TestAgent.join(coordinator.gateway, options);
   agents.push(agent);
-  await until(`${options.id} is listed`, async () => (await coordinator.registry.devices.read(options.id))?.info, 5000, 5);
+  const key = `${coordinator.prefix}:{dev:${options.id}}:state`;
+  const has = (field: string) => coordinator.registry.link.run(key, (client) => client.hexists(key, field));
+  // Either it has been brought in line, or it is busy with what it was sent.
+  await until(`${options.id} has joined`, async () => agent.desired.length > 0 || await has('settledGeneration'), 5000, 5);
   return agent;
 }
 

@@ -87,6 +87,7 @@ test('never combines a pinned lambda with a topJ the learner chose for another l
 test('values made for one model do not hold on another', () => {
   const onB = inputs({ model: model(B), learned: proposal({ lambda: 0.3 }), shared: { fleet: lambdaPin(0.25), groups: [] } });
   expect(effectiveSpec(onB).spec.lambda).toBeUndefined();
+  expect(effectiveSpec(onB).sources[0]).toEqual({ field: 'lambda', layer: Layer.LAYER_DEFAULT, detail: 'the fleet pin was set for another model' });
   expect(effectiveSpec(inputs({ model: model(B), devicePins: lambdaPin(0.4), shared: { fleet: lambdaPin(0.2, 1, null, [A, B]), groups: [] } })).spec.lambda).toBe(0.2);
 });
 

@@ -78,7 +78,8 @@ function lambdaValue(inputs: SpecInputs): { lambda?: number; topJ?: number; sour
     const from = { layer: Layer.LAYER_LEARNER, detail: learned.reason };
     return { lambda: learned.lambda, topJ: learned.topJ, sources: [source('lambda', from), source('top_j', from)] };
   }
-  return { sources: [defaultSource('lambda'), defaultSource('top_j')] };
+  const elsewhere = choosePin('lambda', { ...inputs, model: undefined });
+  return { sources: [defaultSource('lambda', elsewhere ? `the ${layerText(source('lambda', elsewhere))} was set for another model` : ''), defaultSource('top_j')] };
 }
 
 function cacheValue(inputs: SpecInputs): { cache: DeviceSpec['cache']; source: ValueSource } {

@@ -14,6 +14,8 @@ import { quantise } from './router-window-codec';
 
 const compress = promisify(deflate);
 const HOUR_MS = 3_600_000;
+/** A window is one message; larger ones would not pass the coordinator's bound. */
+const MAX_WINDOW_BYTES = 2 * 1024 * 1024;
 
 /** What is in force while a window is captured. */
 export interface SamplingContext {
@@ -103,7 +105,7 @@ export class RouterWindows implements StepObserver {
     rows.forEach((row, i) => logits.set(row, i * layers * experts));
     const data = await compress(quantise(logits, experts));
     const timeMs = this.now();
-    if (this.spentBytes() + data.length > Number(context.sampling.bytesPerHour)) {
+    if (data.length > MAX_WINDOW_BYTES || this.spentBytes() + data.length > Number(context.sampling.bytesPerHour)) {
       this.droppedCount += 1;
       return;
     }

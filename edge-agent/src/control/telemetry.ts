@@ -6,6 +6,9 @@ import { CounterSum } from './counter-sum';
 import { availableBytes, memoryPressurePercent, residentBytes } from './process-memory';
 import type { EngineCounters } from '../native';
 
+/** An engine host that does not answer in time is told of with the figures known last. */
+const COUNTERS_TIMEOUT_MS = 2_000;
+
 export interface TelemetrySources {
   host: EngineHostClient;
   traces: TraceReport;
@@ -23,7 +26,7 @@ export class Telemetry {
     const { host, traces } = this.sources;
     // Read before the question: an answer comes from this start or not at all.
     const start = host.starts;
-    const counters = this.sum.read(start, await host.counters());
+    const counters = this.sum.read(start, await within(COUNTERS_TIMEOUT_MS, host.counters()));
     this.sequence += 1n;
     const requests = this.sources.requests();
     const windows = this.sources.windows();
@@ -48,6 +51,14 @@ export class Telemetry {
       routerWindowsDropped: BigInt(windows.dropped),
     };
   }
+}
+
+async function within<T>(timeoutMs: number, answer: Promise<T>): Promise<T | null> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<null>((resolve) => {
+    timer = setTimeout(() => resolve(null), timeoutMs);
+  });
+  return Promise.race([answer, late]).finally(() => clearTimeout(timer));
 }
 
 function engineFigures(counters: EngineCounters) {

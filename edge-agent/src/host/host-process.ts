@@ -101,11 +101,22 @@ export class HostProcess {
   private receive(message: HostReply): void {
     const call = this.calls.get(message.id);
     if (!call) return;
-    if (message.t === 'step') return call.onStep?.(message.step);
-    if (message.t === 'progress') return call.onProgress?.(message.done, message.total);
+    if (message.t === 'step') return this.show(message.id, call, () => call.onStep?.(message.step));
+    if (message.t === 'progress') return this.show(message.id, call, () => call.onProgress?.(message.done, message.total));
     this.calls.delete(message.id);
     if (message.t === 'done') call.resolve(message.value);
     else call.reject(new RemoteEngineError(message.error));
+  }
+
+  /** A listener that throws fails its own request and nothing else. */
+  private show(id: number, call: OpenCall, tell: () => void): void {
+    try {
+      tell();
+    } catch (error) {
+      this.calls.delete(id);
+      this.send({ t: 'cancel', id });
+      call.reject(error as Error);
+    }
   }
 
   private finish(end: ProcessEnd): void {

@@ -58,6 +58,11 @@ export class TraceRecorder implements TraceReport {
     this.ratio = ratio;
   }
 
+  /** Returns when every span recorded so far is in a file, where the end of this process cannot lose it. */
+  flushed(): Promise<void> {
+    return this.options.spool.flushed();
+  }
+
   /** Call `step` for each step in order, then `end` once, whatever the end. */
   begin(recorded: RecordedBegin): RecordedRequest {
     const { origin, limits, time } = this.options;
