@@ -56,24 +56,6 @@ test('cache set changes capacities, clamped by the device\'s own limit', async (
   await fleet.cli('cache', 'auto', '--device', 'jetson-1');
 });
 
-test('lambda takes effect at the next token of a generation that runs already', async () => {
-  await fleet.cli('lambda', 'set', '0', '--all');
-  const agent = agents[0]!;
-  const response = await fetch(`${agent.httpUrl}/v1/completions`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ model: 'default', prompt: 'The river', max_tokens: 200, temperature: 0, stream: true }),
-  });
-  const reader = response.body!.getReader();
-  await reader.read();
-  await fleet.cli('lambda', 'set', '1', '--device', agent.id, '--top-j', '0');
-  const duringOrAfter = await effectiveLambda(agent.id);
-  expect(duringOrAfter).toBe(1);
-  for (;;) if ((await reader.read()).done) break;
-  await fleet.cli('lambda', 'auto', '--device', agent.id);
-  await fleet.cli('lambda', 'auto', '--all');
-});
-
 test('a device that is not there is named, and the command fails', async () => {
   await expect(fleet.cli('lambda', 'set', '0.1', '--device', 'nobody')).rejects.toThrow(/nobody/);
   await expect(fleet.cli('lambda', 'set', '1.5', '--all')).rejects.toThrow(/1\.5/);

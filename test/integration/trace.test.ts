@@ -50,6 +50,31 @@ withJaeger('each miss of a request of 96 tokens is one flash.read span in Jaeger
   expect(url).toContain(fleet.fleet.jaeger!.queryUrl);
 });
 
+withJaeger('a new lambda takes effect at the next token of a generation that runs already', async () => {
+  await fleet.cli('lambda', 'set', '0', '--all');
+  const response = await fetch(`${agent.httpUrl}/v1/completions`, {
+    method: 'POST', headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ model: 'default', prompt: 'The river', max_tokens: 480, temperature: 0.9, seed: 7, stream: true }),
+  });
+  const reader = response.body!.getReader();
+  const decoder = new TextDecoder();
+  let stream = decoder.decode((await reader.read()).value);
+  await fleet.cli('lambda', 'set', '0.3', '--all');
+  for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) stream += decoder.decode(chunk.value);
+  const account = JSON.parse(/"moefleet":(\{[^}]*\})/.exec(stream)![1]!) as { misses: number; trace_ids: string[] };
+  expect(await spansInJaeger(account.trace_ids, account.misses)).toBe(account.misses);
+
+  const spans = await queryTraces(fleet.fleet.jaeger!.queryUrl, account.trace_ids);
+  const lambdas = spans.filter((span) => span.name === 'flash.read')
+    .map((span) => ({ miss: Number(span.attributes['moefleet.miss_number']), lambda: Number(span.attributes['moefleet.lambda']) }))
+    .sort((a, b) => a.miss - b.miss).map((read) => read.lambda);
+  const change = lambdas.indexOf(0.3);
+  expect(change).toBeGreaterThan(0);
+  expect(lambdas.slice(0, change).every((lambda) => lambda === 0)).toBe(true);
+  expect(lambdas.slice(change).every((lambda) => lambda === 0.3)).toBe(true);
+  await fleet.cli('lambda', 'auto', '--all');
+});
+
 withJaeger('a request served while Jaeger is away arrives whole when it is back', async () => {
   await jaeger.stop();
   const answer = await complete(agent.httpUrl, { tokens: 96, cold: true });
