@@ -258,6 +258,7 @@ Napi::Value close_engine(const Napi::CallbackInfo & info) {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
     env.SetInstanceData(new addon_data);
+    tasks_end_at_exit(env);
     exports.Set("version", Napi::Function::New(env, version, "version"));
     exports.Set("inspect", Napi::Function::New(env, inspect, "inspect"));
     exports.Set("widen", Napi::Function::New(env, widen, "widen"));

@@ -1,19 +1,52 @@
 #include "task.h"
 
+#include <mutex>
+#include <set>
+
 namespace {
 
-using message = std::function<void(Napi::Env, task &)>;
+// Process-wide; never destroyed, so that it outlives whatever still uses it while the process exits.
+struct task_registry {
+    std::mutex mutex;
+    std::set<task *> tasks;
+};
+task_registry & registry() {
+    static task_registry * r = new task_registry;
+    return *r;
+}
 
-// Runs before the thread-safe function is torn down (hooks run last in, first out), so that the thread is gone by then.
-void on_exit(void * data) {
-    task & t = *static_cast<task *>(data);
+// Cancels and waits; afterwards nothing of the task runs on another thread.
+void end_task(task & t) {
     t.cancelled.store(true);
     if (t.cancel) t.cancel();
     if (t.thread.joinable()) t.thread.join();
 }
 
+// Those of one environment: a worker's exit is no business of the others.
+void end_all_tasks(napi_env env) {
+    std::lock_guard<std::mutex> lock(registry().mutex);
+    for (task * t : registry().tasks) {
+        if (t->env == env) end_task(*t);
+    }
+}
+
+void forget_task(task & t) {
+    std::lock_guard<std::mutex> lock(registry().mutex);
+    registry().tasks.erase(&t);
+}
+
+using message = std::function<void(Napi::Env, task &)>;
+
+// Runs before the thread-safe function is torn down (hooks run last in, first out), so that the thread is gone by then.
+void on_environment_exit(void * data) {
+    task & t = *static_cast<task *>(data);
+    end_task(t);
+    forget_task(t);
+}
+
 void settle(Napi::Env env, task & t) {
-    napi_remove_env_cleanup_hook(env, on_exit, &t);
+    napi_remove_env_cleanup_hook(env, on_environment_exit, &t);
+    forget_task(t);
     if (t.thread.joinable()) t.thread.join();
     if (!t.callback_error.IsEmpty()) napi_reject_deferred(env, t.deferred, t.callback_error.Value());
     else if (t.status.code != ENGINE_OK) napi_reject_deferred(env, t.deferred, from_status(env, t.status));
@@ -57,6 +90,15 @@ void task_send(task & t, std::function<std::vector<napi_value>(Napi::Env)> make)
     send(t, [make = std::move(make)](Napi::Env env, task & self) { call_back(env, self, make(env)); });
 }
 
+void tasks_end_at_exit(Napi::Env env) {
+    const Napi::Value process = env.Global().Get("process");
+    if (!process.IsObject()) return;
+    const Napi::Value once = process.As<Napi::Object>().Get("once");
+    if (!once.IsFunction()) return;
+    const Napi::Function listener = Napi::Function::New(env, [](const Napi::CallbackInfo & info) { end_all_tasks(info.Env()); });
+    once.As<Napi::Function>().Call(process, {Napi::String::New(env, "exit"), listener});
+}
+
 static engine_status no_thread(const char * what) {
     engine_status s;
     s.code = ENGINE_INTERNAL;
@@ -66,6 +108,7 @@ static engine_status no_thread(const char * what) {
 
 Napi::Value task_start(Napi::Env env, std::unique_ptr<task> owned, const Napi::Value & callback) {
     task * t = owned.get();
+    t->env = env;
     napi_value promise = nullptr, name = Napi::String::New(env, "moefleet engine");
     if (callback.IsFunction()) t->callback = Napi::Persistent(callback.As<Napi::Function>());
     napi_create_promise(env, &t->deferred, &promise);
@@ -75,7 +118,11 @@ Napi::Value task_start(Napi::Env env, std::unique_ptr<task> owned, const Napi::V
         return Napi::Value(env, promise);
     }
     owned.release();  // freed by on_finalize
-    napi_add_env_cleanup_hook(env, on_exit, t);
+    napi_add_env_cleanup_hook(env, on_environment_exit, t);
+    {
+        std::lock_guard<std::mutex> lock(registry().mutex);
+        registry().tasks.insert(t);
+    }
     try {
         t->thread = std::thread([t] {
             t->status = t->work(*t);

@@ -16,12 +16,17 @@ struct task {
     std::function<void()> abandon;                    // instead of work, where no thread could be started
     std::atomic<bool> cancelled{false};
     engine_status status;
+    napi_env env = nullptr;
     std::thread thread;
     Napi::FunctionReference callback;                 // onStep or onProgress
     Napi::Reference<Napi::Value> callback_error;      // what it threw, if it threw
     napi_threadsafe_function messages = nullptr;
     napi_deferred deferred = nullptr;
 };
+
+// Ends all tasks on the `exit` event of `process`: process.exit() runs no clean-up hooks of the environment, and the
+// destructors of llama.cpp's libraries must not run under a thread that computes.
+void tasks_end_at_exit(Napi::Env env);
 
 // `callback` may be undefined. Returns the promise.
 Napi::Value task_start(Napi::Env env, std::unique_ptr<task> t, const Napi::Value & callback);

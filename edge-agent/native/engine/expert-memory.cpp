@@ -20,7 +20,7 @@ const char * type_name(ggml_backend_buffer_type_t) { return "experts"; }
 // Page alignment keeps tensors from sharing pages and lets O_DIRECT read in place where the file is aligned too.
 size_t type_alignment(ggml_backend_buffer_type_t type) { return memory_of(type)->page; }
 
-bool type_is_host(ggml_backend_buffer_type_t type) { return !memory_of(type)->loading; }
+bool type_is_host(ggml_backend_buffer_type_t) { return true; }
 
 void buffer_free(ggml_backend_buffer_t buffer) {
     auto * r = static_cast<reservation *>(buffer->context);
@@ -49,8 +49,7 @@ ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tenso
 void buffer_memset(ggml_backend_buffer_t, ggml_tensor * t, uint8_t v, size_t offset, size_t n) {
     memset(static_cast<char *>(t->data) + offset, v, n);
 }
-void buffer_set(ggml_backend_buffer_t buffer, ggml_tensor * t, const void * data, size_t offset, size_t n) {
-    if (static_cast<reservation *>(buffer->context)->memory->loading) return;
+void buffer_set(ggml_backend_buffer_t, ggml_tensor * t, const void * data, size_t offset, size_t n) {
     memcpy(static_cast<char *>(t->data) + offset, data, n);
 }
 void buffer_get(ggml_backend_buffer_t, const ggml_tensor * t, void * data, size_t offset, size_t n) {
@@ -116,6 +115,13 @@ engine_status expert_memory_check(const expert_memory & memory) {
     return {};
 }
 
+void expert_memory_forget_places(expert_memory & memory) {
+    for (auto & layer : memory.layers) {
+        for (int i = 0; i < layer.n_places; i++) layer.places[i].base = nullptr;
+    }
+    memory.placement_failed = false;
+}
+
 void expert_pages_release(char * base, uint64_t bytes, int experts, const uint8_t * present, int e, size_t page) {
     const uint64_t begin = uint64_t(e) * bytes, end = begin + bytes;
     uint64_t first = begin / page, last = (end - 1) / page;
@@ -156,6 +162,7 @@ void expert_memory_clear(expert_memory & memory) {
     for (auto & layer : memory.layers) {
         std::fill(layer.present.begin(), layer.present.end(), 0);
         for (int i = 0; i < layer.n_places; i++) {
+            if (!layer.places[i].base) continue;
             const uint64_t bytes = layer.places[i].bytes * uint64_t(memory.experts);
             madvise(layer.places[i].base, (bytes + memory.page - 1) / memory.page * memory.page, MADV_DONTNEED);
         }

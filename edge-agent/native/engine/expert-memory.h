@@ -34,9 +34,6 @@ struct expert_memory {
     size_t page = 4096;
     std::atomic<int64_t> resident_bytes{0};
     bool placement_failed = false;
-    // While llama.cpp loads, the type says that it is no host memory: the loader then hands each tensor over in a
-    // buffer of its own, which `set_tensor` ignores, instead of writing zeros over all that is reserved.
-    bool loading = true;
 };
 
 // `memory` must not move afterwards and must outlive every buffer of its type.
@@ -45,10 +42,13 @@ void expert_memory_init(expert_memory & memory, const model_file & file);
 // MODEL_FORMAT where llama.cpp did not place a matrix that the file has.
 engine_status expert_memory_check(const expert_memory & memory);
 
+// Before llama.cpp places the tensors anew.
+void expert_memory_forget_places(expert_memory & memory);
+
 void expert_memory_mark(expert_memory & memory, int layer, int expert);
 // Forgets the expert and gives back its pages, save those that a present neighbour shares.
 void expert_memory_release(expert_memory & memory, int layer, int expert);
-// Gives back every page and forgets all experts.
+// Gives back every page and forgets all experts; also what a loader scribbled there.
 void expert_memory_clear(expert_memory & memory);
 
 // For callers with a mapping of their own (tests): gives back the pages of expert `e` in an array of `experts` of

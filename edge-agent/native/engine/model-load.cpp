@@ -1,129 +1,148 @@
 #include "model-load.h"
 
-#include "file-descriptor.h"
 #include "llama-runtime.h"
+#include "model-stream.h"
+
+#include "gguf.h"
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <fcntl.h>
+#include <memory>
+#include <unordered_map>
 
 namespace {
 
-struct skipped_range { uint64_t begin, end; };
+struct cancel_check {
+    bool (*cancelled)(void *);
+    void * data;
+    bool now() const { return cancelled && cancelled(data); }
+};
 
-struct model_stream {
+bool go_on(float, void * data) { return !static_cast<cancel_check *>(data)->now(); }
+
+struct free_gguf { void operator()(gguf_context * g) const { gguf_free(g); } };
+using gguf_ptr = std::unique_ptr<gguf_context, free_gguf>;
+
+// llama.cpp's parameters and what they point to.
+struct load_parameters {
+    ggml_backend_dev_t no_devices[1] = {nullptr};
+    llama_model_tensor_buft_override overrides[2];
+    cancel_check check;
+    llama_model_params params = llama_model_default_params();
+
+    load_parameters(expert_memory & memory, cancel_check c) : overrides{{EXPERT_TENSOR_PATTERN, &memory.type}, {nullptr, nullptr}}, check(c) {
+        params.devices = no_devices;
+        params.n_gpu_layers = 0;
+        params.tensor_buft_overrides = overrides;
+        params.load_mode = LLAMA_LOAD_MODE_NONE;
+        params.lazy_mode = LLAMA_LAZY_MODE_OFF;
+        params.use_extra_bufts = false;  // repacked experts would need a second copy of their bytes
+        params.progress_callback = go_on;
+        params.progress_callback_user_data = &check;
+    }
+    load_parameters(const load_parameters &) = delete;
+};
+
+struct tensor_source {
     file_descriptor file;
-    uint64_t at = 0, bytes = 0;
-    std::vector<skipped_range> experts;  // ascending, apart
+    std::unordered_map<std::string, const gguf_tensor *> tensors;
+    cancel_check check;
+    bool as_filed = true;   // llama.cpp asked for nothing but what the file has, in its type and shape
     int error = 0;
 };
 
-// The first expert range that ends after `at`.
-const skipped_range * range_from(const model_stream & s, uint64_t at) {
-    const auto found = std::upper_bound(s.experts.begin(), s.experts.end(), at,
-                                        [](uint64_t position, const skipped_range & r) { return position < r.end; });
-    return found == s.experts.end() ? nullptr : &*found;
+bool same_shape(const gguf_tensor & filed, const ggml_tensor & asked) {
+    if (filed.type != int32_t(asked.type)) return false;
+    for (int d = 0; d < 4; d++) {
+        if (filed.ne[d] != asked.ne[d]) return false;
+    }
+    return true;
 }
 
-ssize_t stream_read(void * cookie, char * to, size_t n) {
-    model_stream & s = *static_cast<model_stream *>(cookie);
-    n = size_t(std::min<uint64_t>(n, s.bytes - std::min(s.at, s.bytes)));
-    size_t done = 0;
-    while (done < n) {
-        const skipped_range * range = range_from(s, s.at);
-        if (range && s.at >= range->begin) {
-            const uint64_t skip = std::min<uint64_t>(n - done, range->end - s.at);
-            s.at += skip;
-            done += size_t(skip);
-            continue;
-        }
-        const uint64_t until = range ? range->begin - s.at : UINT64_MAX;
-        const ssize_t got = pread(s.file.fd, to + done, size_t(std::min<uint64_t>(n - done, until)), off_t(s.at));
+void fill_tensor(ggml_tensor * tensor, void * data) {
+    tensor_source & source = *static_cast<tensor_source *>(data);
+    const auto found = source.tensors.find(tensor->name);
+    if (found == source.tensors.end() || !same_shape(*found->second, *tensor)) source.as_filed = false;
+    if (!source.as_filed || source.error || source.check.now()) return;
+    int32_t block;
+    std::string kind;
+    if (expert_tensor_name(tensor->name, block, kind)) return;
+    char * to = static_cast<char *>(tensor->data);
+    for (uint64_t done = 0; done < found->second->bytes;) {
+        const ssize_t got = pread(source.file.fd, to + done, size_t(found->second->bytes - done), off_t(found->second->offset + done));
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) {
-            s.error = got < 0 ? errno : EIO;
-            return -1;
+            source.error = got < 0 ? errno : EIO;
+            return;
         }
-        s.at += uint64_t(got);
-        done += size_t(got);
+        done += uint64_t(got);
     }
-    return ssize_t(done);
 }
 
-int stream_seek(void * cookie, off64_t * offset, int whence) {
-    model_stream & s = *static_cast<model_stream *>(cookie);
-    const int64_t base = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? int64_t(s.at) : int64_t(s.bytes);
-    if (base + *offset < 0) return -1;
-    s.at = uint64_t(base + *offset);
-    *offset = off64_t(s.at);
-    return 0;
-}
-
-struct cancel_check { bool (*cancelled)(void *); void * data; };
-
-bool go_on(float, void * data) {
-    const cancel_check & check = *static_cast<cancel_check *>(data);
-    return !check.cancelled || !check.cancelled(check.data);
-}
-
-std::vector<skipped_range> expert_ranges(const gguf_header & header) {
-    std::vector<skipped_range> ranges;
-    for (const auto & t : header.tensors) {
-        int32_t block;
-        std::string kind;
-        if (expert_tensor_name(t.name, block, kind)) ranges.push_back({t.offset, t.offset + t.bytes});
+// Null where llama.cpp refused, was cancelled, or asked for what the file does not have.
+llama_model * load_directly(const model_file & file, expert_memory & memory, cancel_check check, int & error) {
+    tensor_source source;
+    source.file = file_descriptor(open(file.info.path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (source.file.fd < 0) {
+        error = errno;
+        return nullptr;
     }
-    std::sort(ranges.begin(), ranges.end(), [](const auto & a, const auto & b) { return a.begin < b.begin; });
-    return ranges;
+    source.check = check;
+    for (const auto & t : file.header.tensors) source.tensors.emplace(t.name, &t);
+    gguf_ptr metadata(gguf_init_from_file(file.info.path.c_str(), gguf_init_params{true, nullptr}));
+    if (!metadata) return nullptr;
+    load_parameters parameters(memory, check);
+    llama_model * model = llama_model_init_from_user(metadata.get(), fill_tensor, &source, parameters.params);
+    error = source.error;
+    if (model && (!source.as_filed || error || check.now())) {
+        llama_model_free(model);
+        model = nullptr;
+    }
+    return model;
+}
+
+engine_status io_failure(const model_file & file, int error) {
+    return status_error(ENGINE_IO, "%s: %s", file.info.path.c_str(), strerror(error));
 }
 
 }  // namespace
 
-engine_status model_load(const model_file & file, expert_memory & memory, bool (*cancelled)(void *), void * cancelled_data,
-                         llama_model *& out) {
+engine_status model_load_by_stream(const model_file & file, expert_memory & memory, bool (*cancelled)(void *), void * cancelled_data,
+                                   llama_model *& out) {
     out = nullptr;
     model_stream stream;
-    stream.file = file_descriptor(open(file.info.path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (stream.file.fd < 0) return status_error(ENGINE_IO, "%s: %s", file.info.path.c_str(), strerror(errno));
-    stream.bytes = file.info.file_bytes;
-    stream.experts = expert_ranges(file.header);
-
-    cookie_io_functions_t functions = {};
-    functions.read = stream_read;
-    functions.seek = stream_seek;
-    FILE * handle = fopencookie(&stream, "rb", functions);
-    if (!handle) return status_error(ENGINE_IO, "%s: no stream: %s", file.info.path.c_str(), strerror(errno));
-
-    ggml_backend_dev_t no_devices[] = {nullptr};
-    const llama_model_tensor_buft_override overrides[] = {{EXPERT_TENSOR_PATTERN, &memory.type}, {nullptr, nullptr}};
-    cancel_check check{cancelled, cancelled_data};
-    llama_model_params params = llama_model_default_params();
-    params.devices = no_devices;
-    params.n_gpu_layers = 0;
-    params.tensor_buft_overrides = overrides;
-    params.load_mode = LLAMA_LOAD_MODE_NONE;
-    params.lazy_mode = LLAMA_LAZY_MODE_OFF;
-    params.use_extra_bufts = false;  // repacked experts would need a second copy of their bytes
-    params.progress_callback = go_on;
-    params.progress_callback_user_data = &check;
-
-    memory.loading = true;
+    FILE * handle = model_stream_open(stream, file, memory);
+    if (!handle) return io_failure(file, errno);
+    const cancel_check check{cancelled, cancelled_data};
+    load_parameters parameters(memory, check);
     llama_runtime_errors();
-    out = llama_model_load_from_file_ptr(handle, params);
+    out = llama_model_load_from_file_ptr(handle, parameters.params);
     fclose(handle);
-    if (out) {
-        const engine_status status = expert_memory_check(memory);
-        if (!failed(status)) {
-            memory.loading = false;
-            return {};
-        }
+    engine_status status;
+    if (out) status = expert_memory_check(memory);
+    else if (check.now()) status = status_error(ENGINE_CANCELLED, "loading was cancelled");
+    else if (stream.error) status = io_failure(file, stream.error);
+    else status = status_error(ENGINE_MODEL_FORMAT, "%s: llama.cpp cannot load it: %s", file.info.path.c_str(), llama_runtime_errors().c_str());
+    if (failed(status) && out) {
         llama_model_free(out);
         out = nullptr;
-        return status;
     }
-    if (cancelled && cancelled(cancelled_data)) return status_error(ENGINE_CANCELLED, "loading was cancelled");
-    if (stream.error) return status_error(ENGINE_IO, "%s: %s", file.info.path.c_str(), strerror(stream.error));
-    return status_error(ENGINE_MODEL_FORMAT, "%s: llama.cpp cannot load it: %s", file.info.path.c_str(), llama_runtime_errors().c_str());
+    if (out) expert_memory_clear(memory);
+    return status;
+}
+
+engine_status model_load(const model_file & file, expert_memory & memory, bool (*cancelled)(void *), void * cancelled_data,
+                         llama_model *& out) {
+    const cancel_check check{cancelled, cancelled_data};
+    int error = 0;
+    out = load_directly(file, memory, check, error);
+    if (out && !failed(expert_memory_check(memory))) return {};
+    if (out) llama_model_free(out);
+    out = nullptr;
+    if (error) return io_failure(file, error);
+    if (check.now()) return status_error(ENGINE_CANCELLED, "loading was cancelled");
+    expert_memory_forget_places(memory);
+    return model_load_by_stream(file, memory, cancelled, cancelled_data, out);
 }

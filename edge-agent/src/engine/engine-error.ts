@@ -62,7 +62,9 @@ const CLASSES: Record<EngineErrorCode, new (message: string, options?: { cause?:
 
 /** The addon's plain error as its class; anything else (what a callback threw) unchanged. */
 export function toEngineError(error: unknown): unknown {
-  const code = error instanceof Error ? (error as Error & { code?: unknown }).code : undefined;
-  if (error instanceof EngineError || typeof code !== 'string' || !Object.hasOwn(CLASSES, code)) return error;
-  return new CLASSES[code as EngineErrorCode]((error as Error).message, { cause: error });
+  if (error instanceof EngineError || typeof error !== 'object' || error === null) return error;
+  // Judged by its fields: the addon's errors may be of another realm's Error.
+  const { code, message } = error as { code?: unknown; message?: unknown };
+  if (typeof code !== 'string' || !Object.hasOwn(CLASSES, code)) return error;
+  return new CLASSES[code as EngineErrorCode](String(message), { cause: error });
 }

@@ -56,7 +56,7 @@ export class Engine {
 
   /** `onStep` comes in order, before the promise settles. An aborted generation resolves with `finishReason: 'cancelled'`. */
   generate(request: GenerateRequest, onStep: (step: Step) => void, signal?: AbortSignal): Promise<GenerateResult> {
-    return this.cancellable(request.requestId, signal, () => this.addon.generate(this.handle, request, onStep));
+    return this.cancellable(String(request?.requestId), signal, () => this.addon.generate(this.handle, request, onStep));
   }
 
   /** An aborted evaluation rejects with EngineCancelledError. */
