@@ -3,18 +3,19 @@
  * Builds the native engine: headers from the source bundle that the pinned `node-llama-cpp` ships, libraries from its
  * prebuilt package for this platform. `node build.mjs` leaves `build/moefleet_engine.node`, put into place in one
  * rename so that a running process never sees half a file. `--test` builds and runs the C++ tests, `--sanitize` does
- * so under AddressSanitizer and UBSan. Does nothing, quietly, when everything is up to date.
+ * so under AddressSanitizer and UBSan; `--junit FILE` has the results written there too. Does nothing, quietly, when everything is up to date.
  */
 import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const require = createRequire(import.meta.url);
 const wantTests = process.argv.includes('--test') || process.argv.includes('--sanitize');
 const sanitize = process.argv.includes('--sanitize');
+const junit = process.argv.includes('--junit') ? resolve(process.argv[process.argv.indexOf('--junit') + 1] ?? '') : null;
 const jobs = process.env.MOEFLEET_BUILD_JOBS ?? '2';
 
 function fail(message) {
@@ -89,7 +90,7 @@ run('cmake', ['-S', here, '-B', folder, '-DCMAKE_BUILD_TYPE=Release',
 run('cmake', ['--build', folder, '-j', jobs], 'building');
 
 if (wantTests) {
-  const tests = spawnSync('ctest', ['--test-dir', folder, '--output-on-failure'], { stdio: 'inherit' });
+  const tests = spawnSync('ctest', ['--test-dir', folder, '--output-on-failure', ...(junit ? ['--output-junit', junit] : [])], { stdio: 'inherit' });
   process.exit(tests.status ?? 1);
 }
 
