@@ -65,10 +65,12 @@ void miss_fetch_read(layer_hook & hook, int layer, int n) {
     gather_slices(hook, count, start);
     for (int i = 0; i < n; i++) {
         const int e = hook.missed[size_t(i)];
-        if (hook.needed[size_t(e)] != READ_FAILED) {
-            expert_memory_mark(*hook.memory, layer, e);
-            continue;
-        }
+        if (hook.needed[size_t(e)] != READ_FAILED) expert_memory_mark(*hook.memory, layer, e);
+    }
+    // Only now: a release spares the pages that an expert shares with present neighbours, those just read included.
+    for (int i = 0; i < n; i++) {
+        const int e = hook.missed[size_t(i)];
+        if (hook.needed[size_t(e)] != READ_FAILED) continue;
         expert_cache_forget((*hook.layers)[layer].cache, e);
         expert_memory_release(*hook.memory, layer, e);
     }
