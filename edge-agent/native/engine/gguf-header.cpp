@@ -238,7 +238,8 @@ engine_status read_alignment(gguf_header & h) {
 }  // namespace
 
 engine_status gguf_header_read(const std::string & path, gguf_header & out) {
-    file_descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    // Not blocking: opening a pipe would wait for its writer. Regular files do not care.
+    file_descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (file.fd < 0) return status_error(ENGINE_IO, "%s: %s", path.c_str(), strerror(errno));
     struct stat info;
     if (fstat(file.fd, &info) != 0) return status_error(ENGINE_IO, "%s: %s", path.c_str(), strerror(errno));

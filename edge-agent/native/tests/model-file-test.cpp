@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <fstream>
 #include <iterator>
+#include <sys/stat.h>
 
 static const char * MODEL = FIXTURES "/tinymoe-17m-q8_0.gguf";
 
@@ -121,6 +122,12 @@ static void tells_a_dense_model_from_no_model(const temporary_folder & folder) {
     CHECK_EQUAL(code_of(FIXTURES "/wikitext.txt"), ENGINE_MODEL_FORMAT);
     CHECK_EQUAL(code_of(folder.file("absent")), ENGINE_IO);
     CHECK_EQUAL(code_of(folder.path), ENGINE_IO);
+    // A pipe without a writer would keep whoever opens it waiting for ever.
+    const std::string pipe = folder.file("pipe");
+    if (mkfifo(pipe.c_str(), 0600) != 0) exit(1);
+    alarm(30);
+    CHECK_EQUAL(code_of(pipe), ENGINE_IO);
+    alarm(0);
 
     gguf_context * g = gguf_init_empty();
     gguf_set_val_str(g, "general.architecture", "llama");
