@@ -318,6 +318,19 @@ describe('the server', () => {
     expect(tail).toContain('data: [DONE]');
   });
 
+  test('streams to an HTTP/1.0 client, which knows no trailers', async () => {
+    const { http } = await serve({ pieces: textPieces('one two three ') });
+    const socket = connect(Number(new URL(http.url).port), '127.0.0.1');
+    const body = JSON.stringify({ messages, stream: true });
+    socket.write(`POST /v1/chat/completions HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+    let answer = '';
+    socket.on('data', (chunk: Buffer) => { answer += chunk.toString(); });
+    await new Promise((resolve) => socket.once('close', resolve));
+    expect(answer).toMatch(/^HTTP\/1\.1 200 /);
+    expect(answer).toContain('"content":"o"');
+    expect(answer).toContain('data: [DONE]');
+  });
+
   test('stops in the middle of requests, which are told why', async () => {
     const { url, http, engine } = await serve({ pieces: textPieces('x'.repeat(200)), beforeStep: () => new Promise((resolve) => setTimeout(resolve, 5)) });
     const running = post(`${url}/v1/completions`, { prompt: 'a', max_tokens: 200 });

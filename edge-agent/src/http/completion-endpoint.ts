@@ -120,7 +120,7 @@ export class CompletionEndpoint {
     const open = () => {
       if (events.opened || client.aborted) return;
       reply.hijack();
-      events.open({ 'x-moefleet-request-id': run.requestId, trailer: 'x-moefleet-misses, x-moefleet-trace-id' });
+      events.open({ 'x-moefleet-request-id': run.requestId }, ['x-moefleet-misses', 'x-moefleet-trace-id']);
       if (shape === CHAT) events.send({ ...shape.chunk(head, '', true, null), ...usage });
     };
     const answer = await runCompletion(this.options.queue, run, (text) => {

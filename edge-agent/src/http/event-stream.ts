@@ -14,11 +14,13 @@ export class EventStream {
 
   constructor(private readonly response: ServerResponse, private readonly stallMs = DEFAULT_STALL_MS) {}
 
-  open(headers: Record<string, string>): void {
+  /** `trailers`: names of those that `end` will send; not announced to an HTTP/1.0 client, which has no place for them. */
+  open(headers: Record<string, string>, trailers: readonly string[]): void {
     this.response.writeHead(200, {
       'content-type': 'text/event-stream; charset=utf-8',
       'cache-control': 'no-cache',
       'x-accel-buffering': 'no',
+      ...(this.response.useChunkedEncodingByDefault ? { trailer: trailers.join(', ') } : {}),
       ...headers,
     });
     this.response.flushHeaders();
