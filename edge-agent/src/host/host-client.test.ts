@@ -157,3 +157,34 @@ test('a model that cannot be loaded at the start gives way to the last good one,
   await host.load(REFERENCE_MODEL);
   expect(host.state.t).toBe('ready');
 });
+
+test('stopping while another model takes its place leaves no process behind', async () => {
+  host = testHost();
+  await host.start();
+  await stateOf(host, 'ready');
+  const other = join(folder, 'stopped.gguf');
+  copyFileSync(REFERENCE_MODEL, other);
+  const loading = host.load(other);
+  const refused = expect(loading).rejects.toThrow(HostUnavailableError);
+  const { pid } = host;
+  // The old engine has been asked to go and the new one is not there yet.
+  while (host.pid === pid) await new Promise((resolve) => setImmediate(resolve));
+  expect(host.pid).toBeNull();
+  await host.stop();
+  await refused;
+  while (alive(pid!)) await new Promise((resolve) => setTimeout(resolve, 5));
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  expect({ state: host.state.t, pid: host.pid }).toEqual({ state: 'stopped', pid: null });
+});
+
+test('a model asked for while a refused one is put away is loaded, once', async () => {
+  const bad = join(folder, 'refused.gguf');
+  writeFileSync(bad, 'this is no model');
+  host = testHost({ modelPath: bad });
+  await host.start();
+  while (host.lastTrouble === '') await new Promise((resolve) => setImmediate(resolve));
+  expect(host.state.t).toBe('loading');
+  await host.load(REFERENCE_MODEL);
+  expect(host.state).toMatchObject({ t: 'ready', model: { info: { path: REFERENCE_MODEL } } });
+  expect(host.starts).toBe(2);
+});

@@ -116,7 +116,8 @@ export class EngineHostClient implements EngineHost, Service {
     this.clearRestart();
     this.attempt = 0;
     await this.endProcess();
-    void this.launch();
+    // Whoever stopped it meanwhile has rejected the load, and nothing may run again.
+    if (!this.stopped) void this.launch();
     return done;
   }
 
@@ -195,10 +196,12 @@ export class EngineHostClient implements EngineHost, Service {
 
   /** The model was refused in good order: going on with it is no use, save where the disk may come back. */
   private async loadFailed(modelPath: string, error: Error): Promise<void> {
+    const { pendingLoad } = this;
     this.note = error.message;
     this.options.log.error({ modelPath, reason: error.message }, 'model cannot be loaded');
     await this.endProcess();
-    if (this.stopped) return;
+    // Another model asked for meanwhile has its own launch; this failure is not its.
+    if (this.stopped || this.pendingLoad !== pendingLoad) return;
     if (this.goBack(this.model.goBack(), error)) return;
     this.settleLoad(this.pendingLoad?.failure ?? error);
     const mayPass = (error as { code?: string }).code === 'IO';
