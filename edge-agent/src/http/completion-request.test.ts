@@ -80,3 +80,8 @@ test.each<[string, Record<string, unknown>, string]>([
 test.each([null, [], 'text', 5])('refuses %j as a body', (body) => {
   expect(refusal(() => readChatRequest(body)).status).toBe(400);
 });
+
+test('refuses what is nested without end as any other value', () => {
+  const deep = JSON.parse(`${'['.repeat(100_000)}${']'.repeat(100_000)}`) as unknown;
+  expect(() => readChatRequest({ messages: [{ role: 'user', content: 'hi' }], modalities: deep })).toThrow(ApiError);
+});

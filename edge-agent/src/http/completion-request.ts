@@ -40,7 +40,7 @@ export function readChatRequest(body: unknown): ChatRequest {
   refuse(fields, 'logprobs', (value) => value !== false);
   refuse(fields, 'top_logprobs', (value) => value !== 0);
   refuse(fields, 'audio', () => true);
-  refuse(fields, 'modalities', (value) => JSON.stringify(value) !== '["text"]');
+  refuse(fields, 'modalities', (value) => !Array.isArray(value) || value.length !== 1 || value[0] !== 'text');
   const maxTokens = readCount(fields, 'max_completion_tokens') ?? readCount(fields, 'max_tokens');
   return { ...readSampling(fields), maxTokens, messages: readMessages(fields.messages) };
 }
