@@ -199,6 +199,13 @@ describe.each([
     expect(await registry.devices.readDesired('d')).toMatchObject({ t: 'set', hash: specHash(spec(0.2)) });
   });
 
+  test.each(['nan', 'inf', '0x10', '1e3', '-3', '1.5', ' 5', '5\n', '99999999999999999999'])('a generation of %j is no number to anyone, and the next write heals it', async (generation) => {
+    await registry.devices.writeDesired('d', 0n, 0n, spec(0.1), '');
+    await raw.hset(`${prefix}:{dev:d}:desired`, 'generation', generation);
+    expect(await registry.devices.readDesired('d')).toEqual({ t: 'damaged', generation: 0n });
+    expect(await registry.devices.writeDesired('d', 0n, 5n, spec(0.2), '')).toEqual({ t: 'written', generation: 6n });
+  });
+
   test('a key of another type is an error that names it, and hides one device only', async () => {
     await lease('good');
     await lease('bad');

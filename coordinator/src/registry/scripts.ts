@@ -80,7 +80,8 @@ const writeState: Script = {
 
 /**
  * Compare-and-set of desired: the new generation is one above the one that was read, or one above \`floor\` where the
- * device itself has reported a higher one. A generation that is no number counts as 0.
+ * device itself has reported a higher one. A generation that is no count, as decodeCount understands it, counts as 0:
+ * Lua would read "nan", "1e3" and "0x10" as numbers, which no caller could then expect.
  * in:  KEYS desired; ARGV expected generation, floor, spec bytes, hash (hex), origin
  * out: {1, generation written} or {0, generation found}
  */
@@ -88,7 +89,10 @@ const writeDesired: Script = {
   name: 'moefleetWriteDesired',
   keys: 1,
   lua: `
-    local found = tonumber(redis.call('HGET', KEYS[1], 'generation') or '0') or 0
+    local digits = redis.call('HGET', KEYS[1], 'generation') or '0'
+    local found = 0
+    if #digits <= 16 and string.match(digits, '^%d+$') then found = tonumber(digits) end
+    if found > 2^52 then found = 0 end
     if found ~= tonumber(ARGV[1]) then return {0, string.format('%.0f', found)} end
     local generation = string.format('%.0f', math.max(found, tonumber(ARGV[2])) + 1)
     redis.call('DEL', KEYS[1])
