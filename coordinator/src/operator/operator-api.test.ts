@@ -139,6 +139,19 @@ describe('lambda', () => {
     expect(last.state).toBe(State.STATE_INCOMPLETE);
   });
 
+  test('reaches a device that joins between the look at who is there and the writing of the pin', async () => {
+    await join({ id: 'early' });
+    const { pins } = coordinator.registry;
+    const set = pins.set.bind(pins);
+    pins.set = async (...args) => {
+      await join({ id: 'late' });
+      return set(...args);
+    };
+    const { states } = await roll(setLambda(0.25));
+    expect(states).toEqual({ early: 'APPLIED', late: 'APPLIED' });
+    for (const agent of agents) expect(agent.specs.map((spec) => spec.lambda)).toEqual([0.25]);
+  });
+
   test('a newer change supersedes one that has not been applied', async () => {
     const agent = await join({ id: 'd', onDesired: 'start only' });
     const first = roll(setLambda(0.2));

@@ -44,9 +44,11 @@ export class RolloutEngine implements Service {
 
   /** Sets or clears the pin, writes what follows from it, and returns the rollout that is now under way. */
   async change(target: Target, change: Change, why: string, timeoutMs: number): Promise<RolloutFollower> {
+    const known = await this.targets(target);
+    checkCapacity(change, known);
+    const cleared = await this.applyPin(target, change, why, known);
+    // Looked up again: a device that joined meanwhile has been brought in line with the pins as they were before.
     const devices = await this.targets(target);
-    checkCapacity(change, devices);
-    const cleared = await this.applyPin(target, change, why, devices);
     const what = describeChange(change, target);
     const origin = `operator: ${what}${why ? ` (${why})` : ''}`;
     const place = pinPlace(target);
