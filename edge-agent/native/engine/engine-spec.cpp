@@ -31,6 +31,10 @@ engine_status engine_check_spec(const model_info & info, const engine_spec & spe
         return status_error(ENGINE_BAD_ARGUMENT, "capacities: expected one per MoE layer (%zu), found %zu", info.moe_layers.size(),
                             spec.capacities.size());
     }
+    if (!(spec.eviction_half_life >= 0) || !std::isfinite(spec.eviction_half_life)) {
+        return status_error(ENGINE_BAD_ARGUMENT, "evictionHalfLife: expected 0 (uses do not age) or a number of tokens, found %g",
+                            spec.eviction_half_life);
+    }
     for (size_t i = 0; i < spec.capacities.size(); i++) {
         const engine_status status = check_capacity(info, i, spec.capacities[i]);
         if (failed(status)) return status;
@@ -43,6 +47,8 @@ static void bring_into_force(engine & e, const engine_spec & spec) {
     e.spec = spec;
     for (int l = 0; l < e.layers.count; l++) {
         layer_state & state = e.layers[l];
+        state.cache.eviction = spec.eviction;
+        state.cache.half_life = spec.eviction_half_life;
         const int n = expert_cache_resize(state.cache, spec.capacities[size_t(l)], e.hook.evicted.data());
         for (int i = 0; i < n && !e.options.keep_all; i++) expert_memory_release(e.memory, l, e.hook.evicted[size_t(i)]);
         state.tally.capacity.set(spec.capacities[size_t(l)]);

@@ -173,7 +173,7 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
     status = flash_reader_open(e.reader, info.path, e.options.direct_io, e.options.lanes ? e.options.lanes : 4);
     if (failed(status)) return status;
 
-    layer_states_init(e.layers, info.experts, e.options.spec.capacities);
+    layer_states_init(e.layers, info.experts, e.options.spec);
     layer_hook_init(e.hook, info, e.memory, e.reader, e.totals, e.options.keep_all);
     e.hook.layers = e.hook.owner = &e.layers;
     e.spec = e.options.spec;

@@ -33,12 +33,17 @@ struct engine_status {
 
 enum engine_routing { ROUTING_ORIGINAL = 0, ROUTING_CACHE_PRIOR = 1 };
 
+// Who leaves a full cache; defined in expert-cache.h.
+enum engine_eviction { EVICT_LRU = 0, EVICT_LFU, EVICT_LFRU };
+
 struct engine_spec {
     engine_routing routing = ROUTING_ORIGINAL;
     double lambda = 0;                // [0, 1]
     int32_t top_j = 0;                // [0, top_k]
     std::vector<int32_t> capacities;  // experts per MoE layer, each in [top_k, experts]
     double generation = 0;
+    engine_eviction eviction = EVICT_LRU;
+    double eviction_half_life = 0;    // tokens in which a use loses half of its weight in LFU and LFRU; 0: never
 };
 
 struct tensor_place {

@@ -149,7 +149,7 @@ engine_status evaluate(evaluation & v, const progress_callback & progress) {
     const int64_t start = now_ns();
     v.result.tokens = int64_t(v.request.tokens.size()) - 1;
     v.result.token_nll.resize(size_t(v.result.tokens));
-    layer_states_init(v.layers, e.file.info.experts, v.request.spec.capacities);
+    layer_states_init(v.layers, e.file.info.experts, v.request.spec);
     pass_batch_init(v.batch, v.batch_tokens);
     if (v.request.stepped) engine_lend_cache(e);
     status = run_windows(v, progress);

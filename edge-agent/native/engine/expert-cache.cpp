@@ -1,5 +1,6 @@
 #include "expert-cache.h"
 
+#include <cmath>
 
 void expert_cache_init(expert_cache & c, int experts, int capacity) {
     c.experts = experts;
@@ -8,11 +9,15 @@ void expert_cache_init(expert_cache & c, int experts, int capacity) {
     c.older.assign(size_t(experts), -1);
     c.resident.assign(size_t(experts), 0);
     c.admitted.assign(size_t(experts), 0);
+    c.uses.resize(size_t(experts));
+    c.used.resize(size_t(experts));
     expert_cache_reset(c);
 }
 
 void expert_cache_reset(expert_cache & c) {
     for (auto & r : c.resident) r = 0;
+    for (auto & n : c.uses) n = 0;
+    for (auto & t : c.used) t = 0;
     c.size = 0;
     c.clock = 0;
     c.head = c.tail = -1;
@@ -34,8 +39,30 @@ static void push_front(expert_cache & c, int e) {
     c.head = e;
 }
 
-static int evict_least_recent(expert_cache & c) {
-    const int victim = c.tail;
+static double uses_now(const expert_cache & c, int e) {
+    return c.half_life > 0 ? c.uses[e] * std::exp2(-double(c.clock - c.used[e]) / c.half_life) : c.uses[e];
+}
+
+static double worth(const expert_cache & c, int e) {
+    if (c.used[e] == c.clock) return INFINITY;
+    return c.eviction == EVICT_LFU ? uses_now(c, e) : uses_now(c, e) / double(c.clock - c.used[e]);
+}
+
+static int worth_least(const expert_cache & c) {
+    int victim = c.tail;
+    if (c.eviction == EVICT_LRU) return victim;
+    double least = worth(c, victim);
+    for (int e = c.newer[victim]; e >= 0; e = c.newer[e]) {
+        const double w = worth(c, e);
+        if (w >= least) continue;
+        least = w;
+        victim = e;
+    }
+    return victim;
+}
+
+static int evict_one(expert_cache & c) {
+    const int victim = worth_least(c);
     unlink(c, victim);
     c.resident[victim] = 0;
     c.size--;
@@ -61,14 +88,16 @@ void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_even
             c.size++;
         }
         push_front(c, e);
+        c.uses[e] = uses_now(c, e) + 1;
+        c.used[e] = c.clock;
     }
-    while (c.size > c.capacity) event.evicted[event.evictions++] = evict_least_recent(c);
+    while (c.size > c.capacity) event.evicted[event.evictions++] = evict_one(c);
 }
 
 int expert_cache_resize(expert_cache & c, int capacity, int32_t * evicted) {
     c.capacity = capacity;
     int n = 0;
-    while (c.size > capacity) evicted[n++] = evict_least_recent(c);
+    while (c.size > capacity) evicted[n++] = evict_one(c);
     return n;
 }
 

@@ -1,11 +1,14 @@
 #include "layer-state.h"
 
-void layer_states_init(layer_states & states, int experts, const std::vector<int32_t> & capacities) {
-    states.count = int(capacities.size());
-    states.of.reset(new layer_state[capacities.size()]);
+void layer_states_init(layer_states & states, int experts, const engine_spec & spec) {
+    states.count = int(spec.capacities.size());
+    states.of.reset(new layer_state[spec.capacities.size()]);
     for (int i = 0; i < states.count; i++) {
-        expert_cache_init(states[i].cache, experts, capacities[size_t(i)]);
-        states[i].tally.capacity.set(capacities[size_t(i)]);
+        expert_cache & cache = states[i].cache;
+        expert_cache_init(cache, experts, spec.capacities[size_t(i)]);
+        cache.eviction = spec.eviction;
+        cache.half_life = spec.eviction_half_life;
+        states[i].tally.capacity.set(cache.capacity);
     }
 }
 

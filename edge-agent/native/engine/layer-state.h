@@ -22,6 +22,6 @@ struct layer_states {
     const layer_state & operator[](int i) const { return of[size_t(i)]; }
 };
 
-void layer_states_init(layer_states & states, int experts, const std::vector<int32_t> & capacities);
+void layer_states_init(layer_states & states, int experts, const engine_spec & spec);
 // Empties the caches and forgets the means; keeps the tallies.
 void layer_states_reset(layer_states & states);
