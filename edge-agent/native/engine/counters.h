@@ -12,10 +12,10 @@ template <typename T> struct counter {
     T get() const { return value.load(std::memory_order_relaxed); }
 };
 
-// Of one layer. `hits` and `misses` are per selected slot and decode only; prefill counts distinct experts per
+// Of one layer. `hits`, `misses` and `dropped` are per slot and decode only; prefill counts distinct experts per
 // micro-batch.
 struct layer_tally {
-    counter<int64_t> hits, misses, swaps, prefill_hits, prefill_misses, events;
+    counter<int64_t> hits, misses, dropped, swaps, prefill_hits, prefill_misses, events;
     counter<double> mass_lost, range_mean;
     counter<int32_t> capacity, resident;
 };

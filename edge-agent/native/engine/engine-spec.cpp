@@ -19,13 +19,63 @@ static engine_status check_capacity(const model_info & info, size_t layer, int32
     return {};
 }
 
+static engine_status check_lambda(const char * what, double lambda) {
+    if (lambda >= 0 && lambda <= 1) return {};
+    return status_error(ENGINE_BAD_ARGUMENT, "%s: expected 0 to 1, found %g", what, lambda);
+}
+
+static engine_status check_top_j(const model_info & info, engine_routing routing, const char * what, int32_t top_j) {
+    if (top_j < 0 || top_j > info.top_k) {
+        return status_error(ENGINE_BAD_ARGUMENT, "%s: expected 0 to %d, found %d", what, info.top_k, top_j);
+    }
+    if (routing == ROUTING_PRUNED && top_j == 0) {
+        return status_error(ENGINE_BAD_ARGUMENT, "%s: 'pruned' needs 1 or more, found 0: a token whose experts all miss would use none, "
+                            "and an empty cache would stay empty", what);
+    }
+    return {};
+}
+
+// The lists that stand in for one value: empty, or one entry per MoE layer.
+static engine_status check_layer_values(const model_info & info, const engine_spec & spec) {
+    engine_status status = check_lambda("lambda", spec.lambda);
+    if (!failed(status) && spec.top_js.empty()) status = check_top_j(info, spec.routing, "topJ", spec.top_j);
+    if (!failed(status) && !spec.top_js.empty()) status = check_top_j(info, ROUTING_ORIGINAL, "topJ", spec.top_j);
+    const size_t layers = info.moe_layers.size();
+    if (!failed(status) && !spec.lambdas.empty() && spec.lambdas.size() != layers) {
+        status = status_error(ENGINE_BAD_ARGUMENT, "lambdas: expected one per MoE layer (%zu), found %zu", layers, spec.lambdas.size());
+    }
+    if (!failed(status) && !spec.top_js.empty() && spec.top_js.size() != layers) {
+        status = status_error(ENGINE_BAD_ARGUMENT, "topJs: expected one per MoE layer (%zu), found %zu", layers, spec.top_js.size());
+    }
+    for (size_t i = 0; i < spec.lambdas.size() && !failed(status); i++) status = check_lambda("lambdas", spec.lambdas[i]);
+    for (size_t i = 0; i < spec.top_js.size() && !failed(status); i++) status = check_top_j(info, spec.routing, "topJs", spec.top_js[i]);
+    return status;
+}
+
+// What one method alone reads is checked where that method is chosen.
+static engine_status check_method(const model_info & info, const engine_spec & spec) {
+    if (spec.routing == ROUTING_MAX_RANK && (spec.max_rank < info.top_k || spec.max_rank > info.experts)) {
+        return status_error(ENGINE_BAD_ARGUMENT, "maxRank: expected %d (the model's own choice) to %d (any resident expert), found %d",
+                            info.top_k, info.experts, spec.max_rank);
+    }
+    if (spec.routing == ROUTING_CUMULATIVE_THRESHOLD && !(spec.mass_threshold >= 0 && spec.mass_threshold <= 1)) {
+        return status_error(ENGINE_BAD_ARGUMENT, "massThreshold: expected 0 (the model's own choice) to 1 (any resident expert), found %g",
+                            spec.mass_threshold);
+    }
+    if (spec.routing == ROUTING_SENSITIVITY && (spec.rank < 1 || spec.rank > info.top_k)) {
+        return status_error(ENGINE_BAD_ARGUMENT, "rank: expected 1 (a token's best expert) to %d, found %d", info.top_k, spec.rank);
+    }
+    if (spec.first_biased_layer < 0 || size_t(spec.first_biased_layer) > info.moe_layers.size()) {
+        return status_error(ENGINE_BAD_ARGUMENT, "firstBiasedLayer: expected 0 to %zu MoE layers, found %d", info.moe_layers.size(),
+                            spec.first_biased_layer);
+    }
+    return {};
+}
+
 engine_status engine_check_spec(const model_info & info, const engine_spec & spec) {
-    if (!(spec.lambda >= 0 && spec.lambda <= 1)) {
-        return status_error(ENGINE_BAD_ARGUMENT, "lambda: expected 0 to 1, found %g", spec.lambda);
-    }
-    if (spec.top_j < 0 || spec.top_j > info.top_k) {
-        return status_error(ENGINE_BAD_ARGUMENT, "topJ: expected 0 to %d, found %d", info.top_k, spec.top_j);
-    }
+    engine_status status = check_layer_values(info, spec);
+    if (!failed(status)) status = check_method(info, spec);
+    if (failed(status)) return status;
     if (!std::isfinite(spec.generation)) return status_error(ENGINE_BAD_ARGUMENT, "generation: expected a number");
     if (spec.capacities.size() != info.moe_layers.size()) {
         return status_error(ENGINE_BAD_ARGUMENT, "capacities: expected one per MoE layer (%zu), found %zu", info.moe_layers.size(),
@@ -36,7 +86,7 @@ engine_status engine_check_spec(const model_info & info, const engine_spec & spe
                             spec.eviction_half_life);
     }
     for (size_t i = 0; i < spec.capacities.size(); i++) {
-        const engine_status status = check_capacity(info, i, spec.capacities[i]);
+        status = check_capacity(info, i, spec.capacities[i]);
         if (failed(status)) return status;
     }
     return {};

@@ -31,7 +31,10 @@ struct engine_status {
     char message[512] = "";
 };
 
-enum engine_routing { ROUTING_ORIGINAL = 0, ROUTING_CACHE_PRIOR = 1 };
+// How a token's experts are chosen; defined in routing.h.
+enum engine_routing {
+    ROUTING_ORIGINAL = 0, ROUTING_CACHE_PRIOR, ROUTING_MAX_RANK, ROUTING_CUMULATIVE_THRESHOLD, ROUTING_PRUNED, ROUTING_SENSITIVITY,
+};
 
 // Who leaves a full cache; defined in expert-cache.h.
 enum engine_eviction { EVICT_LRU = 0, EVICT_LFU, EVICT_LFRU };
@@ -42,6 +45,14 @@ struct engine_spec {
     int32_t top_j = 0;                // [0, top_k]
     std::vector<int32_t> capacities;  // experts per MoE layer, each in [top_k, experts]
     double generation = 0;
+    std::vector<double> lambdas;      // one per MoE layer, in place of `lambda`; empty: `lambda` for all
+    std::vector<int32_t> top_js;      // likewise, in place of `top_j`
+    int32_t max_rank = 0;             // ROUTING_MAX_RANK only: [top_k, experts]
+    double mass_threshold = 0;        // ROUTING_CUMULATIVE_THRESHOLD only: [0, 1]
+    int32_t rank = 0;                 // ROUTING_SENSITIVITY only: [1, top_k]
+    uint64_t seed = 0;                // ROUTING_SENSITIVITY only
+    int32_t first_biased_layer = 0;   // that many MoE layers, from the first, keep the model's own choice
+    bool bias_prefill = false;        // prompts are routed as decoding is, instead of by the model's own choice
     engine_eviction eviction = EVICT_LRU;
     double eviction_half_life = 0;    // tokens in which a use loses half of its weight in LFU and LFRU; 0: never
 };
@@ -137,7 +148,7 @@ struct generate_result {
     int64_t prompt_tokens = 0, completion_tokens = 0;
     engine_finish finish = FINISH_LENGTH;
     int64_t prefill_ns = 0, decode_ns = 0;
-    int64_t prefill_hits = 0, prefill_misses = 0, decode_hits = 0, decode_misses = 0, decode_swaps = 0;
+    int64_t prefill_hits = 0, prefill_misses = 0, decode_hits = 0, decode_misses = 0, decode_swaps = 0, decode_dropped = 0;
     int64_t flash_bytes = 0, flash_reads = 0, stall_ns = 0, miss_events_dropped = 0;
 };
 
@@ -153,7 +164,7 @@ struct evaluate_request {
 struct layer_result {
     int32_t layer = 0, capacity = 0;
     int64_t hits = 0, misses = 0;
-    double miss_rate = 0, swap_rate = 0, mass_lost = 0;
+    double miss_rate = 0, swap_rate = 0, drop_rate = 0, mass_lost = 0;  // rates are per slot: hits, misses and dropped
     double mean_lifetime_tokens = -1;  // negative: nothing was evicted
 };
 
@@ -161,7 +172,7 @@ struct evaluate_result {
     int64_t tokens = 0;
     double cross_entropy = 0;
     int64_t hits = 0, misses = 0;
-    double miss_rate = 0, swap_rate = 0, mass_lost = 0, mean_lifetime_tokens = -1;
+    double miss_rate = 0, swap_rate = 0, drop_rate = 0, mass_lost = 0, mean_lifetime_tokens = -1;
     std::vector<layer_result> per_layer;
     std::vector<float> token_nll;
     int64_t eval_ns = 0;
@@ -219,7 +230,7 @@ engine_status engine_get_memory(engine * e, engine_memory & out);
 
 // Returns when the spec is in force: at the next token boundary of a running request, at once when idle.
 // A stepped evaluation has the cache to itself: a spec applied meanwhile is in force from its end on.
-// BAD_ARGUMENT (lambda, topJ, list length, capacity above experts), CAPACITY (below top_k).
+// BAD_ARGUMENT (a value or a list's length is out of range, capacity above experts), CAPACITY (below top_k).
 engine_status engine_apply(engine * e, const engine_spec & spec);
 engine_status engine_get_spec(engine * e, engine_spec & out);
 engine_status engine_drop_cache(engine * e);

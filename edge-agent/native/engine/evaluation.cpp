@@ -61,10 +61,7 @@ engine_status choose_batch(evaluation & v) {
 
 void set_up_hook(evaluation & v) {
     layer_hook & hook = v.e.hook;
-    hook.routing = v.request.spec.routing;
-    hook.lambda = v.request.spec.lambda;
-    hook.top_j = v.request.spec.top_j;
-    hook.generation = v.request.spec.generation;
+    layer_hook_follow(hook, v.request.spec);
     hook.step = 0;
     hook.layers = &v.layers;
     hook.owner = v.request.stepped ? &v.layers : &v.e.layers;
@@ -94,7 +91,7 @@ engine_status run_window(evaluation & v, int64_t first) {
 void sum_up(evaluation & v) {
     evaluate_result & r = v.result;
     double total = 0, mass = 0;
-    int64_t events = 0, swaps = 0;
+    int64_t events = 0, swaps = 0, dropped = 0;
     uint64_t evictions = 0, lifetimes = 0;
     for (const float nll : r.token_nll) total += nll;
     r.cross_entropy = total / double(r.tokens);
@@ -106,23 +103,26 @@ void sum_up(evaluation & v) {
         one.capacity = state.cache.capacity;
         one.hits = y.hits.get();
         one.misses = y.misses.get();
-        const double slots = double(std::max<int64_t>(one.hits + one.misses, 1));
+        const double slots = double(std::max<int64_t>(one.hits + one.misses + y.dropped.get(), 1));
         one.miss_rate = double(one.misses) / slots;
         one.swap_rate = double(y.swaps.get()) / slots;
+        one.drop_rate = double(y.dropped.get()) / slots;
         one.mass_lost = y.mass_lost.get() / double(std::max<int64_t>(y.events.get(), 1));
         one.mean_lifetime_tokens = expert_cache_mean_lifetime(state.cache);
         r.per_layer.push_back(one);
         r.hits += one.hits;
         r.misses += one.misses;
         swaps += y.swaps.get();
+        dropped += y.dropped.get();
         mass += y.mass_lost.get();
         events += y.events.get();
         evictions += state.cache.evictions;
         lifetimes += state.cache.lifetime_tokens;
     }
-    const double slots = double(std::max<int64_t>(r.hits + r.misses, 1));
+    const double slots = double(std::max<int64_t>(r.hits + r.misses + dropped, 1));
     r.miss_rate = double(r.misses) / slots;
     r.swap_rate = double(swaps) / slots;
+    r.drop_rate = double(dropped) / slots;
     r.mass_lost = mass / double(std::max<int64_t>(events, 1));
     if (evictions) r.mean_lifetime_tokens = double(lifetimes) / double(evictions);
 }

@@ -36,10 +36,7 @@ engine_status check_request(const engine & e, const generate_request & r) {
 void boundary(engine & e, int32_t step) {
     engine_apply_pending(e);
     layer_hook & hook = e.hook;
-    hook.routing = e.spec.routing;
-    hook.lambda = e.spec.lambda;
-    hook.top_j = e.spec.top_j;
-    hook.generation = e.spec.generation;
+    layer_hook_follow(hook, e.spec);
     hook.step = step;
     hook.layers = hook.owner = &e.layers;
     hook.ring = &e.ring;
@@ -54,7 +51,10 @@ void add_outcome(generation & g, bool prefill) {
     const pass_outcome & o = g.e.hook.outcome;
     (prefill ? g.result.prefill_hits : g.result.decode_hits) += o.hits;
     (prefill ? g.result.prefill_misses : g.result.decode_misses) += o.misses;
-    if (!prefill) g.result.decode_swaps += o.swaps;
+    if (!prefill) {
+        g.result.decode_swaps += o.swaps;
+        g.result.decode_dropped += o.dropped;
+    }
     g.result.flash_bytes += o.flash_bytes;
     g.result.flash_reads += o.flash_reads;
     g.result.stall_ns += o.stall_ns;

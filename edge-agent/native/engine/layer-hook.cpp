@@ -16,6 +16,7 @@ void layer_hook_init(layer_hook & hook, const model_info & info, expert_memory &
     hook.totals = &totals;
     hook.keep_all = keep_all;
     hook.routers.assign(info.moe_layers.size(), router_place());
+    hook.policies.resize(info.moe_layers.size());
     hook.moe_index.assign(size_t(info.layers), -1);
     for (size_t i = 0; i < info.moe_layers.size(); i++) hook.moe_index[size_t(info.moe_layers[i])] = int32_t(i);
 
@@ -32,12 +33,20 @@ void layer_hook_init(layer_hook & hook, const model_info & info, expert_memory &
     hook.evicted.resize(experts);
     hook.victim.resize(experts);
     hook.order.resize(experts);
+    hook.ranking.resize(experts);
     hook.events.resize(experts);
 }
 
 void layer_hook_reserve(layer_hook & hook, int rows) {
     const size_t floats = size_t(rows) * size_t(hook.info->experts);
     if (hook.scores.size() < floats) hook.scores.resize(floats);
+    if (hook.kept.size() < size_t(rows)) hook.kept.resize(size_t(rows));
+}
+
+void layer_hook_follow(layer_hook & hook, const engine_spec & spec) {
+    for (size_t l = 0; l < hook.policies.size(); l++) hook.policies[l] = route_policy_of(spec, int(l));
+    hook.bias_prefill = spec.bias_prefill;
+    hook.generation = spec.generation;
 }
 
 void layer_hook_begin(layer_hook & hook, pass_kind pass) {
@@ -71,18 +80,25 @@ static bool ids_in_range(const int32_t * ids, int k, int experts) {
     return true;
 }
 
+static bool is_biased(const layer_hook & hook) { return hook.pass == PASS_ROUTED || (hook.pass == PASS_PREFILL && hook.bias_prefill); }
+
+static route_outcome choose(layer_hook & hook, int layer, const float * z, int32_t * ids, int k) {
+    route_outcome routed;
+    routed.kept = k;
+    if (!is_biased(hook)) return routed;
+    const layer_state & state = (*hook.layers)[layer];
+    const route_input in{z, hook.info->experts, state.cache.resident.data(), range_mean_value(state.range), layer, state.range.tokens,
+                         hook.ranking.data()};
+    return route_select(hook.policies[size_t(layer)], in, ids, k);
+}
+
 // One token's routing event: choose, look up, touch, admit, evict. Notes in `hook.needed` what the layer will touch,
-// and in `hook.victim` whom each admission displaced.
-static void route_row(layer_hook & hook, layer_state & state, const float * z, int32_t * ids, int k) {
+// and in `hook.victim` whom each admission displaced. Returns how many experts the token uses.
+static int route_row(layer_hook & hook, int layer, const float * z, int32_t * ids, int top_k) {
+    layer_state & state = (*hook.layers)[layer];
     range_mean_add(state.range, route_range(z, hook.info->experts));
-    if (hook.pass == PASS_ROUTED) {
-        const route_outcome routed = route_select(z, hook.info->experts, state.cache.resident.data(), hook.routing, hook.lambda,
-                                                  hook.top_j, range_mean_value(state.range), ids, k);
-        hook.outcome.swaps += routed.swaps;
-        state.tally.swaps.add(routed.swaps);
-        state.tally.mass_lost.add(routed.mass_lost);
-        state.tally.events.add(1);
-    }
+    const route_outcome routed = choose(hook, layer, z, ids, top_k);
+    const int k = routed.kept;
     int32_t missed[ROUTE_MAX_K], evicted[ROUTE_MAX_K];
     cache_event event{0, 0, 0, missed, evicted};
     expert_cache_event(state.cache, ids, k, event);
@@ -94,9 +110,16 @@ static void route_row(layer_hook & hook, layer_state & state, const float * z, i
     if (hook.pass == PASS_ROUTED) {
         hook.outcome.hits += event.hits;
         hook.outcome.misses += event.misses;
+        hook.outcome.dropped += top_k - k;
+        hook.outcome.swaps += routed.swaps;
         state.tally.hits.add(event.hits);
         state.tally.misses.add(event.misses);
+        state.tally.dropped.add(top_k - k);
+        state.tally.swaps.add(routed.swaps);
+        state.tally.mass_lost.add(routed.mass_lost);
+        state.tally.events.add(1);
     }
+    return k;
 }
 
 // The layer's misses into `hook.missed`: a single token's best ranked first, a batch's ascending by id.
@@ -152,6 +175,25 @@ static void take_scores(layer_hook & hook, const ggml_tensor * tensor) {
     }
 }
 
+static bool drops_experts(const layer_hook & hook, int layer) {
+    return is_biased(hook) && hook.policies[size_t(layer)].routing == ROUTING_PRUNED;
+}
+
+// `weights` is [1, K, rows].
+static void drop_weights(layer_hook & hook, const ggml_tensor * weights) {
+    if (failed(hook.error)) return;
+    const int k = hook.info->top_k;
+    if (weights->type != GGML_TYPE_F32 || weights->ne[0] != 1 || weights->ne[1] != k || weights->nb[1] != sizeof(float) ||
+        size_t(weights->ne[2]) > hook.kept.size()) {
+        stop_with(hook, status_error(ENGINE_INTERNAL, "%s: unexpected shape", weights->name));
+        return;
+    }
+    for (int64_t r = 0; r < weights->ne[2]; r++) {
+        float * row = reinterpret_cast<float *>(static_cast<char *>(weights->data) + size_t(r) * weights->nb[2]);
+        route_drop_weights(row, hook.kept[size_t(r)], k, hook.softmax_weights);
+    }
+}
+
 static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) {
     release_surplus(hook);
     const int k = int(topk->ne[0]);
@@ -159,6 +201,11 @@ static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) 
     if (rows == 0 || failed(hook.error)) return;
     if (k != hook.info->top_k || size_t(rows) * size_t(hook.info->experts) > hook.scores.size()) {
         stop_with(hook, status_error(ENGINE_INTERNAL, "%s: unexpected shape", topk->name));
+        return;
+    }
+    if (drops_experts(hook, layer) && hook.routers[size_t(layer)].weights[0] == 0) {
+        stop_with(hook, status_error(ENGINE_BAD_ARGUMENT, "routing: this model does not gather gate weights by expert, so 'pruned' "
+                                     "cannot take any out; choose another routing"));
         return;
     }
     if (hook.routers[size_t(layer)].scores_at_topk) take_scores(hook, topk->src[0]->src[0]);
@@ -174,14 +221,14 @@ static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) 
             stop_with(hook, status_error(ENGINE_INTERNAL, "%s: selected an expert that does not exist", topk->name));
             return;
         }
-        route_row(hook, state, hook.scores.data() + size_t(r) * size_t(hook.info->experts), ids, k);
+        hook.kept[size_t(r)] = route_row(hook, layer, hook.scores.data() + size_t(r) * size_t(hook.info->experts), ids, k);
     }
     if (hook.pass == PASS_PREFILL) count_distinct(hook, state.tally);
     if (hook.capture && rows == 1) {
         memcpy(hook.capture + size_t(layer) * size_t(hook.info->experts), hook.scores.data(), size_t(hook.info->experts) * sizeof(float));
     }
     release_evicted(hook, layer);
-    const int missed = collect_missed(hook, ids, k, rows);
+    const int missed = collect_missed(hook, ids, hook.kept[0], rows);
     if (missed > 0) {
         miss_fetch_read(hook, layer, missed);
         if (hook.ring) miss_fetch_report(hook, layer, missed);
@@ -195,9 +242,10 @@ static int layer_of(const layer_hook & hook, int block) {
 }
 
 static void look(layer_hook & hook, const ggml_tensor * tensor) {
-    if (graph_node_block(tensor->name, "ffn_moe_weights_norm") >= 0 || graph_node_block(tensor->name, "ffn_moe_weights_softmax") >= 0) {
-        hook.normalises_weights = true;
-    }
+    if (graph_node_block(tensor->name, "ffn_moe_weights_softmax") >= 0) hook.softmax_weights = hook.normalises_weights = true;
+    if (graph_node_block(tensor->name, "ffn_moe_weights_norm") >= 0) hook.normalises_weights = true;
+    const int gathered = layer_of(hook, graph_node_block(tensor->name, "ffn_moe_weights"));
+    if (gathered >= 0) router_place_find_weights(tensor, hook.routers[size_t(gathered)]);
     const int layer = layer_of(hook, graph_node_block(tensor->name, "ffn_moe_topk"));
     if (layer < 0) return;
     const engine_status status = router_place_find(tensor, hook.routers[size_t(layer)]);
@@ -219,9 +267,11 @@ bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * data) {
     const router_place & router = hook.routers[size_t(layer)];
     const bool is_topk = strcmp(tensor->name, router.topk) == 0;
     const bool is_scores = !router.scores_at_topk && strcmp(tensor->name, router.scores) == 0;
-    if (ask) return is_topk || is_scores;
+    const bool is_weights = drops_experts(hook, layer) && strcmp(tensor->name, router.weights) == 0;
+    if (ask) return is_topk || is_scores || is_weights;
     if (is_scores && !failed(hook.error)) take_scores(hook, tensor);
     if (is_topk) route_layer(hook, layer, tensor);
+    if (is_weights) drop_weights(hook, tensor);
     return true;
 }
 

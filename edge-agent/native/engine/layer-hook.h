@@ -1,6 +1,9 @@
 // The hook that llama.cpp calls between graph nodes. At each MoE layer it takes the router's scores, rewrites the
 // selected ids, and makes the selected experts present before the graph goes on to multiply by them. Gate weights are
-// gathered after it, from the unbiased scores, so the model's own arithmetic is untouched.
+// gathered after it, from the unbiased scores, so the model's own arithmetic is untouched. K is fixed in the graph: where
+// a token drops experts, their slots hold the id of its best one, so that nothing is read for them, and their weights are
+// taken out when the graph has gathered them. (llama.cpp's `mul_mat_id` takes an id twice in a row; its repacking
+// variant does not, and is off.)
 //
 // A pass is one llama_decode. A hook never returns false, which would silently end the graph: on an error it sets
 // `error`, and the abort callback (`layer_hook_abort`) makes the decode return 2. Nothing here allocates, locks or
@@ -22,13 +25,14 @@ enum pass_kind {
 struct router_place {
     char topk[GGML_MAX_NAME] = "";
     char scores[GGML_MAX_NAME] = ""; // tensor to copy the scores from when it has been computed
+    char weights[GGML_MAX_NAME] = ""; // gate weights gathered by the ids; empty where the graph does it in another way
     bool scores_at_topk = false;   // or: read the tensor that was sorted, when the ids are there
     engine_select_by select_by = SELECT_BY_LOGITS;
 };
 
 // What one pass did, over all layers.
 struct pass_outcome {
-    int64_t hits = 0, misses = 0, swaps = 0, stall_ns = 0, flash_bytes = 0, flash_reads = 0;
+    int64_t hits = 0, misses = 0, dropped = 0, swaps = 0, stall_ns = 0, flash_bytes = 0, flash_reads = 0;
 };
 
 struct layer_hook {
@@ -41,7 +45,7 @@ struct layer_hook {
     // found by the look pass
     std::vector<router_place> routers;   // per MoE layer
     std::vector<int32_t> moe_index;      // block index to MoE layer, -1 for a dense block
-    bool normalises_weights = false;
+    bool normalises_weights = false, softmax_weights = false;
 
     // set for each pass
     pass_kind pass = PASS_LOOK;
@@ -49,9 +53,8 @@ struct layer_hook {
     layer_states * owner = nullptr;      // whose members keep their bytes when a layer is done
     event_ring * ring = nullptr;         // where misses are reported; null: nowhere
     float * capture = nullptr;           // MoE layers x experts scores of a one-row pass; null: not captured
-    engine_routing routing = ROUTING_ORIGINAL;
-    double lambda = 0;
-    int32_t top_j = 0;
+    std::vector<route_policy> policies;  // per MoE layer
+    bool bias_prefill = false;
     double generation = 0;
     int32_t step = 0;
 
@@ -63,6 +66,8 @@ struct layer_hook {
 
     // scratch
     std::vector<float> scores;           // rows x experts
+    std::vector<int32_t> kept;           // per row: experts used, the others of the K being dropped
+    std::vector<int32_t> ranking;        // for route_select
     std::vector<uint8_t> needed;         // per expert: selected by a row of this layer
     std::vector<uint8_t> before;         // per expert: a hit for this layer's pass
     std::vector<int32_t> missed, evicted, victim, order;
@@ -74,6 +79,9 @@ void layer_hook_init(layer_hook & hook, const model_info & info, expert_memory &
                      engine_totals & totals, bool keep_all);
 // Room for passes of up to `rows` tokens.
 void layer_hook_reserve(layer_hook & hook, int rows);
+
+// Which routing the next passes follow.
+void layer_hook_follow(layer_hook & hook, const engine_spec & spec);
 
 void layer_hook_begin(layer_hook & hook, pass_kind pass);
 // Gives back what only the last layer needed.

@@ -87,7 +87,7 @@ void miss_fetch_report(layer_hook & hook, int layer, int n) {
         m.expert = hook.missed[size_t(i)];
         m.evicted_expert = hook.victim[size_t(m.expert)];
         m.prefetch = 0;
-        m.lambda = hook.lambda;
+        m.lambda = hook.policies[size_t(layer)].lambda;
         m.generation = hook.generation;
         if (!event_ring_push(*hook.ring, m)) hook.totals->events_dropped.add(1);
     }

@@ -55,3 +55,8 @@ engine_status router_place_find(const ggml_tensor * topk, router_place & out) {
     out.select_by = are_logits(ranked) ? logits_kind(ranked) : SELECT_BY_SELECTION_SCORE;
     return {};
 }
+
+void router_place_find_weights(const ggml_tensor * weights, router_place & out) {
+    const bool by_ids = weights->op == GGML_OP_GET_ROWS && weights->src[1] && out.topk[0] != 0 && strcmp(weights->src[1]->name, out.topk) == 0;
+    if (by_ids) copy_name(out.weights, weights->name);
+}

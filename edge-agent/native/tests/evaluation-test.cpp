@@ -1,5 +1,7 @@
 #include "engine-fixture.h"
 
+#include <cstring>
+
 static evaluate_result evaluate(engine * e, const std::vector<int32_t> & tokens, const engine_spec & spec, bool stepped) {
     evaluate_request request;
     request.tokens = tokens;
@@ -9,7 +11,8 @@ static evaluate_result evaluate(engine * e, const std::vector<int32_t> & tokens,
     evaluate_result result;
     REQUIRE_OK(engine_evaluate(e, request, nullptr, result));
     CHECK_EQUAL(result.tokens, int64_t(tokens.size()) - 1);
-    CHECK_EQUAL(result.hits + result.misses, result.tokens * 6 * 4);
+    const double slots = double(result.tokens * 6 * 4);
+    CHECK_NEAR(double(result.hits + result.misses) + result.drop_rate * slots, slots, 1e-6);
     double sum = 0;
     for (const float nll : result.token_nll) sum += nll;
     CHECK_NEAR(sum / double(result.tokens), result.cross_entropy, 1e-6);
@@ -31,6 +34,146 @@ static void capacity_does_not_change_the_model(engine * e, const std::vector<int
     engine_spec original = spec_of(0.5, 8);
     original.routing = ROUTING_ORIGINAL;
     CHECK(evaluate(e, first(tokens, 1024), original, false).cross_entropy == ce);
+}
+
+static engine_spec method_of(engine_routing routing, int capacity, int top_j = 2) {
+    engine_spec spec = spec_of(0.2, capacity, top_j);
+    spec.routing = routing;
+    spec.max_rank = 12;
+    spec.mass_threshold = 0.7;
+    spec.rank = 4;
+    spec.seed = 3;
+    return spec;
+}
+
+static void the_mildest_setting_is_the_model_itself(engine * e, const std::vector<int32_t> & tokens) {
+    engine_spec original = spec_of(0, 8);
+    original.routing = ROUTING_ORIGINAL;
+    const evaluate_result own = evaluate(e, first(tokens, 512), original, false);
+    engine_spec max_rank = method_of(ROUTING_MAX_RANK, 8), threshold = method_of(ROUTING_CUMULATIVE_THRESHOLD, 8),
+                late = spec_of(0.5, 8), by_layer = spec_of(0.5, 8);
+    max_rank.max_rank = 4;
+    threshold.mass_threshold = 0;
+    late.first_biased_layer = 6;
+    by_layer.lambdas.assign(6, 0);
+    for (const engine_spec & spec : {max_rank, threshold, method_of(ROUTING_PRUNED, 8, 4), spec_of(0, 8), late, by_layer}) {
+        const evaluate_result same = evaluate(e, first(tokens, 512), spec, false);
+        CHECK(same.token_nll == own.token_nll);
+        CHECK_EQUAL(same.misses, own.misses);
+        CHECK_EQUAL(same.swap_rate, 0);
+        CHECK_EQUAL(same.mass_lost, 0);
+        CHECK_EQUAL(same.drop_rate, 0);
+    }
+}
+
+static void each_method_agrees_with_stepped(engine * e, const std::vector<int32_t> & tokens) {
+    const char * names[] = {"original", "cache_prior", "max_rank", "cumulative_threshold", "pruned", "sensitivity"};
+    for (const engine_routing routing : {ROUTING_MAX_RANK, ROUTING_CUMULATIVE_THRESHOLD, ROUTING_PRUNED, ROUTING_SENSITIVITY}) {
+        const engine_spec spec = method_of(routing, 12);
+        const evaluate_result batched = evaluate(e, first(tokens, 1024), spec, false);
+        const evaluate_result stepped = evaluate(e, first(tokens, 1024), spec, true);
+        printf("%s: batched %.5f nats %.4f missed, stepped %.5f nats %.4f missed; %.4f swapped %.4f dropped\n", names[routing],
+               batched.cross_entropy, batched.miss_rate, stepped.cross_entropy, stepped.miss_rate, batched.swap_rate, batched.drop_rate);
+        CHECK_NEAR(batched.cross_entropy, stepped.cross_entropy, 0.002);
+        CHECK_NEAR(batched.miss_rate, stepped.miss_rate, 0.005);
+        CHECK_NEAR(batched.swap_rate, stepped.swap_rate, 0.005);
+        CHECK_NEAR(batched.drop_rate, stepped.drop_rate, 0.005);
+        CHECK_EQUAL(batched.drop_rate > 0, routing == ROUTING_PRUNED);
+        CHECK_EQUAL(batched.swap_rate > 0, routing != ROUTING_PRUNED);
+        if (routing == ROUTING_SENSITIVITY) CHECK_EQUAL(batched.swap_rate, 0.25);
+    }
+}
+
+static void each_eviction_agrees_with_stepped(engine * e, const std::vector<int32_t> & tokens) {
+    double lru = 0;
+    for (const engine_eviction eviction : {EVICT_LRU, EVICT_LFU, EVICT_LFRU}) {
+        engine_spec spec = spec_of(0.1, 12);
+        spec.eviction = eviction;
+        spec.eviction_half_life = eviction == EVICT_LFU ? 64 : 0;
+        const evaluate_result batched = evaluate(e, first(tokens, 1024), spec, false);
+        const evaluate_result stepped = evaluate(e, first(tokens, 1024), spec, true);
+        CHECK_NEAR(batched.cross_entropy, stepped.cross_entropy, 0.002);
+        CHECK_NEAR(batched.miss_rate, stepped.miss_rate, 0.005);
+        if (eviction == EVICT_LRU) lru = batched.miss_rate;
+        else CHECK(batched.miss_rate < lru);
+    }
+}
+
+static void layers_can_differ(engine * e, const std::vector<int32_t> & tokens) {
+    engine_spec same = spec_of(0, 8), late = spec_of(0.3, 8), some = spec_of(0.3, 8);
+    same.lambdas.assign(6, 0.3);
+    same.top_js.assign(6, 2);
+    late.first_biased_layer = 2;
+    some.lambdas = {0, 0.3, 0, 0.3, 0, 0.3};
+    some.top_js = {0, 0, 0, 4, 0, 0};
+    const std::vector<int32_t> text = first(tokens, 512);
+    CHECK(evaluate(e, text, same, false).token_nll == evaluate(e, text, spec_of(0.3, 8), false).token_nll);
+    const evaluate_result from_two = evaluate(e, text, late, false), mixed = evaluate(e, text, some, false);
+    for (size_t l = 0; l < 6; l++) {
+        CHECK_EQUAL(from_two.per_layer[l].swap_rate > 0, l >= 2);
+        CHECK_EQUAL(mixed.per_layer[l].swap_rate > 0, l == 1 || l == 5);
+    }
+}
+
+static void a_better_rank_costs_more_to_replace(engine * e, const std::vector<int32_t> & tokens) {
+    const auto score = [&](int rank, uint64_t seed) {
+        engine_spec spec = method_of(ROUTING_SENSITIVITY, 32);
+        spec.rank = rank;
+        spec.seed = seed;
+        return evaluate(e, first(tokens, 1024), spec, false).cross_entropy;
+    };
+    const double own = evaluate(e, first(tokens, 1024), spec_of(0, 32), false).cross_entropy;
+    const double best = score(1, 3), last = score(4, 3);
+    printf("rank 1 replaced: %+.4f nats, rank 4: %+.4f\n", best - own, last - own);
+    CHECK(best > last && last > own);
+    CHECK(score(4, 3) == last);
+    CHECK(score(4, 4) != last);
+}
+
+static void refuses_what_a_method_cannot_use(engine * e) {
+    const auto says = [&](const engine_spec & spec, const char * what) {
+        const engine_status status = engine_apply(e, spec);
+        CHECK_EQUAL(status.code, ENGINE_BAD_ARGUMENT);
+        if (strstr(status.message, what) == nullptr) fprintf(stderr, "said: %s\n", status.message);
+        CHECK(strstr(status.message, what) != nullptr);
+    };
+    engine_spec spec = method_of(ROUTING_MAX_RANK, 8);
+    spec.max_rank = 3;
+    says(spec, "maxRank: expected 4");
+    spec.max_rank = 33;
+    says(spec, "maxRank");
+    spec = method_of(ROUTING_CUMULATIVE_THRESHOLD, 8);
+    for (const double wrong : {-0.1, 1.1, double(NAN)}) {
+        spec.mass_threshold = wrong;
+        says(spec, "massThreshold: expected 0");
+    }
+    spec = method_of(ROUTING_SENSITIVITY, 8);
+    for (const int wrong : {0, 5}) {
+        spec.rank = wrong;
+        says(spec, "rank: expected 1");
+    }
+    says(method_of(ROUTING_PRUNED, 8, 0), "topJ: 'pruned' needs 1 or more");
+    spec = method_of(ROUTING_PRUNED, 8);
+    spec.top_js = {1, 1, 1, 0, 1, 1};
+    says(spec, "topJs: 'pruned'");
+    spec = spec_of(0.1, 8);
+    spec.lambdas = {0.1, 0.2};
+    says(spec, "lambdas: expected one per MoE layer (6), found 2");
+    spec.lambdas.assign(6, 1.5);
+    says(spec, "lambdas: expected 0 to 1");
+    spec = spec_of(0.1, 8);
+    spec.top_js.assign(6, 5);
+    says(spec, "topJs: expected 0 to 4");
+    spec.top_js = {1};
+    says(spec, "topJs: expected one per");
+    spec = spec_of(0.1, 8);
+    spec.first_biased_layer = 7;
+    says(spec, "firstBiasedLayer: expected 0 to 6");
+    spec = spec_of(0.1, 8);
+    for (const double wrong : {-1.0, double(INFINITY), double(NAN)}) {
+        spec.eviction_half_life = wrong;
+        says(spec, "evictionHalfLife");
+    }
 }
 
 static void batched_agrees_with_stepped(engine * e, const std::vector<int32_t> & tokens) {
@@ -108,7 +251,13 @@ int main() {
     const std::vector<int32_t> text = text_tokens(e, "wikitext.txt", 60000);
     const std::vector<int32_t> tokens = first(text, 2048);
     capacity_does_not_change_the_model(e, tokens);
+    the_mildest_setting_is_the_model_itself(e, tokens);
     batched_agrees_with_stepped(e, tokens);
+    each_method_agrees_with_stepped(e, tokens);
+    each_eviction_agrees_with_stepped(e, tokens);
+    layers_can_differ(e, tokens);
+    a_better_rank_costs_more_to_replace(e, tokens);
+    refuses_what_a_method_cannot_use(e);
     a_pull_saves_misses(e, first(text, 4096));
     leaves_the_cache_of_generation_alone(e, tokens);
     can_be_cancelled(e, tokens);

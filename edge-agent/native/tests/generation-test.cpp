@@ -1,5 +1,7 @@
 #include "engine-fixture.h"
 
+#include "expert-cache.h"
+
 #include "llama.h"
 
 #include <atomic>
@@ -39,8 +41,9 @@ static run generate(engine * e, const generate_request & request) {
     return out;
 }
 
-// The same library without the hook: load, prefill in one batch, take the likeliest token.
-static std::vector<int32_t> stock_greedy(const std::vector<int32_t> & prompt) {
+// The same library without the hook: load, prefill in one batch, take the likeliest token. `look` sees the graph's nodes.
+static std::vector<int32_t> stock_greedy(const std::vector<int32_t> & prompt, ggml_backend_sched_eval_callback look = nullptr,
+                                         void * look_data = nullptr) {
     llama_model_params mp = llama_model_default_params();
     mp.use_extra_bufts = false;
     mp.n_gpu_layers = 0;
@@ -48,6 +51,8 @@ static std::vector<int32_t> stock_greedy(const std::vector<int32_t> & prompt) {
     llama_context_params cp = llama_context_default_params();
     cp.n_ctx = cp.n_batch = cp.n_ubatch = 512;
     cp.n_threads = cp.n_threads_batch = 1;
+    cp.cb_eval = look;
+    cp.cb_eval_user_data = look_data;
     llama_context * context = llama_init_from_model(model, cp);
     const int vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
     std::vector<int32_t> feed = prompt, out;
@@ -76,6 +81,120 @@ static void equals_stock_llama_at_lambda_zero(engine * e, const std::vector<int3
         REQUIRE_OK(ours.status);
         CHECK(ours.tokens == stock);
         CHECK_EQUAL(ours.result.decode_swaps, 0);
+    }
+}
+
+// Pruning by its definition: the stock library with every expert in memory and each slot computed by its own expert,
+// the weights of those set to 0 that this layer's cache does not hold.
+struct pruned_reference {
+    expert_cache caches[6];
+    std::vector<uint8_t> dropped[6];
+};
+
+static bool prune_by_definition(ggml_tensor * t, bool ask, void * data) {
+    pruned_reference & r = *static_cast<pruned_reference *>(data);
+    const bool is_topk = strncmp(t->name, "ffn_moe_topk-", 13) == 0;
+    const bool is_weights = strncmp(t->name, "ffn_moe_weights-", 16) == 0 && strchr(t->name, ' ') == nullptr;
+    if (ask) return is_topk || is_weights;
+    if (!is_topk && !is_weights) return true;
+    CHECK_EQUAL(t->ne[is_topk ? 1 : 2], 1);
+    const int layer = atoi(strchr(t->name, '-') + 1);
+    expert_cache & cache = r.caches[layer];
+    if (is_topk) {
+        std::vector<int32_t> kept;
+        r.dropped[layer].assign(4, 0);
+        for (int i = 0; i < 4; i++) {
+            const int32_t id = static_cast<int32_t *>(t->data)[i];
+            if (i < 1 || cache.clock == 0 || cache.resident[size_t(id)]) kept.push_back(id);
+            else r.dropped[layer][size_t(i)] = 1;
+        }
+        int32_t missed[4], evicted[4];
+        cache_event event{0, 0, 0, missed, evicted};
+        expert_cache_event(cache, kept.data(), int(kept.size()), event);
+    } else {
+        for (int i = 0; i < 4; i++) {
+            if (r.dropped[layer][size_t(i)]) static_cast<float *>(t->data)[i] = 0;
+        }
+    }
+    return true;
+}
+
+static void pruning_equals_zeroed_weights_in_stock_llama(engine * e, const std::vector<int32_t> & prompt) {
+    // A prompt of one token, whose prefill is not pruned, so that both caches see the same events.
+    const std::vector<int32_t> start(prompt.begin(), prompt.begin() + 1);
+    for (const int capacity : {4, 10, 32}) {
+        pruned_reference reference;
+        for (auto & cache : reference.caches) expert_cache_init(cache, 32, capacity);
+        const std::vector<int32_t> stock = stock_greedy(start, prune_by_definition, &reference);
+        engine_spec spec = spec_of(0, capacity, 1);
+        spec.routing = ROUTING_PRUNED;
+        REQUIRE_OK(engine_apply(e, spec));
+        const run ours = generate(e, request_of(start, GENERATED));
+        REQUIRE_OK(ours.status);
+        CHECK(ours.tokens == stock);
+        const int64_t slots = int64_t(ours.tokens.size() - 1) * 6 * 4;
+        CHECK_EQUAL(ours.result.decode_hits + ours.result.decode_misses + ours.result.decode_dropped, slots);
+        CHECK(ours.result.decode_dropped > slots / 20);
+        CHECK_EQUAL(ours.result.flash_bytes, int64_t(ours.events.size()) * 78336);
+        CHECK_EQUAL(int64_t(ours.events.size()), ours.result.prefill_misses + ours.result.decode_misses);
+        printf("pruned at capacity %d: %lld of %lld slots dropped, %lld missed\n", capacity, (long long) ours.result.decode_dropped,
+               (long long) slots, (long long) ours.result.decode_misses);
+    }
+}
+
+static void prefill_is_biased_on_demand(engine * e, const std::vector<int32_t> & prompt) {
+    engine_spec spec = spec_of(0, 8, 1);
+    REQUIRE_OK(engine_apply(e, spec));
+    const run own = generate(e, request_of(prompt, 20));
+    spec.bias_prefill = true;
+    REQUIRE_OK(engine_apply(e, spec));
+    CHECK(generate(e, request_of(prompt, 20)).tokens == own.tokens);
+    for (const engine_routing routing : {ROUTING_CACHE_PRIOR, ROUTING_MAX_RANK, ROUTING_CUMULATIVE_THRESHOLD, ROUTING_PRUNED}) {
+        spec.routing = routing;
+        spec.lambda = 0.3;
+        spec.max_rank = 16;
+        spec.mass_threshold = 0.8;
+        spec.bias_prefill = false;
+        REQUIRE_OK(engine_apply(e, spec));
+        const run unbiased = generate(e, request_of(prompt, 20));
+        spec.bias_prefill = true;
+        REQUIRE_OK(engine_apply(e, spec));
+        const run biased = generate(e, request_of(prompt, 20));
+        REQUIRE_OK(biased.status);
+        CHECK_EQUAL(unbiased.tokens[0], own.tokens[0]);
+        CHECK_EQUAL(unbiased.result.prefill_misses, own.result.prefill_misses);
+        CHECK(biased.result.prefill_misses < own.result.prefill_misses);
+        CHECK_EQUAL(int64_t(biased.events.size()), biased.result.prefill_misses + biased.result.decode_misses);
+        engine_memory memory;
+        REQUIRE_OK(engine_get_memory(e, memory));
+        CHECK(memory.resident_bytes <= memory.cache_bytes);
+    }
+}
+
+static void misses_carry_their_layers_lambda(engine * e, const std::vector<int32_t> & prompt) {
+    engine_spec spec = spec_of(0.9, 6);
+    spec.lambdas = {0, 0.01, 0.02, 0.03, 0.04, 0.05};
+    spec.first_biased_layer = 1;
+    REQUIRE_OK(engine_apply(e, spec));
+    engine_spec in_force;
+    REQUIRE_OK(engine_get_spec(e, in_force));
+    CHECK(in_force.lambdas == spec.lambdas);
+    const run r = generate(e, request_of(prompt, 30));
+    CHECK(!r.events.empty());
+    for (const auto & m : r.events) CHECK_EQUAL(m.lambda, spec.lambdas[size_t(m.layer)]);
+}
+
+static void eviction_changes_the_reads_not_the_model(engine * e, const std::vector<int32_t> & prompt) {
+    engine_spec spec = spec_of(0, 10);
+    REQUIRE_OK(engine_apply(e, spec));
+    const run lru = generate(e, request_of(prompt, 100));
+    for (const engine_eviction eviction : {EVICT_LFU, EVICT_LFRU}) {
+        spec.eviction = eviction;
+        REQUIRE_OK(engine_apply(e, spec));
+        const run other = generate(e, request_of(prompt, 100));
+        CHECK(other.tokens == lru.tokens);  // who is evicted changes the reads, not the model
+        CHECK(other.result.decode_misses != lru.result.decode_misses);
+        CHECK_EQUAL(other.result.decode_hits + other.result.decode_misses, lru.result.decode_hits + lru.result.decode_misses);
     }
 }
 
@@ -242,6 +361,10 @@ int main() {
     const std::vector<int32_t> prompt = text_tokens(e, "wikitext.txt", 300);
     CHECK(prompt.size() > 20);
     equals_stock_llama_at_lambda_zero(e, prompt);
+    pruning_equals_zeroed_weights_in_stock_llama(e, prompt);
+    prefill_is_biased_on_demand(e, prompt);
+    misses_carry_their_layers_lambda(e, prompt);
+    eviction_changes_the_reads_not_the_model(e, prompt);
     accounts_for_every_miss(e, prompt);
     lambda_takes_effect_at_the_next_token(e, prompt);
     keeps_prefill_within_its_bytes(prompt);
