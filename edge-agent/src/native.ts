@@ -7,8 +7,16 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** `original`: the model's own choice. `cache_prior`: arXiv 2412.00099, bent towards resident experts. */
-export type Routing = 'original' | 'cache_prior';
+/**
+ * How a token's experts are chosen; the definitions are in native/engine/routing.h. `original`: the model's own choice.
+ * `cache_prior`: bent towards resident experts by lambda. `max_rank`: residents of rank up to `maxRank` first.
+ * `cumulative_threshold`: the same with the rank at which the softmax mass reaches `massThreshold`. `pruned`: the model's
+ * own, without those beyond topJ that miss. `sensitivity`: the expert of one rank replaced by a random one.
+ */
+export type Routing = 'original' | 'cache_prior' | 'max_rank' | 'cumulative_threshold' | 'pruned' | 'sensitivity';
+
+/** Who leaves a full cache: the least recently used, the least used, or the one with the fewest uses per token since its last. */
+export type Eviction = 'lru' | 'lfu' | 'lfru';
 
 /** What may change while the engine runs; applied as one snapshot at a token boundary. */
 export interface RoutingSpec {
@@ -21,6 +29,26 @@ export interface RoutingSpec {
   capacities: number[];
   /** generation of the desired spec this came from; stamped on every miss event; 0 where there is none */
   generation: number;
+  /** one per MoE layer, in place of `lambda`; default null: `lambda` for all */
+  lambdas?: number[] | null;
+  /** likewise, in place of `topJ` */
+  topJs?: number[] | null;
+  /** read by `max_rank` alone, which needs it: a resident expert is preferred up to this rank, in [topK, experts] */
+  maxRank?: number;
+  /** read by `cumulative_threshold` alone: softmax mass in [0,1]; default 0, the model's own choice */
+  massThreshold?: number;
+  /** read by `sensitivity` alone, which needs it: which rank is replaced, in [1, topK] */
+  rank?: number;
+  /** read by `sensitivity` alone: the same seed draws the same experts; default 0 */
+  seed?: number;
+  /** that many MoE layers, from the first, keep the model's own choice; default 0 */
+  firstBiasedLayer?: number;
+  /** route prompts as decoding is, instead of by the model's own choice; default false */
+  biasPrefill?: boolean;
+  /** default lru */
+  eviction?: Eviction;
+  /** tokens in which a use loses half of its weight in lfu and lfru; default 0: uses do not age */
+  evictionHalfLifeTokens?: number;
 }
 
 export interface TensorPlace { name: string; offset: number; bytes: number; }
@@ -152,6 +180,8 @@ export interface GenerateResult {
   decodeHits: number;
   decodeMisses: number;
   decodeSwaps: number;
+  /** slots that `pruned` left unused: neither hits nor misses */
+  decodeDropped: number;
   flashBytes: number;
   flashReads: number;
   stallNs: number;
@@ -171,7 +201,9 @@ export interface EvalRequest {
 
 export interface LayerResult {
   layer: number; capacity: number;
-  hits: number; misses: number; missRate: number; swapRate: number;
+  hits: number; misses: number;
+  /** shares of all slots: hits, misses and those that `pruned` left unused */
+  missRate: number; swapRate: number; dropRate: number;
   /** mean softmax mass lost per routing event */
   massLost: number;
   meanLifetimeTokens: number | null;
@@ -181,7 +213,9 @@ export interface EvalResult {
   tokens: number;
   /** mean negative log likelihood, nats per token */
   crossEntropy: number;
-  hits: number; misses: number; missRate: number; swapRate: number; massLost: number;
+  hits: number; misses: number;
+  /** the rates are shares of all slots, as in `LayerResult` */
+  missRate: number; swapRate: number; dropRate: number; massLost: number;
   /** admission to eviction in tokens of the layer, over evicted experts; null if none was evicted */
   meanLifetimeTokens: number | null;
   perLayer: LayerResult[];
@@ -232,7 +266,7 @@ export interface EngineAddon {
   memory(engine: EngineHandle): EngineMemory;
   /** Resolves when the spec is in force: at the next token boundary of a running request, at once when idle. */
   apply(engine: EngineHandle, spec: RoutingSpec): Promise<void>;
-  spec(engine: EngineHandle): RoutingSpec;
+  spec(engine: EngineHandle): Required<RoutingSpec>;
   /** Drops every resident expert and resets the running means; rejects with BUSY while a request runs. */
   dropCache(engine: EngineHandle): Promise<void>;
   tokenize(engine: EngineHandle, text: string, addBos: boolean, parseSpecial: boolean): Int32Array;

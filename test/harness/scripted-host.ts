@@ -96,7 +96,7 @@ export class ScriptedHost implements EngineHost {
     const { pieces, misses, lostEvents, beforeStep } = this.script;
     const result: GenerateResult = {
       promptTokens: request.prompt.length, completionTokens: 0, finishReason: 'stop', prefillNs: 1e6, decodeNs: 0,
-      prefillHits: 2, prefillMisses: 0, decodeHits: 0, decodeMisses: 0, decodeSwaps: 0, flashBytes: 0, flashReads: 0, stallNs: 0, missEventsDropped: 0,
+      prefillHits: 2, prefillMisses: 0, decodeHits: 0, decodeMisses: 0, decodeSwaps: 0, decodeDropped: 0, flashBytes: 0, flashReads: 0, stallNs: 0, missEventsDropped: 0,
     };
     for (let step = 0; step < pieces.length; step += 1) {
       await beforeStep(step, request.requestId);

@@ -1,5 +1,6 @@
 #include "js-values.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -78,28 +79,78 @@ std::vector<int32_t> read_int32_array(object_reader & r, const char * field) {
     return out;
 }
 
+// Whether an optional field is there; null and undefined both mean that it is not.
+static bool has_field(object_reader & r, const char * field) {
+    const Napi::Value v = field_value(r, field);
+    return !v.IsEmpty() && !v.IsUndefined() && !v.IsNull();
+}
+
+// A plain array of numbers.
+static std::vector<double> read_numbers(object_reader & r, const char * field) {
+    std::vector<double> out;
+    const Napi::Value list = field_value(r, field);
+    if (list.IsEmpty()) return out;
+    const bool is_array = list.IsArray();
+    const uint32_t n = is_array ? std::min<uint32_t>(list.As<Napi::Array>().Length(), 100000) : 0;
+    for (uint32_t i = 0; i < n && r.status.code == ENGINE_OK; i++) {
+        const Napi::Value v = list.As<Napi::Array>().Get(i);
+        if (r.env.IsExceptionPending()) r.env.GetAndClearPendingException();
+        if (!v.IsEmpty() && v.IsNumber()) out.push_back(v.As<Napi::Number>().DoubleValue());
+        else r.status = bad_argument(r.what, field, "an array of numbers");
+    }
+    if (!is_array) r.status = bad_argument(r.what, field, "an array of numbers");
+    return out;
+}
+
+static std::vector<int32_t> read_whole_numbers(object_reader & r, const char * field) {
+    std::vector<int32_t> out;
+    for (const double n : read_numbers(r, field)) {
+        if (n == std::floor(n) && std::fabs(n) <= INT32_MAX) out.push_back(int32_t(n));
+        else r.status = bad_argument(r.what, field, "an array of whole numbers");
+    }
+    return out;
+}
+
+// In the order of the enums.
+static const char * const ROUTING_NAMES[] = {"original", "cache_prior", "max_rank", "cumulative_threshold", "pruned", "sensitivity"};
+static const char * const EVICTION_NAMES[] = {"lru", "lfu", "lfru"};
+
+// Index of the field's value among `names`.
+template <size_t N> static int read_name(object_reader & r, const char * field, const char * const (&names)[N]) {
+    const std::string text = read_string(r, field);
+    if (r.status.code != ENGINE_OK) return 0;
+    std::string known;
+    for (size_t i = 0; i < N; i++) {
+        if (text == names[i]) return int(i);
+        known += std::string(i ? ", '" : "'") + names[i] + "'";
+    }
+    r.status = bad_argument(r.what, field, known.c_str());
+    return 0;
+}
+
+// The optional fields keep the defaults of engine_spec.
+static void read_optional_spec(object_reader & r, engine_spec & out) {
+    if (has_field(r, "lambdas")) out.lambdas = read_numbers(r, "lambdas");
+    if (has_field(r, "topJs")) out.top_js = read_whole_numbers(r, "topJs");
+    if (has_field(r, "maxRank")) out.max_rank = read_int32(r, "maxRank");
+    if (has_field(r, "massThreshold")) out.mass_threshold = read_number(r, "massThreshold");
+    if (has_field(r, "rank")) out.rank = read_int32(r, "rank");
+    if (has_field(r, "seed")) out.seed = uint64_t(read_whole(r, "seed", 0, 9007199254740991.0));
+    if (has_field(r, "firstBiasedLayer")) out.first_biased_layer = read_int32(r, "firstBiasedLayer");
+    if (has_field(r, "biasPrefill")) out.bias_prefill = read_bool(r, "biasPrefill");
+    if (has_field(r, "eviction")) out.eviction = engine_eviction(read_name(r, "eviction", EVICTION_NAMES));
+    if (has_field(r, "evictionHalfLifeTokens")) out.eviction_half_life = read_number(r, "evictionHalfLifeTokens");
+}
+
 engine_status to_spec(Napi::Env env, const Napi::Value & value, engine_spec & out) {
     object_reader r = read_object(env, value, "spec");
-    const std::string routing = read_string(r, "routing");
+    out.routing = engine_routing(read_name(r, "routing", ROUTING_NAMES));
     out.lambda = read_number(r, "lambda");
     out.top_j = read_int32(r, "topJ");
     out.generation = read_number(r, "generation");
-    const Napi::Value list = field_value(r, "capacities");
-    if (r.status.code != ENGINE_OK) return r.status;
-    if (routing == "original") out.routing = ROUTING_ORIGINAL;
-    else if (routing == "cache_prior") out.routing = ROUTING_CACHE_PRIOR;
-    else return bad_argument("spec", "routing", "'original' or 'cache_prior'");
-    if (!list.IsArray()) return bad_argument("spec", "capacities", "an array of whole numbers");
-    const Napi::Array array = list.As<Napi::Array>();
-    out.capacities.clear();
-    for (uint32_t i = 0; i < array.Length() && i < 100000; i++) {
-        const Napi::Value v = array.Get(i);
-        if (env.IsExceptionPending()) env.GetAndClearPendingException();
-        const double n = v.IsNumber() ? v.As<Napi::Number>().DoubleValue() : NAN;
-        if (!(n == std::floor(n) && std::fabs(n) <= INT32_MAX)) return bad_argument("spec", "capacities", "an array of whole numbers");
-        out.capacities.push_back(int32_t(n));
-    }
-    return {};
+    out.capacities = read_whole_numbers(r, "capacities");
+    read_optional_spec(r, out);
+    return r.status;
 }
 
 engine_spec read_spec(object_reader & r, const char * field) {
@@ -177,6 +228,12 @@ static Napi::Array from_int32s(Napi::Env env, const std::vector<int32_t> & list)
     return out;
 }
 
+static Napi::Array from_numbers(Napi::Env env, const std::vector<double> & list) {
+    const Napi::Array out = Napi::Array::New(env, list.size());
+    for (size_t i = 0; i < list.size(); i++) out.Set(uint32_t(i), list[i]);
+    return out;
+}
+
 static const char * select_name(engine_select_by by) {
     return by == SELECT_BY_LOGITS ? "logits" : by == SELECT_BY_LOGITS_BIASED ? "logits_biased" : "selection_score";
 }
@@ -215,11 +272,21 @@ Napi::Value from_info(Napi::Env env, const model_info & info) {
 
 Napi::Value from_spec(Napi::Env env, const engine_spec & spec) {
     const Napi::Object out = Napi::Object::New(env);
-    out.Set("routing", spec.routing == ROUTING_ORIGINAL ? "original" : "cache_prior");
+    out.Set("routing", ROUTING_NAMES[spec.routing]);
     out.Set("lambda", spec.lambda);
     out.Set("topJ", spec.top_j);
     out.Set("capacities", from_int32s(env, spec.capacities));
     out.Set("generation", spec.generation);
+    out.Set("lambdas", spec.lambdas.empty() ? env.Null() : from_numbers(env, spec.lambdas).As<Napi::Value>());
+    out.Set("topJs", spec.top_js.empty() ? env.Null() : from_int32s(env, spec.top_js).As<Napi::Value>());
+    out.Set("maxRank", spec.max_rank);
+    out.Set("massThreshold", spec.mass_threshold);
+    out.Set("rank", spec.rank);
+    out.Set("seed", double(spec.seed));
+    out.Set("firstBiasedLayer", spec.first_biased_layer);
+    out.Set("biasPrefill", spec.bias_prefill);
+    out.Set("eviction", EVICTION_NAMES[spec.eviction]);
+    out.Set("evictionHalfLifeTokens", spec.eviction_half_life);
     return out;
 }
 
@@ -247,6 +314,7 @@ Napi::Value from_generate_result(Napi::Env env, const generate_result & r) {
     out.Set("decodeHits", double(r.decode_hits));
     out.Set("decodeMisses", double(r.decode_misses));
     out.Set("decodeSwaps", double(r.decode_swaps));
+    out.Set("decodeDropped", double(r.decode_dropped));
     out.Set("flashBytes", double(r.flash_bytes));
     out.Set("flashReads", double(r.flash_reads));
     out.Set("stallNs", double(r.stall_ns));
@@ -266,6 +334,7 @@ Napi::Value from_evaluate_result(Napi::Env env, const evaluate_result & r) {
     out.Set("misses", double(r.misses));
     out.Set("missRate", r.miss_rate);
     out.Set("swapRate", r.swap_rate);
+    out.Set("dropRate", r.drop_rate);
     out.Set("massLost", r.mass_lost);
     out.Set("meanLifetimeTokens", number_or_null(env, r.mean_lifetime_tokens));
     const Napi::Array layers = Napi::Array::New(env, r.per_layer.size());
@@ -278,6 +347,7 @@ Napi::Value from_evaluate_result(Napi::Env env, const evaluate_result & r) {
         one.Set("misses", double(l.misses));
         one.Set("missRate", l.miss_rate);
         one.Set("swapRate", l.swap_rate);
+        one.Set("dropRate", l.drop_rate);
         one.Set("massLost", l.mass_lost);
         one.Set("meanLifetimeTokens", number_or_null(env, l.mean_lifetime_tokens));
         layers.Set(uint32_t(i), one);

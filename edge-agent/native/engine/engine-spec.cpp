@@ -82,7 +82,7 @@ engine_status engine_check_spec(const model_info & info, const engine_spec & spe
                             spec.capacities.size());
     }
     if (!(spec.eviction_half_life >= 0) || !std::isfinite(spec.eviction_half_life)) {
-        return status_error(ENGINE_BAD_ARGUMENT, "evictionHalfLife: expected 0 (uses do not age) or a number of tokens, found %g",
+        return status_error(ENGINE_BAD_ARGUMENT, "evictionHalfLifeTokens: expected 0 (uses do not age) or a number of tokens, found %g",
                             spec.eviction_half_life);
     }
     for (size_t i = 0; i < spec.capacities.size(); i++) {

@@ -1,9 +1,11 @@
 /** What the agent says it runs, from what is in force and how the last change went. */
 import { Reported, Routing, type SpecState } from '@moefleet/proto';
+import type { RoutingSpec } from '../engine';
 import type { InForce } from './desired-applier';
 import { specHash } from './spec-store';
 
-const ROUTING = { original: Routing.ROUTING_ORIGINAL, cache_prior: Routing.ROUTING_CACHE_PRIOR } as const;
+/** The stream has names for the two that a desired spec can ask for. */
+const ROUTING: Partial<Record<RoutingSpec['routing'], Routing>> = { original: Routing.ROUTING_ORIGINAL, cache_prior: Routing.ROUTING_CACHE_PRIOR };
 
 export interface ReportInput {
   state: SpecState;
@@ -29,7 +31,7 @@ export function reportedOf({ state, inForce, generation, reason }: ReportInput):
 export function effectiveOf({ effective }: InForce): NonNullable<Reported['effective']> {
   const { routing, cacheBytes, traceRatio, routerSampling } = effective;
   return {
-    lambda: routing.lambda, topJ: routing.topJ, routing: ROUTING[routing.routing], capacities: [...routing.capacities],
+    lambda: routing.lambda, topJ: routing.topJ, routing: ROUTING[routing.routing] ?? Routing.ROUTING_UNSPECIFIED, capacities: [...routing.capacities],
     cacheBytes: BigInt(cacheBytes), traceRatio, routerSampling: routerSampling !== null,
   };
 }

@@ -85,7 +85,10 @@ test('brings a spec into force in the middle of a generation', async () => {
   await applied;
   expect(lambdas[0]).toBe(0);
   expect(lambdas.at(-1)).toBe(0.2);
-  expect(engine.spec()).toEqual(specOf(0.2, 8));
+  expect(engine.spec()).toEqual({
+    ...specOf(0.2, 8), lambdas: null, topJs: null, maxRank: 0, massThreshold: 0, rank: 0, seed: 0, firstBiasedLayer: 0, biasPrefill: false,
+    eviction: 'lru', evictionHalfLifeTokens: 0,
+  });
 });
 
 test('runs one request at a time and cancels it', async () => {
@@ -124,11 +127,35 @@ test('scores a text in whole windows', async () => {
   await expect(engine.evaluate({ tokens: tokens.slice(0, 1000), context: 256, spec: specOf(0, 8), stepped: false })).rejects.toThrow(BadArgumentError);
 });
 
+test('takes every routing method and eviction policy, and says what is in force', async () => {
+  const spec: Required<RoutingSpec> = {
+    ...specOf(0.2, 8), routing: 'sensitivity', lambdas: [0, 0.1, 0.2, 0.3, 0.4, 0.5], topJs: [0, 1, 2, 3, 4, 0], maxRank: 9, massThreshold: 0.75, rank: 3,
+    seed: 2 ** 40, firstBiasedLayer: 2, biasPrefill: true, eviction: 'lfru', evictionHalfLifeTokens: 64.5,
+  };
+  await engine.apply(spec);
+  expect(engine.spec()).toEqual(spec);
+  const tokens = engine.tokenize(readFileSync(join(FIXTURES, 'wikitext.txt'), 'utf8').slice(0, 4000), false, false).slice(0, 513);
+  const score = (over: Partial<RoutingSpec>) => engine.evaluate({ tokens, context: 256, spec: { ...specOf(0, 8), ...over }, stepped: false });
+  const [own, byRank, byMass, pruned, random, lfu] = [
+    await score({}), await score({ routing: 'max_rank', maxRank: 12 }), await score({ routing: 'cumulative_threshold', massThreshold: 0.8 }),
+    await score({ routing: 'pruned' }), await score({ routing: 'sensitivity', rank: 4, seed: 1 }), await score({ eviction: 'lfu' }),
+  ];
+  for (const bent of [byRank, byMass, pruned]) expect(bent.missRate).toBeLessThan(own.missRate);
+  expect([own.dropRate, random.swapRate]).toEqual([0, 0.25]);
+  expect(pruned.hits + pruned.misses).toBe(Math.round(512 * 6 * 4 * (1 - pruned.dropRate)));
+  expect(pruned.perLayer.some((layer) => layer.dropRate > 0)).toBe(true);
+  expect(lfu.crossEntropy).toBe(own.crossEntropy);
+  expect(lfu.misses).not.toBe(own.misses);
+  await engine.apply(specOf(0, 8));
+});
+
 test('refuses malformed values instead of crashing', async () => {
   await expect(engine.apply(specOf(Number.NaN, 8))).rejects.toThrow(BadArgumentError);
   await expect(engine.apply(specOf(0, 3))).rejects.toThrow(CapacityError);
   const wrong = [undefined, null, 5, 'x', {}, [], { ...specOf(0, 8), routing: 'other' }, { ...specOf(0, 8), capacities: ['4'] },
     { ...specOf(0, 8), capacities: Array(6).fill(1e20) }, { ...specOf(0, 8), topJ: 1.5 },
+    { ...specOf(0, 8), lambdas: [0.1] }, { ...specOf(0, 8), lambdas: 'x' }, { ...specOf(0, 8), topJs: [1.5, 1, 1, 1, 1, 1] }, { ...specOf(0, 8), eviction: 'fifo' },
+    { ...specOf(0, 8), seed: -1 }, { ...specOf(0, 8), biasPrefill: 1 }, { ...specOf(0, 8), routing: 'max_rank' }, { ...specOf(0, 8), evictionHalfLifeTokens: -1 },
     { get routing(): string { throw new Error('trap'); } }];
   for (const spec of wrong) await expect(engine.apply(spec as never)).rejects.toThrow(BadArgumentError);
   for (const request of [undefined, {}, { ...requestOf(), prompt: [1, 2] }, { ...requestOf(), prompt: new Float32Array(3) }, { ...requestOf(), maxTokens: -1 },

@@ -38,7 +38,7 @@ export class Engine {
 
   info(): ModelInfo { return typed(() => this.addon.info(this.handle)); }
   memory(): EngineMemory { return typed(() => this.addon.memory(this.handle)); }
-  spec(): RoutingSpec { return typed(() => this.addon.spec(this.handle)); }
+  spec(): Required<RoutingSpec> { return typed(() => this.addon.spec(this.handle)); }
   counters(): EngineCounters { return typed(() => this.addon.counters(this.handle)); }
 
   /** Resolves when the spec is in force: at the next token boundary of a running request, at once when idle. */

@@ -8,6 +8,6 @@ export {
 export { modelHash } from './model-hash';
 export { MISS_EVENT, MISS_EVENT_FIELDS, PREFETCH } from '../native';
 export type {
-  EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, GenerateRequest, GenerateResult, LayerResult, ModelInfo,
+  EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, Eviction, GenerateRequest, GenerateResult, LayerResult, ModelInfo,
   OpenOptions, Routing, RoutingSpec, Step, TensorPlace,
 } from '../native';

@@ -49,7 +49,7 @@ function step(index: number, misses: number, lost = 0): Step {
 function result(prefillMisses: number, decodeMisses: number): GenerateResult {
   return {
     promptTokens: 2, completionTokens: 3, finishReason: 'length', prefillNs: 1, decodeNs: 2, prefillHits: 4, prefillMisses, decodeHits: 5, decodeMisses,
-    decodeSwaps: 6, flashBytes: 7, flashReads: 8, stallNs: 9, missEventsDropped: 0,
+    decodeSwaps: 6, decodeDropped: 0, flashBytes: 7, flashReads: 8, stallNs: 9, missEventsDropped: 0,
   };
 }
 
