@@ -23,6 +23,14 @@ export function integerFrom(min: number, max: number = Number.MAX_SAFE_INTEGER):
   };
 }
 
+/** One value, or a list of them between commas. */
+export function listOf(one: (text: string) => number): (text: string) => number | number[] {
+  return (text) => {
+    const values = text.split(',').map(one);
+    return values.length === 1 ? values[0]! : values;
+  };
+}
+
 export function sizeAbove(min: number): (text: string) => number {
   return (text) => {
     let bytes: number;

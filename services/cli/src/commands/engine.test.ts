@@ -23,7 +23,7 @@ async function json<T>(...args: string[]): Promise<T> {
 
 interface Evaluated {
   tokens: number; crossEntropy: number; perplexity: number; hits: number; misses: number; missRate: number; capacities: number[];
-  perLayer: { misses: number }[]; crossEntropyLoss?: number; perplexityLossPercent?: number; baseline?: { crossEntropy: number };
+  perLayer: { misses: number; swapRate: number }[]; swapRate: number; dropRate: number; crossEntropyLoss?: number; perplexityLossPercent?: number; baseline?: { crossEntropy: number };
 }
 const evaluate = (...flags: string[]) => json<Evaluated>('engine', 'eval', '--model', MODEL, '--text', TEXT, '--tokens', '512', '--threads', '1', ...flags);
 
@@ -48,6 +48,33 @@ test('eval gives the figures of the text, per layer and in sum, and what λ cost
   const alone = await evaluate('--capacity', '16', '--lambda', '0.3');
   expect(alone.crossEntropy).toBe(result.crossEntropy);
   expect(alone).not.toHaveProperty('crossEntropyLoss');
+});
+
+test('eval routes by every method, and leaves out what it does not read', async () => {
+  const own = await evaluate('--capacity', '12', '--routing', 'original');
+  const byRank = await evaluate('--capacity', '12', '--routing', 'max_rank', '--max-rank', '12', '--compare');
+  expect(byRank).toMatchObject({ routing: 'max_rank', maxRank: 12, topJ: 2, eviction: 'lru', baseline: { crossEntropy: own.crossEntropy } });
+  expect(byRank).not.toHaveProperty('rank');
+  expect(byRank.missRate).toBeLessThan(own.missRate);
+  const byMass = await evaluate('--capacity', '12', '--routing', 'cumulative_threshold', '--mass-threshold', '0.8');
+  expect(byMass.missRate).toBeLessThan(own.missRate);
+  const pruned = await evaluate('--capacity', '12', '--routing', 'pruned', '--top-j', '1');
+  expect(pruned.dropRate).toBeGreaterThan(0);
+  expect(pruned.missRate).toBeCloseTo(pruned.misses / (512 * 4 * 6), 12);
+  expect(await evaluate('--routing', 'sensitivity', '--seed', '4')).toMatchObject({ rank: 4, seed: 4, swapRate: 0.25 });
+});
+
+test('eval takes λ and topJ per layer, and leaves the first layers alone', async () => {
+  const { perLayer, ...rest } = await evaluate('--capacity', '8', '--lambda', '0.3,0.3,0,0.3,0.3,0.3', '--top-j', '0,0,0,0,4,0', '--first-biased-layer', '1');
+  expect(perLayer.map((layer) => layer.swapRate > 0)).toEqual([false, true, false, true, false, true]);
+  expect(rest).toMatchObject({ lambda: [0.3, 0.3, 0, 0.3, 0.3, 0.3], topJ: [0, 0, 0, 0, 4, 0], firstBiasedLayer: 1 });
+});
+
+test('eval evicts by the policy asked for, which changes the misses alone', async () => {
+  const [lru, lfu, lfru] = await Promise.all([evaluate('--capacity', '12'), evaluate('--capacity', '12', '--eviction', 'lfu', '--half-life', '64'), evaluate('--capacity', '12', '--eviction', 'lfru')]);
+  expect(lfu.misses).toBeLessThan(lru.misses);
+  expect(lfru.misses).toBeLessThan(lru.misses);
+  expect([lfu.crossEntropy, lfru.crossEntropy]).toEqual([lru.crossEntropy, lru.crossEntropy]);
 });
 
 test('eval takes a budget of bytes, and everything where none is given', async () => {
@@ -81,7 +108,21 @@ test('generate prints the text, and counts its misses and flash bytes', async ()
   expect(stdout).toMatch(/tokens +24 after a prompt of \d+ \(length\)/);
 });
 
+test('generate counts what pruning dropped', async () => {
+  const result = await json<Record<string, number>>('engine', 'generate', '--model', MODEL, '--prompt', 'The city was founded in', '--tokens', '24', '--capacity', '8',
+    '--threads', '1', '--routing', 'pruned', '--top-j', '1', '--bias-prefill');
+  expect(result['dropped']).toBeGreaterThan(0);
+  expect(result['hits']! + result['misses']! + result['dropped']!).toBe(23 * 4 * 6);
+  expect(result['flashBytes']).toBe((result['misses']! + result['prefillMisses']!) * 78_336);
+  expect(result).toMatchObject({ biasPrefill: true, routing: 'pruned' });
+});
+
 test.each([
+  ['a list that is not one value per layer', ['--lambda', '0.1,0.2'], /--lambda: 2 values for 6 layers/],
+  ['a rank above top-K', ['--routing', 'sensitivity', '--rank', '5'], /--rank: 5 is more than the 4 experts/],
+  ['a highest rank below top-K', ['--routing', 'max_rank', '--max-rank', '3'], /--max-rank: 3 is outside 4/],
+  ['more layers than there are', ['--first-biased-layer', '7'], /--first-biased-layer: 7 is more than the 6 layers/],
+  ['pruning without a kept expert', ['--routing', 'pruned', '--top-j', '0'], /topJ: 'pruned' needs 1 or more/],
   ['a capacity below top-K', ['--capacity', '3'], /--capacity: 3 is outside 4 to 32/],
   ['a capacity above all experts', ['--capacity', '33'], /--capacity: 33 is outside 4 to 32/],
   ['a cache below a token cycle', ['--cache-mib', '0.5'], /cache of 524288 bytes is below/],

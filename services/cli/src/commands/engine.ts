@@ -1,8 +1,8 @@
 /** `moefleet engine inspect|eval|generate`: the native engine on this machine, without a fleet. */
 import { type Command, Option } from 'commander';
-import type { EvalResult, Routing } from '@moefleet/edge-agent/engine';
+import type { EvalResult, Eviction, Routing, RoutingSpec } from '@moefleet/edge-agent/engine';
 import { formatSize } from '@moefleet/runtime';
-import { integerFrom, numberFrom, sizeAbove } from '../argument';
+import { integerFrom, listOf, numberFrom, sizeAbove } from '../argument';
 import { addCommonOptions, readCommonOptions } from '../config';
 import type { Context } from '../context';
 import type { EngineSettings, EvaluateOutcome, GenerateOutcome, InspectOutcome } from '../engine/engine-job';
@@ -18,8 +18,14 @@ const RESERVE_BYTES = 150 * 1024 ** 2;
 const MIB = 1024 ** 2;
 
 interface EngineFlags {
-  model: string; lambda?: number; topJ?: number; routing?: Routing; capacity?: number; cacheMib?: number;
+  model: string; capacity?: number; cacheMib?: number;
   threads: number; lanes: number; prefill: number; directIo: boolean; context?: number;
+}
+
+/** Absent on `inspect`, which routes nothing. */
+interface RoutingFlags {
+  lambda: number | number[]; topJ: number | number[]; routing: Routing; maxRank: number; massThreshold: number; rank: number; seed: number;
+  firstBiasedLayer: number; biasPrefill: boolean; eviction: Eviction; halfLife: number;
 }
 
 export function addEngine(program: Command, context: Context): void {
@@ -42,21 +48,24 @@ function addInspect(engine: Command, context: Context): void {
 
 function addEval(engine: Command, context: Context): void {
   const command = addEngineOptions(addRoutingOptions(engine.command('eval')
-    .description('cross-entropy of a text, and the misses on the way, with routing bent by λ')
+    .description('cross-entropy of a text, and the misses on the way, under any routing and eviction')
     .requiredOption('--text <file>', 'UTF-8 text to score')))
     .addOption(new Option('--tokens <n>', 'tokens to score, a multiple of --context (default: all whole windows of the text)').argParser(integerFrom(1)))
     .addOption(new Option('--context <n>', 'tokens per window; each starts with an empty KV cache').argParser(integerFrom(1, 1 << 20)).default(256))
     .option('--stepped', 'decode one token at a time through the real cache, instead of in batches against a virtual one')
-    .option('--compare', 'also score at λ 0 and print the loss')
-    .addHelpText('after', `
+    .addOption(new Option('--seed <n>', 'of --routing sensitivity').argParser(integerFrom(0)).default(0))
+    .option('--compare', 'also score with the model\'s own routing and print the loss')
+    .addHelpText('after', `${ROUTING_HELP}
 The text is tokenised as a whole, without a start token; N tokens are routed and scored, each on its next. The expert
 cache starts empty once and lives on across windows.
 
 Examples:
   moefleet engine eval --model model.gguf --text unseen.txt --lambda 0.3 --capacity 16 --compare
   moefleet engine eval --model model.gguf --text unseen.txt --tokens 4096 --cache-mib 64 --json
+  moefleet engine eval --model model.gguf --text unseen.txt --capacity 16 --routing max_rank --max-rank 12 --compare
+  moefleet engine eval --model model.gguf --text unseen.txt --capacity 16 --eviction lfu --half-life 64
 `);
-  addCommonOptions(command, { operator: false }).action(async (flags: EngineFlags & EvalFlags, self: Command) => {
+  addCommonOptions(command, { operator: false }).action(async (flags: EngineFlags & RoutingFlags & EvalFlags, self: Command) => {
     const windowTokens = flags.context!;
     if (flags.tokens !== undefined && flags.tokens % windowTokens !== 0) {
       throw new UsageFailure(`--tokens: ${flags.tokens} is not a multiple of --context ${windowTokens}; use ${Math.max(1, Math.round(flags.tokens / windowTokens)) * windowTokens}`);
@@ -80,26 +89,27 @@ function addGenerate(engine: Command, context: Context): void {
     .addOption(new Option('--tokens <n>', 'most tokens to generate').argParser(integerFrom(1, 1 << 20)).default(128))))
     .addOption(new Option('--temperature <t>', '0 takes the likeliest token').argParser(numberFrom(0, 100)).default(0))
     .addOption(new Option('--top-p <p>', 'sample from the smallest set of tokens with this probability').argParser(numberFrom(0, 1)).default(1))
-    .addOption(new Option('--seed <n>', 'of the sampling').argParser(integerFrom(0, 0xffffffff)).default(0))
+    .addOption(new Option('--seed <n>', 'of the sampling, and of --routing sensitivity').argParser(integerFrom(0, 0xffffffff)).default(0))
     .addOption(new Option('--context <n>', 'context in tokens; 0: the model\'s own').argParser(integerFrom(0, 1 << 20)).default(0))
-    .addHelpText('after', `
+    .addHelpText('after', `${ROUTING_HELP}
 Examples:
   moefleet engine generate --model model.gguf --prompt "The city was founded in" --tokens 64
   moefleet engine generate --model model.gguf --prompt "Once" --lambda 0.3 --cache-mib 64 --json
+  moefleet engine generate --model model.gguf --prompt "Once" --cache-mib 64 --routing pruned --top-j 2 --bias-prefill
 `);
-  addCommonOptions(command, { operator: false }).action(async (flags: EngineFlags & GenerateFlags, self: Command) => {
+  addCommonOptions(command, { operator: false }).action(async (flags: EngineFlags & RoutingFlags & GenerateFlags, self: Command) => {
     if (flags.prompt === '') throw new UsageFailure('--prompt: the prompt is empty; give it some text');
     const { json } = readCommonOptions(self, context.env);
     const outcome = await runEngineJob({
       t: 'generate', settings: settings(flags, flags.context!), prompt: flags.prompt, tokens: flags.tokens,
       temperature: flags.temperature, topP: flags.topP, seed: flags.seed,
     }, json ? listen(context) : { onProgress: () => {}, onText: (text) => void context.stdout.write(text) }, context.signal);
-    const generated = generateJson(flags, outcome);
+    const generated = generateJson(outcome);
     context.stdout.write(json ? jsonText(generated) : `\n\n${generateText(generated)}`);
   });
 }
 
-interface GenerateFlags { prompt: string; tokens: number; temperature: number; topP: number; seed: number; }
+interface GenerateFlags { prompt: string; tokens: number; temperature: number; topP: number; }
 
 function addEngineOptions(command: Command): Command {
   return command
@@ -114,14 +124,43 @@ function addEngineOptions(command: Command): Command {
 
 function addRoutingOptions(command: Command): Command {
   return command
-    .addOption(new Option('--routing <how>', 'how experts are chosen').choices(['original', 'cache_prior']).default('cache_prior'))
-    .addOption(new Option('--lambda <x>', 'strength of the pull towards cached experts, in [0,1]').argParser(numberFrom(0, 1)).default(0))
-    .addOption(new Option('--top-j <n>', 'how many of a token\'s best experts are never displaced (default: 2)').argParser(integerFrom(0, 4096)));
+    .addOption(new Option('--routing <how>', 'how experts are chosen; see below').choices([...ROUTINGS]).default('cache_prior'))
+    .addOption(new Option('--lambda <x>', 'cache_prior: strength of the pull towards cached experts, in [0,1]; a,b,... gives one per layer').argParser(listOf(numberFrom(0, 1))).default(0))
+    .addOption(new Option('--top-j <n>', 'how many of a token\'s best experts are never displaced (default: 2); a,b,... gives one per layer').argParser(listOf(integerFrom(0, 4096))))
+    .addOption(new Option('--max-rank <m>', 'max_rank: prefer cached experts up to this rank (default: any)').argParser(integerFrom(1, 65_536)))
+    .addOption(new Option('--mass-threshold <p>', 'cumulative_threshold: prefer cached experts up to the rank that holds this softmax mass (default: 0.9)').argParser(numberFrom(0, 1)))
+    .addOption(new Option('--rank <r>', 'sensitivity: the rank to replace, 1 being a token\'s best expert (default: its worst)').argParser(integerFrom(1, 65_536)))
+    .addOption(new Option('--first-biased-layer <n>', 'leave this many layers with experts, from the first, to the model').argParser(integerFrom(0, 65_536)).default(0))
+    .option('--bias-prefill', 'route the prompt as decoding is, instead of by the model\'s own choice (eval routes every token as in decoding)')
+    .addOption(new Option('--eviction <policy>', 'who leaves a full cache; see below').choices([...EVICTIONS]).default('lru'))
+    .addOption(new Option('--half-life <tokens>', 'lfu, lfru: a use counts half after this many tokens; 0: uses do not age').argParser(numberFrom(0, 1e12)).default(0));
 }
 
-function settings(flags: EngineFlags, contextTokens: number): EngineSettings {
+const ROUTINGS = ['original', 'cache_prior', 'max_rank', 'cumulative_threshold', 'pruned', 'sensitivity'] as const satisfies readonly Routing[];
+const EVICTIONS = ['lru', 'lfu', 'lfru'] as const satisfies readonly Eviction[];
+
+const ROUTING_HELP = `
+Routing; the best --top-j experts of a token are always used, where a method displaces any:
+  original              the model's own choice
+  cache_prior           adds λ times the usual range of the router's logits to experts in the cache; λ 0 is the model's own
+  max_rank              cached experts of rank up to --max-rank first, then the others by rank
+  cumulative_threshold  the same, up to the rank at which a token's softmax mass reaches --mass-threshold
+  pruned                the model's own, without those that miss: fewer experts per token, and no reads but for the best
+  sensitivity           puts a random expert in the place of --rank, to see what that rank is worth
+Eviction:
+  lru   the least recently used
+  lfu   the least used, counted since the start, in the cache or out of it
+  lfru  the fewest uses per token since the last use
+`;
+
+function settings(flags: EngineFlags & Partial<RoutingFlags>, contextTokens: number): EngineSettings {
   return {
-    modelPath: flags.model, routing: flags.routing ?? 'cache_prior', lambda: flags.lambda ?? 0, topJ: flags.topJ ?? null,
+    modelPath: flags.model,
+    routing: {
+      routing: flags.routing ?? 'cache_prior', lambda: flags.lambda ?? 0, topJ: flags.topJ ?? null, maxRank: flags.maxRank ?? null,
+      massThreshold: flags.massThreshold ?? 0.9, rank: flags.rank ?? null, seed: flags.seed ?? 0, firstBiasedLayer: flags.firstBiasedLayer ?? 0,
+      biasPrefill: flags.biasPrefill ?? false, eviction: flags.eviction ?? 'lru', evictionHalfLifeTokens: flags.halfLife ?? 0,
+    },
     cache: flags.capacity !== undefined ? { t: 'capacity', capacity: flags.capacity }
       : flags.cacheMib !== undefined ? { t: 'bytes', bytes: Math.floor(flags.cacheMib * MIB) } : { t: 'all' },
     contextTokens, threads: flags.threads, lanes: flags.lanes, prefillBytes: flags.prefill, directIo: flags.directIo,
@@ -180,10 +219,34 @@ function inspectText(model: ReturnType<typeof inspectJson>): string {
 }
 
 /** Nats and perplexity of one evaluation; `crossEntropyLoss` and what goes with it only where λ 0 was scored too. */
-function evalJson(flags: EngineFlags, { result, baseline, capacities, topJ, peakRssBytes }: EvaluateOutcome) {
+/** The spec in force; what only another method reads is left out. */
+function specJson(spec: RoutingSpec) {
+  return {
+    routing: spec.routing, lambda: spec.lambdas ?? spec.lambda, topJ: spec.topJs ?? spec.topJ,
+    ...(spec.routing === 'max_rank' ? { maxRank: spec.maxRank! } : {}),
+    ...(spec.routing === 'cumulative_threshold' ? { massThreshold: spec.massThreshold! } : {}),
+    ...(spec.routing === 'sensitivity' ? { rank: spec.rank!, seed: spec.seed! } : {}),
+    firstBiasedLayer: spec.firstBiasedLayer!, biasPrefill: spec.biasPrefill!,
+    eviction: spec.eviction!, evictionHalfLifeTokens: spec.evictionHalfLifeTokens!, capacities: spec.capacities,
+  };
+}
+
+function specText(spec: ReturnType<typeof specJson>): string {
+  const parts = [spec.routing as string];
+  if (spec.routing === 'cache_prior') parts.push(`λ ${String(spec.lambda)}`);
+  if (spec.maxRank !== undefined) parts.push(`max rank ${spec.maxRank}`);
+  if (spec.massThreshold !== undefined) parts.push(`mass ${spec.massThreshold}`);
+  if (spec.rank !== undefined) parts.push(`rank ${spec.rank}, seed ${spec.seed}`);
+  if (spec.routing !== 'original' && spec.routing !== 'sensitivity') parts.push(`topJ ${String(spec.topJ)}`);
+  if (spec.firstBiasedLayer > 0) parts.push(`from layer ${spec.firstBiasedLayer}`);
+  const halfLife = spec.evictionHalfLifeTokens > 0 && spec.eviction !== 'lru' ? ` (half-life ${spec.evictionHalfLifeTokens})` : '';
+  return [...parts, `capacity ${capacityText(spec.capacities)}`, `${spec.eviction}${halfLife}`].join(', ');
+}
+
+function evalJson(flags: EngineFlags, { result, baseline, spec, peakRssBytes }: EvaluateOutcome) {
   const loss = baseline ? result.crossEntropy - baseline.crossEntropy : null;
   return {
-    routing: flags.routing!, lambda: flags.lambda!, topJ, capacities, context: flags.context!,
+    ...specJson(spec), context: flags.context!,
     ...without(result, 'tokenNll', 'evalNs'),
     perplexity: Math.exp(result.crossEntropy),
     seconds: result.evalNs / 1e9,
@@ -215,19 +278,25 @@ function pairedStderr(result: EvalResult, baseline: EvalResult, windowTokens: nu
   return Math.sqrt(variance / windows);
 }
 
+/** Hits, misses and dropped. */
+function slotsOf({ hits, misses, dropRate }: Pick<EvalResult, 'hits' | 'misses' | 'dropRate'>): number {
+  return Math.round((hits + misses) / (1 - dropRate));
+}
+
 function evalText(figures: ReturnType<typeof evalJson>): string {
   const rows: [string, string][] = [
-    ['routing', `${figures.routing}, λ ${figures.lambda}, topJ ${figures.topJ}, capacity ${capacityText(figures.capacities)}`],
+    ['routing', specText(figures)],
     ['tokens', `${figures.tokens} in windows of ${figures.context}, ${fixed(figures.tokens / figures.seconds, 0)} per second`],
     ['cross-entropy', `${figures.crossEntropy.toFixed(5)} nats, perplexity ${figures.perplexity.toFixed(3)}`],
-    ['miss rate', `${percent(figures.missRate, 2)} (${figures.misses} of ${figures.hits + figures.misses})`],
+    ['miss rate', `${percent(figures.missRate, 2)} (${figures.misses} of ${slotsOf(figures)})`],
     ['swap rate', percent(figures.swapRate, 2)],
+    ...(figures.routing === 'pruned' ? [['drop rate', percent(figures.dropRate, 2)] as [string, string]] : []),
     ['mass lost', figures.massLost.toFixed(5)],
     ['mean lifetime', figures.meanLifetimeTokens === null ? '- (nothing was evicted)' : `${figures.meanLifetimeTokens.toFixed(1)} tokens`],
   ];
   if (figures.baseline) {
-    rows.push(['against λ 0', `${figures.crossEntropyLoss!.toFixed(5)} nats (± ${fixed(figures.crossEntropyLossStderr, 5)}), perplexity ${figures.perplexityLossPercent! >= 0 ? '+' : ''}${figures.perplexityLossPercent!.toFixed(2)}%`]);
-    rows.push(['miss rate at λ 0', percent(figures.baseline.missRate, 2)]);
+    rows.push(['against its own', `${figures.crossEntropyLoss!.toFixed(5)} nats (± ${fixed(figures.crossEntropyLossStderr, 5)}), perplexity ${figures.perplexityLossPercent! >= 0 ? '+' : ''}${figures.perplexityLossPercent!.toFixed(2)}%`]);
+    rows.push(['its own miss rate', percent(figures.baseline.missRate, 2)]);
   }
   return `${pairs(rows)}\n${table(['LAYER', 'CAPACITY', 'HITS', 'MISSES', 'MISS', 'SWAPS', 'MASS LOST', 'LIFETIME'], figures.perLayer.map((layer) => [
     String(layer.layer), String(layer.capacity), String(layer.hits), String(layer.misses), percent(layer.missRate, 2),
@@ -235,16 +304,16 @@ function evalText(figures: ReturnType<typeof evalJson>): string {
   ]), [0, 1, 2, 3, 4, 5, 6, 7])}`;
 }
 
-function generateJson(flags: EngineFlags, { text, result, capacities, topJ, memory, peakRssBytes }: GenerateOutcome) {
-  const slots = result.decodeHits + result.decodeMisses;
+function generateJson({ text, result, spec, memory, peakRssBytes }: GenerateOutcome) {
+  const slots = result.decodeHits + result.decodeMisses + result.decodeDropped;
   // The first token comes out of the prefill.
   const decoded = Math.max(0, result.completionTokens - 1);
   return {
-    text, routing: flags.routing!, lambda: flags.lambda!, topJ, capacities,
+    text, ...specJson(spec),
     promptTokens: result.promptTokens, completionTokens: result.completionTokens, finishReason: result.finishReason,
     tokensPerSecond: result.decodeNs > 0 ? decoded / (result.decodeNs / 1e9) : null,
     prefillSeconds: result.prefillNs / 1e9, decodeSeconds: result.decodeNs / 1e9, stallSeconds: result.stallNs / 1e9,
-    hits: result.decodeHits, misses: result.decodeMisses, swaps: result.decodeSwaps,
+    hits: result.decodeHits, misses: result.decodeMisses, swaps: result.decodeSwaps, dropped: result.decodeDropped,
     missRate: slots ? result.decodeMisses / slots : null,
     swapRate: slots ? result.decodeSwaps / slots : null,
     prefillHits: result.prefillHits, prefillMisses: result.prefillMisses,

@@ -91,9 +91,9 @@ async function evaluate(job: Extract<EngineJob, { t: 'evaluate' }>): Promise<Eva
       (done, total) => send({ t: 'progress', fraction: (index + done / total) / runs, what }),
       cancelled.signal,
     );
-    const baseline = job.compare ? await one('scoring at λ 0', 0, { ...spec, lambda: 0 }) : null;
-    const result = await one(`scoring at λ ${spec.lambda}`, runs - 1, spec);
-    return { result, baseline, capacities: spec.capacities, topJ: spec.topJ, peakRssBytes: peakRssBytes() };
+    const baseline = job.compare ? await one("scoring with the model's own routing", 0, { ...spec, routing: 'original' }) : null;
+    const result = await one(`scoring with ${spec.routing}`, runs - 1, spec);
+    return { result, baseline, spec, peakRssBytes: peakRssBytes() };
   } finally {
     await engine.close();
   }
@@ -128,7 +128,7 @@ async function generate(job: Extract<EngineJob, { t: 'generate' }>): Promise<Gen
       send({ t: 'progress', fraction: Math.min(1, (step.step + 1) / job.tokens), what: 'generating' });
     }, cancelled.signal);
     add(decoder.decode());
-    return { text, result, capacities: spec.capacities, topJ: spec.topJ, memory: engine.memory(), peakRssBytes: peakRssBytes() };
+    return { text, result, spec, memory: engine.memory(), peakRssBytes: peakRssBytes() };
   } finally {
     await engine.close();
   }
@@ -140,12 +140,7 @@ async function widen(job: Extract<EngineJob, { t: 'widen' }>): Promise<WidenOutc
 
 async function open(settings: EngineSettings, mayKeepAll: boolean): Promise<{ engine: Engine; info: ModelInfo; spec: RoutingSpec }> {
   const info = await inspectModel(settings.modelPath);
-  if (settings.topJ !== null && settings.topJ > info.topK) {
-    throw new BadInputError(`--top-j: ${settings.topJ} is more than the ${info.topK} experts a token takes; use 0 to ${info.topK}`);
-  }
-  const spec: RoutingSpec = {
-    routing: settings.routing, lambda: settings.lambda, topJ: settings.topJ ?? Math.min(DEFAULT_TOP_J, info.topK), capacities: capacities(info, settings), generation: 0,
-  };
+  const spec = routingSpec(info, settings);
   // Evaluation goes through all experts again and again; it keeps them where they take no more than half of what is free.
   const bytes = info.denseBytes + info.expertBytes.reduce((sum, each) => sum + each * info.experts, 0);
   const engine = await Engine.open({
@@ -153,6 +148,35 @@ async function open(settings: EngineSettings, mayKeepAll: boolean): Promise<{ en
     directIo: settings.directIo, prefillBytes: settings.prefillBytes, keepAll: mayKeepAll && bytes * 2 < freemem(), spec,
   });
   return { engine, info, spec };
+}
+
+function routingSpec(info: ModelInfo, settings: EngineSettings): RoutingSpec {
+  const { lambda, topJ, maxRank, rank, ...rest } = settings.routing;
+  const [lambdas, topJs] = [perLayer('--lambda', lambda, info), perLayer('--top-j', topJ, info)];
+  const tooMany = [topJ ?? 0].flat().find((each) => each > info.topK);
+  if (tooMany !== undefined) {
+    throw new BadInputError(`--top-j: ${tooMany} is more than the ${info.topK} experts a token takes; use 0 to ${info.topK}`);
+  }
+  if (maxRank !== null && (maxRank < info.topK || maxRank > info.experts)) {
+    throw new BadInputError(`--max-rank: ${maxRank} is outside ${info.topK} (bends nothing) to ${info.experts} (any resident expert)`);
+  }
+  if (rank !== null && rank > info.topK) throw new BadInputError(`--rank: ${rank} is more than the ${info.topK} experts a token takes; use 1 to ${info.topK}`);
+  if (rest.firstBiasedLayer > info.moeLayers.length) {
+    throw new BadInputError(`--first-biased-layer: ${rest.firstBiasedLayer} is more than the ${info.moeLayers.length} layers with experts`);
+  }
+  return {
+    ...rest, lambda: lambdas ? 0 : (lambda as number), lambdas, topJ: topJs || topJ === null ? Math.min(DEFAULT_TOP_J, info.topK) : (topJ as number), topJs,
+    maxRank: maxRank ?? info.experts, rank: rank ?? info.topK, capacities: capacities(info, settings), generation: 0,
+  };
+}
+
+/** The list, where one was given for the model's layers. */
+function perLayer(flag: string, value: number | number[] | null, info: ModelInfo): number[] | null {
+  if (!Array.isArray(value)) return null;
+  if (value.length !== info.moeLayers.length) {
+    throw new BadInputError(`${flag}: ${value.length} values for ${info.moeLayers.length} layers with experts; give one for all, or one for each`);
+  }
+  return value;
 }
 
 function capacities(info: ModelInfo, { cache }: EngineSettings): number[] {

@@ -1,15 +1,23 @@
 /** What crosses between the command line and the child process that holds the native engine. */
-import type { EngineMemory, EvalResult, GenerateResult, ModelInfo, Routing } from '@moefleet/edge-agent/engine';
+import type { EngineMemory, EvalResult, GenerateResult, ModelInfo, RoutingSpec } from '@moefleet/edge-agent/engine';
 
 /** How much of the model may be in memory: experts per layer, bytes over all layers, or everything. */
 export type CacheSize = { t: 'all' } | { t: 'capacity'; capacity: number } | { t: 'bytes'; bytes: number };
 
+/** The routing spec as the command line has it; a list is one value per MoE layer. */
+export interface RoutingSettings extends Omit<Required<RoutingSpec>, 'lambda' | 'lambdas' | 'topJ' | 'topJs' | 'maxRank' | 'rank' | 'capacities' | 'generation'> {
+  lambda: number | number[];
+  /** null: 2, or all of a model that takes fewer */
+  topJ: number | number[] | null;
+  /** null: every expert of the model */
+  maxRank: number | null;
+  /** null: the worst of a token's experts */
+  rank: number | null;
+}
+
 export interface EngineSettings {
   modelPath: string;
-  routing: Routing;
-  lambda: number;
-  /** null: 2, or all of a model that takes fewer */
-  topJ: number | null;
+  routing: RoutingSettings;
   cache: CacheSize;
   /** 0: the model's own */
   contextTokens: number;
@@ -28,8 +36,8 @@ export type EngineJob =
   | { t: 'widen'; source: string; target: string; width: number };
 
 export interface InspectOutcome { info: ModelInfo; modelHash: string; engine: string; memory: EngineMemory; capacities: number[]; contextTokens: number; }
-export interface EvaluateOutcome { result: EvalResult; baseline: EvalResult | null; capacities: number[]; topJ: number; peakRssBytes: number; }
-export interface GenerateOutcome { text: string; result: GenerateResult; capacities: number[]; topJ: number; memory: EngineMemory; peakRssBytes: number; }
+export interface EvaluateOutcome { result: EvalResult; baseline: EvalResult | null; spec: RoutingSpec; peakRssBytes: number; }
+export interface GenerateOutcome { text: string; result: GenerateResult; spec: RoutingSpec; memory: EngineMemory; peakRssBytes: number; }
 export interface WidenOutcome { bytes: number; }
 
 export interface Outcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; generate: GenerateOutcome; widen: WidenOutcome; }
