@@ -165,7 +165,12 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   if (session) services.push(session);
 
   const onHangup = () => {
-    const path = folder.read(NEXT_MODEL)?.trim();
+    let path: string | undefined;
+    try {
+      path = folder.read(NEXT_MODEL)?.trim();
+    } catch (err) {
+      return log.error({ err, file: join(config.stateFolder, NEXT_MODEL) }, 'SIGHUP: the file that names the next model cannot be read');
+    }
     if (!path) return log.warn({ file: join(config.stateFolder, NEXT_MODEL) }, 'SIGHUP: the file that names the next model is missing or empty');
     log.info({ modelPath: path }, 'SIGHUP: loading another model');
     modelSwitch.load(path).catch((error: Error) => log.error({ modelPath: path, reason: error.message }, 'the model was not loaded'));

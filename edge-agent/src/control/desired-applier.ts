@@ -164,8 +164,8 @@ export class DesiredApplier {
       await this.host.apply(effective.routing);
       this.applied(record, effective, state.model.hash);
     } catch (error) {
-      // The host has gone: its return brings us here again.
-      if (error instanceof HostUnavailableError) return;
+      // The host has gone, or closes its engine on the way: its return brings us here again.
+      if (error instanceof HostUnavailableError || (error as { code?: unknown }).code === 'CLOSED') return;
       this.giveUp(record, (error as Error).message);
     }
   }
