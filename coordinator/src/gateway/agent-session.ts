@@ -100,6 +100,8 @@ export class AgentSession implements DeviceSession {
 
   /** Prolongs the lease, and notices what a lost wake-up or a failed write has left undone. */
   async tick(): Promise<void> {
+    // Sessions are ticked in turn; one that has left meanwhile must not take its lease again.
+    if (this.closed) return;
     try {
       const kept = await this.deps.registry.devices.renewLease(this.lease);
       if (this.closed) return;
