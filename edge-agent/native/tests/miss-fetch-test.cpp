@@ -50,7 +50,9 @@ static void a_failed_read_spares_its_neighbours() {
     REQUIRE_OK(flash_reader_open(reader, path, false, 2));
     engine_totals totals;
     layer_states layers;
-    layer_states_init(layers, file.info.experts, std::vector<int32_t>(memory.layers.size(), 8));
+    engine_spec spec;
+    spec.capacities.assign(memory.layers.size(), 8);
+    layer_states_init(layers, file.info.experts, spec);
     layer_hook hook;
     layer_hook_init(hook, file.info, memory, reader, totals, false);
     hook.layers = hook.owner = &layers;
