@@ -10,6 +10,8 @@ test.each([
   [['lambda', 'set', '0.2', '--selector', 'nonsense'], /"nonsense" is not a label/],
   [['lambda', 'set', '0.2', '--selector', ''], /holds no label/],
   [['lambda', 'set', '0.2', '--all', '--top-j', '1.5'], /'1.5'.*integer/],
+  [['lambda', 'set', '0.2', '--all', '--timeout', '700'], /--timeout.*'700'.*number from 0.1 to 600/],
+  [['cache', 'set', '--capacity', '65536', '--all'], /--capacity.*'65536'.*integer from 1 to 65535/],
   [['cache', 'set', '--all'], /either a size/],
   [['cache', 'set', '8MiB', '--capacity', '3', '--all'], /either a size/],
   [['cache', 'set', '8 parsecs', '--all'], /8MiB or 1.5GiB/],

@@ -37,7 +37,8 @@ export function runFromShell(): void {
   for (const stream of [process.stdout, process.stderr]) {
     stream.on('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'EPIPE') process.exit(EXIT.ok);
-      throw error;
+      if (stream === process.stdout) process.stderr.write(`moefleet: standard output cannot be written: ${error.message}\n`);
+      process.exit(EXIT.failed);
     });
   }
   void runCli(process.argv.slice(2), {

@@ -34,7 +34,7 @@ export function rolloutJson(rollout: Rollout): JsonValue {
 }
 
 export function rolloutText(rollout: Rollout): string {
-  if (rollout.devices.length === 0) return `${rollout.what}: stored; no device matches yet, those that join get it\n`;
+  if (rollout.devices.length === 0) return `${rollout.what}: no device matches yet; those that join get it\n`;
   return table(['DEVICE', 'STATE', 'GENERATION', 'WHY'],
     sorted(rollout.devices).map((device) => [device.deviceId, stateName(device.state), String(device.generation), device.reason]), [2]);
 }
@@ -48,7 +48,8 @@ function explain({ state, reason }: RolloutDevice): string {
   const because = reason ? ` (${reason})` : '';
   switch (state) {
     case State.STATE_FAILED: return `FAILED${reason ? `: ${reason}` : ''}; it keeps its last good spec`;
-    case State.STATE_OFFLINE: return `OFFLINE${because}; it gets the change when it comes back`;
+    // The coordinator's reason says the rest.
+    case State.STATE_OFFLINE: return `OFFLINE: ${reason || 'it gets the change when it comes back'}`;
     case State.STATE_SUPERSEDED: return `SUPERSEDED by a newer change${because}`;
     case State.STATE_PENDING:
     case State.STATE_APPLYING: return `${stateName(state)}: no answer in time${because}; look again with: moefleet devices show`;

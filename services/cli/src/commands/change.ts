@@ -39,7 +39,7 @@ export function addCache(program: Command, context: Context): void {
     changing(context, action, cache.command('set')
       .description('pin the cache size; a device\'s own limit still clamps it')
       .argument('[size]', 'bytes over all layers, such as 512MiB', sizeAbove(1))
-      .option('--capacity <n>', 'experts per layer, instead of a size', integerFrom(1, 65_536)),
+      .option('--capacity <n>', 'experts per layer, instead of a size', integerFrom(1, 65_535)),
     `
 Examples:
   moefleet cache set 512MiB --all
@@ -80,7 +80,7 @@ export function addWindows(program: Command, context: Context): void {
 function changing(context: Context, action: Action, command: Command, examples: string, change: (run: Run) => Change): void {
   addTargetOptions(command)
     .option('--why <text>', 'reason, kept with the change')
-    .addOption(new Option('--timeout <seconds>', 'how long to wait for devices').argParser(numberFrom(0.1, 86_400)).default(30))
+    .addOption(new Option('--timeout <seconds>', 'how long to wait for devices').argParser(numberFrom(0.1, 600)).default(30))
     .addHelpText('after', EXIT_CODES + examples);
   addCommonOptions(command, { operator: true }).action(action((run) => applyChange(context, run, change(run))));
 }

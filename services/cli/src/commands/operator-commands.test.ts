@@ -88,7 +88,8 @@ describe('lambda set', () => {
   });
 
   test.each([
-    [3, [['a', State.STATE_APPLIED], ['b', State.STATE_OFFLINE]], /^b: OFFLINE; it gets the change when it comes back\n$/],
+    [3, [['a', State.STATE_APPLIED], ['b', State.STATE_OFFLINE]], /^b: OFFLINE: it gets the change when it comes back\n$/],
+    [3, [['b', State.STATE_OFFLINE, 'not connected; it gets the change when it comes back']], /^b: OFFLINE: not connected; it gets the change when it comes back\n$/],
     [1, [['a', State.STATE_FAILED, 'no memory'], ['b', State.STATE_OFFLINE]], /a: FAILED: no memory.*\nb: OFFLINE/],
     [1, [['a', State.STATE_APPLYING]], /a: APPLYING: no answer in time/],
     [1, [['a', State.STATE_SUPERSEDED]], /a: SUPERSEDED by a newer change/],
