@@ -1,6 +1,7 @@
 import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Reported, ValueSource_Layer } from '@moefleet/proto';
 import { createLogger } from '@moefleet/runtime';
 import { until } from '../../../test/harness/ports';
 import { CoordinatorLink } from './coordinator-link';
@@ -24,6 +25,12 @@ test('wants each capacity once, those of most devices first, and none that the m
     device('a', [8, 8]), device('b', [16, 16]), device('c', [16, 16]), device('d', [3, 8]), device('e', [33, 33]), device('f', [8]), device('g', []),
     device('h', [12, 12], 'model-b'),
   ], subject)).toEqual([[16, 16], [8, 8]]);
+  const pinned = {
+    ...device('i', [16, 16]),
+    reported: Reported.fromPartial({ effective: { capacities: [12, 12] } }),
+    sources: [{ field: 'capacities', layer: ValueSource_Layer.LAYER_DEVICE_PIN, detail: '' }],
+  };
+  expect(wantedCapacities([pinned], subject)).toEqual([[12, 12]]);
 });
 
 describe('with the real engine on the reference model', () => {

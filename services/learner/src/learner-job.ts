@@ -6,6 +6,7 @@
 import type { Device, Proposal, QualitySurface } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { WINDOW_TOKENS } from './config';
+import { deviceCapacities } from './device-capacities';
 import type { EvaluationSubject, Evaluator } from './evaluator';
 import { nextPoint } from './grid-walk';
 import { proposeConfig } from './proposal';
@@ -55,13 +56,13 @@ export async function runLearnerJob(parts: LearnerJobParts, signal: AbortSignal)
   }
 }
 
-/** The capacities that devices with this model can hold, each once, those of most devices first. */
+/** The capacities that devices with this model are learned about at, each once, those of most devices first. */
 export function wantedCapacities(devices: readonly Device[], subject: EvaluationSubject): number[][] {
   const counted: { capacities: number[]; devices: number }[] = [];
-  for (const { info } of devices) {
-    const capacities = info?.limits?.maxCapacities ?? [];
+  for (const device of devices) {
+    const capacities = [...deviceCapacities(device).capacities];
     const fits = capacities.length === subject.moeLayers && capacities.every((capacity) => capacity >= subject.topK && capacity <= subject.experts);
-    if (info?.model?.hash !== subject.modelHash || !fits) continue;
+    if (device.info?.model?.hash !== subject.modelHash || !fits) continue;
     const known = counted.find((one) => sameCapacities(one.capacities, capacities));
     if (known) known.devices += 1;
     else counted.push({ capacities, devices: 1 });

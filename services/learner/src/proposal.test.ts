@@ -1,4 +1,4 @@
-import { type Device, type QualitySurface, Routing, type SurfacePoint, ValueSource_Layer } from '@moefleet/proto';
+import { type Device, type QualitySurface, Reported, Routing, type SurfacePoint, ValueSource_Layer } from '@moefleet/proto';
 import { proposeConfig } from './proposal';
 import { emptySurface } from './quality-surface';
 import { learnableDevice } from './testing/learnable-device';
@@ -53,6 +53,18 @@ test('stays below the λ the device itself allows, and says so', () => {
 
 test('of equal misses takes the smaller loss', () => {
   expect(propose(learnableDevice('a'), surface(point(0, 0, 0.3, 0, 0), point(0.1, 1, 0.1, 0.005), point(0.2, 3, 0.1, 0.001)))).toMatchObject({ lambda: 0.2, topJ: 3 });
+});
+
+test('takes what was measured at the cache in force where an operator has pinned it, not at the limit', () => {
+  const pinned: Device = {
+    ...learnableDevice('a'),
+    reported: Reported.fromPartial({ effective: { capacities: [8, 8] } }),
+    sources: [{ field: 'cache_bytes', layer: ValueSource_Layer.LAYER_FLEET_PIN, detail: '' }],
+  };
+  const proposal = propose(pinned, surface(...MEASURED.points, point(0, 0, 0.5, 0, 0, 8), point(0.1, 2, 0.4, 0.008, 0.0005, 8), point(0.2, 2, 0.3, 0.02, 0.0005, 8)));
+  expect(proposal).toMatchObject({ proposed: true, lambda: 0.1, capacities: [8, 8], baselineMissRate: 0.5, predictedCrossEntropyLoss: 0.008 });
+  expect(proposal.reason).toContain('at capacity 8 (pinned by an operator)');
+  expect(propose(pinned).reason).toContain('not been measured at capacity 8 yet');
 });
 
 test.each([

@@ -1,10 +1,11 @@
 /**
- * The decision: of the measured points at the largest capacity a device's own limit allows, the one with the fewest
- * misses whose loss stays inside the budget even at its upper bound. Nothing is interpolated and nothing is assumed
- * for a capacity that was not measured.
+ * The decision: of the measured points at the device's capacity (the largest its own limit allows, unless an operator
+ * has pinned another), the one with the fewest misses whose loss stays inside the budget even at its upper bound.
+ * Nothing is interpolated and nothing is assumed for a capacity that was not measured.
  */
 import type { Device, Proposal, QualitySurface, SurfacePoint } from '@moefleet/proto';
 import { ValueSource_Layer } from '@moefleet/proto';
+import { deviceCapacities } from './device-capacities';
 import { holdsEverything, lossBound, withinBudget } from './grid-walk';
 import { baselineOf, pointOf, pointsAt, sameCapacities } from './quality-surface';
 
@@ -28,7 +29,7 @@ export function proposeConfig(surface: QualitySurface | null, device: Device, bu
   if (!surface) return none('the quality of its model has not been measured');
   if (surface.modelHash !== model.hash) return none(`the device runs model ${short(model.hash)}, the learner measures ${short(surface.modelHash)}`);
   if (!limits || limits.maxCapacities.length === 0) return none('the device has not told what its cache limit holds');
-  const capacities = limits.maxCapacities;
+  const { capacities, pinned } = deviceCapacities(device);
   if (capacities.some((capacity) => capacity < model.topK)) {
     return none(`the device's cache limit holds ${Math.min(...capacities)} experts of a layer, a token needs ${model.topK}`);
   }
@@ -50,7 +51,7 @@ export function proposeConfig(surface: QualitySurface | null, device: Device, bu
     baselineMissRate: baseline.missRate,
     reason: holdsEverything({ capacities, experts: model.experts })
       ? `every expert fits into capacity ${capacityText(capacities)}, λ has nothing to save`
-      : `${pointText(chosen, baseline, capacities, budget)}; ${boundText(points, chosen, limits.maxLambda, budget)}` +
+      : `${pointText(chosen, baseline, `capacity ${capacityText(capacities)} (${pinned ? 'pinned by an operator' : 'the device\'s limit'})`, budget)}; ${boundText(points, chosen, limits.maxLambda, budget)}` +
         (kept && kept !== best ? `; kept, as ${nameOf(best)} would save less than a twentieth of its misses` : ''),
     proposed: true,
   };
@@ -76,8 +77,8 @@ function currentPoint(device: Device, points: readonly SurfacePoint[], capacitie
   return pointOf(points, desired.lambda, desired.topJ ?? DEFAULT_TOP_J);
 }
 
-function pointText(point: SurfacePoint, baseline: SurfacePoint, capacities: readonly number[], budget: Budget): string {
-  const at = `${nameOf(point)} at capacity ${capacityText(capacities)} (the device's limit)`;
+function pointText(point: SurfacePoint, baseline: SurfacePoint, where: string, budget: Budget): string {
+  const at = `${nameOf(point)} at ${where}`;
   if (point.lambda === 0) return `${at}: ${share(point.missRate)} of slots miss`;
   return `${at}: ${share(point.missRate)} of slots miss instead of ${share(baseline.missRate)}, for ${perplexity(point.crossEntropyLoss)} perplexity, ` +
     `at most ${perplexity(lossBound(point))} of a budget of ${perplexity(budget.nats)}`;
