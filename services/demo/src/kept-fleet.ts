@@ -1,19 +1,33 @@
 /** Remembers what `--keep` left running, so that it can be stopped from another shell and never doubles. */
-import { existsSync, mkdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-interface KeptFleet { folder: string; pids: number[]; }
+interface KeptProcess {
+  pid: number;
+  /** Since boot, as /proc tells it: a pid may be given to another process, but not with the same start. */
+  startTicks: string;
+}
+interface KeptFleet { folder: string; processes: KeptProcess[]; }
 
 function recordPath(): string {
   const state = process.env['XDG_STATE_HOME'] ?? join(homedir(), '.local', 'state');
   return join(state, 'moefleet', 'demo.json');
 }
 
-export function rememberFleet(fleet: KeptFleet): void {
+/** Called at each start, so that whatever ends the demo, `--stop` finds what runs. */
+export function rememberFleet(folder: string, pids: readonly number[]): void {
+  const fleet: KeptFleet = { folder, processes: pids.map((pid) => ({ pid, startTicks: startTicks(pid) })) };
   mkdirSync(dirname(recordPath()), { recursive: true });
-  writeFileSync(recordPath(), JSON.stringify(fleet));
+  const partial = `${recordPath()}.${process.pid}`;
+  writeFileSync(partial, JSON.stringify(fleet));
+  renameSync(partial, recordPath());
+}
+
+/** Nothing of it runs any more. */
+export function forgetFleet(): void {
+  rmSync(recordPath(), { force: true });
 }
 
 /** Exit code: 0 when nothing of it runs any more. `quiet` says nothing where there was nothing to stop. */
@@ -22,9 +36,13 @@ export async function stopKeptFleet(quiet = false): Promise<number> {
     if (!quiet) process.stderr.write('no demo is running\n');
     return 0;
   }
-  const fleet = JSON.parse(readFileSync(recordPath(), 'utf8')) as KeptFleet;
-  // A pid may have been given to another process since.
-  const alive = (): number[] => fleet.pids.filter((pid) => isOurs(pid, fleet.folder));
+  const fleet = readRecord();
+  if (!fleet) {
+    process.stderr.write(`${recordPath()}: cannot be read and is removed; if an earlier demo still runs, find it with: pgrep -af moefleet-demo\n`);
+    forgetFleet();
+    return 1;
+  }
+  const alive = (): number[] => fleet.processes.filter(({ pid, startTicks: begun }) => begun !== '' && startTicks(pid) === begun).map(({ pid }) => pid);
   const found = alive().length;
   // The programs first, Redis and Jaeger when those are gone.
   for (const pid of alive().filter((one) => /moefleet\.js/.test(commandLine(one)))) process.kill(pid, 'SIGTERM');
@@ -33,7 +51,7 @@ export async function stopKeptFleet(quiet = false): Promise<number> {
   await until(() => alive().length === 0, 10_000);
   for (const pid of alive()) process.kill(pid, 'SIGKILL');
   rmSync(fleet.folder, { recursive: true, force: true });
-  rmSync(recordPath(), { force: true });
+  forgetFleet();
   process.stderr.write(`stopped ${found} processes of an earlier demo\n`);
   return 0;
 }
@@ -43,15 +61,22 @@ async function until(check: () => boolean, timeoutMs: number): Promise<void> {
   while (!check() && Date.now() < deadline) await sleep(100);
 }
 
-function isOurs(pid: number, folder: string): boolean {
-  // Programs and Jaeger carry the folder in their arguments or the command line's path; Redis works inside it.
-  const line = commandLine(pid);
-  return line.includes('moefleet.js') || line.includes(folder) || workingFolder(pid).startsWith(folder);
+/** null for a record that was not written by this program. */
+function readRecord(): KeptFleet | null {
+  try {
+    const { folder, processes } = JSON.parse(readFileSync(recordPath(), 'utf8')) as Partial<KeptFleet>;
+    return typeof folder === 'string' && Array.isArray(processes) ? { folder, processes } : null;
+  } catch {
+    return null;
+  }
 }
 
-function workingFolder(pid: number): string {
+/** Empty for a process that is not there, or that is dead and waits for its parent. */
+function startTicks(pid: number): string {
   try {
-    return readlinkSync(`/proc/${pid}/cwd`);
+    // The command's name, in parentheses, may itself hold spaces and parentheses.
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '').split(' ');
+    return fields[0] === 'Z' ? '' : fields[19]!;
   } catch {
     return '';
   }

@@ -17,6 +17,8 @@ export interface FleetOptions {
   folder: string;
   keep: boolean;
   logLevel: string;
+  /** called at each start with the pids of all that were started */
+  onStart?: (pids: number[]) => void;
   /** more environment for every program */
   env?: Record<string, string>;
 }
@@ -154,6 +156,7 @@ export class LocalFleet {
 
   private add(child: Child): Child {
     this.children.push(child);
+    this.options.onStart?.(this.children.flatMap((one) => one.pid ?? []));
     return child;
   }
 

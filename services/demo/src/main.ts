@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runDemo } from './demo';
-import { rememberFleet, stopKeptFleet } from './kept-fleet';
+import { forgetFleet, rememberFleet, stopKeptFleet } from './kept-fleet';
 import { LocalFleet } from './local-fleet';
 import { Progress } from './progress';
 import { renderReport } from './report';
@@ -24,7 +24,10 @@ async function main(): Promise<number> {
 
   const folder = mkdtempSync(join(tmpdir(), 'moefleet-demo-'));
   const progress = new Progress(process.stderr);
-  const fleet = new LocalFleet({ folder, keep: flags.keep, logLevel: 'info' });
+  const fleet = new LocalFleet({
+    folder, keep: flags.keep, logLevel: 'info',
+    ...(flags.keep ? { onStart: (pids: number[]) => rememberFleet(folder, pids) } : {}),
+  });
   const abort = new AbortController();
   let interrupted = 0;
   const onSignal = (): void => {
@@ -43,7 +46,6 @@ async function main(): Promise<number> {
     process.stdout.write(flags.json ? `${JSON.stringify(report, null, 2)}\n` : `\n${renderReport(report)}\n`);
     kept = flags.keep;
     if (kept) {
-      rememberFleet({ folder, pids: fleet.children.flatMap((child) => child.pid ?? []) });
       process.stderr.write(`\nEverything runs on. Operate it:  export MOEFLEET_OPERATOR=${fleet.operator}; npx moefleet devices\n` +
         `Logs and state:  ${folder}\nStop it:         ./dev demo --stop\n`);
     }
@@ -56,6 +58,7 @@ async function main(): Promise<number> {
     return 1;
   } finally {
     if (!kept) await fleet.stop();
+    if (flags.keep && !kept) forgetFleet();
     if (!kept && !keepLogs) rmSync(folder, { recursive: true, force: true });
     process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
   }
