@@ -79,12 +79,20 @@ export class Child {
     for (;;) {
       const value = await check();
       if (value !== null) return value;
-      if (this.ended || Date.now() > deadline) {
-        const tail = this.log().trimEnd().split('\n').slice(-8).join('\n');
-        throw new ChildEndedError(`${this.name} ${this.ended ? 'ended' : `gave no sign within ${timeoutMs / 1000} s`} while waiting for ${what}; its last lines (${this.logPath}):\n${tail}`);
-      }
+      this.throwIfEnded(what);
+      if (Date.now() > deadline) throw this.failure(`gave no sign within ${timeoutMs / 1000} s`, what);
       await sleep(50);
     }
+  }
+
+  /** Throws ChildEndedError where nothing can be waited for any more. */
+  throwIfEnded(what: string): void {
+    if (this.ended) throw this.failure('ended', what);
+  }
+
+  private failure(how: string, what: string): ChildEndedError {
+    const tail = this.log().trimEnd().split('\n').slice(-8).join('\n');
+    return new ChildEndedError(`${this.name} ${how} while waiting for ${what}; its last lines (${this.logPath}):\n${tail}`);
   }
 
   signal(signal: NodeJS.Signals): void {

@@ -6,8 +6,9 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Child } from './child-process';
 import { type CommandOptions, moefleet } from './command-line';
-import { countDistinct, queryTraces } from './jaeger';
+import { answers, countDistinct, queryTraces } from './jaeger';
 import { buildJaeger, canBuildJaeger, findJaeger, HOW_TO_GET_JAEGER } from './jaeger-binary';
 import type { LocalFleet, RunningAgent } from './local-fleet';
 import type { Progress } from './progress';
@@ -87,8 +88,8 @@ export async function runDemo(fleet: LocalFleet, progress: Progress, options: De
   const before = await measureAll(work, command, progress, options);
 
   progress.step('starting the learner: it measures what λ costs this model in quality, and proposes');
-  await fleet.startLearner(MODEL, work.learnerText, ['--tokens', String(LEARNER_TOKENS), '--threads', '1']);
-  const learner = await waitForLearner(command, progress, signal);
+  const learnerProcess = await fleet.startLearner(MODEL, work.learnerText, ['--tokens', String(LEARNER_TOKENS), '--threads', '1']);
+  const learner = await waitForLearner(learnerProcess, command, progress, signal);
   for (const proposal of learner.proposals) {
     progress.step(`  ${proposal.deviceId}: λ ${proposal.lambda}, topJ ${proposal.topJ} — ${proposal.reason}`);
   }
@@ -116,6 +117,8 @@ export async function runDemo(fleet: LocalFleet, progress: Progress, options: De
 async function bringJaeger(fleet: LocalFleet, progress: Progress): Promise<void> {
   const elsewhere = process.env['JAEGER_URL'];
   if (elsewhere) {
+    if (!URL.canParse(elsewhere)) throw new Error(`JAEGER_URL: "${elsewhere}" is no URL; write it as http://HOST:16686`);
+    if (!await answers(elsewhere)) throw new Error(`JAEGER_URL: nothing answers at ${elsewhere}; start Jaeger there, or unset JAEGER_URL`);
     const otlpUrl = process.env['OTEL_EXPORTER_OTLP_ENDPOINT'] ?? `http://${new URL(elsewhere).hostname}:4318`;
     progress.step(`using the Jaeger at ${elsewhere} (OTLP: ${otlpUrl})`);
     fleet.useJaeger({ queryUrl: elsewhere.replace(/\/$/, ''), otlpUrl });
@@ -180,10 +183,11 @@ function condition(measured: Measured): Condition {
   };
 }
 
-async function waitForLearner(command: CommandOptions, progress: Progress, signal: AbortSignal): Promise<LearnerJson> {
+async function waitForLearner(child: Child, command: CommandOptions, progress: Progress, signal: AbortSignal): Promise<LearnerJson> {
   return waitFor('a proposal for every device', async () => {
     const learner = await moefleet<LearnerJson>(['learner', 'show'], { ...command, onProgress: undefined });
     if (learner.activity) progress.note(learner.activity);
+    child.throwIfEnded('its proposals');
     const waiting = DEVICES.filter(({ id }) => !learner.proposals.some((one) => one.deviceId === id && one.proposed));
     return waiting.length === 0 ? learner : null;
   }, signal, 600_000);

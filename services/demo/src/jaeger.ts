@@ -41,7 +41,8 @@ export async function startJaeger(binary: string, folder: string, ports: JaegerP
   return child;
 }
 
-async function answers(url: string): Promise<boolean> {
+/** Whether anything speaks HTTP there. */
+export async function answers(url: string): Promise<boolean> {
   try {
     await (await fetch(url, { signal: AbortSignal.timeout(1000) })).arrayBuffer();
     return true;

@@ -1,5 +1,5 @@
 /** `./dev demo`: the main job on one machine, measured. */
-import { Command } from 'commander';
+import { Command, InvalidArgumentError } from 'commander';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,7 +9,16 @@ import { LocalFleet } from './local-fleet';
 import { Progress } from './progress';
 import { renderReport } from './report';
 
-interface Flags { json: boolean; keep: boolean; stop: boolean; tokens: string; }
+interface Flags { json: boolean; keep: boolean; stop: boolean; tokens: number; }
+
+/** What an agent takes for one prompt. */
+const MOST_TOKENS = 4096;
+
+function tokenCount(text: string): number {
+  const tokens = /^\d+$/.test(text) ? Number(text) : NaN;
+  if (!(tokens >= 1 && tokens <= MOST_TOKENS)) throw new InvalidArgumentError(`Write an integer from 1 to ${MOST_TOKENS}.`);
+  return tokens;
+}
 
 async function main(): Promise<number> {
   const flags = new Command('./dev demo')
@@ -17,7 +26,7 @@ async function main(): Promise<number> {
     .option('--json', 'print the report as JSON, alone on standard output', false)
     .option('--keep', 'leave everything running to play with', false)
     .option('--stop', 'stop what an earlier --keep left running', false)
-    .option('--tokens <n>', 'tokens generated per prompt while measuring', '64')
+    .option('--tokens <n>', 'tokens generated per prompt while measuring', tokenCount, 64)
     .parse().opts<Flags>();
   if (flags.stop) return stopKeptFleet();
   await stopKeptFleet(true);
@@ -41,7 +50,7 @@ async function main(): Promise<number> {
   let kept = false;
   let keepLogs = false;
   try {
-    const report = await runDemo(fleet, progress, { tokensPerPrompt: Number(flags.tokens), folder, signal: abort.signal });
+    const report = await runDemo(fleet, progress, { tokensPerPrompt: flags.tokens, folder, signal: abort.signal });
     progress.endLine();
     process.stdout.write(flags.json ? `${JSON.stringify(report, null, 2)}\n` : `\n${renderReport(report)}\n`);
     kept = flags.keep;
