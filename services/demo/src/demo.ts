@@ -103,7 +103,7 @@ export async function runDemo(fleet: LocalFleet, progress: Progress, options: De
   progress.step('measuring each agent again: the same prompts, from a cold cache');
   const after = await measureAll(work, command, progress, options);
 
-  progress.step('asking one agent for 96 tokens and reading the trace back from Jaeger');
+  progress.step(`asking one agent for 96 tokens${fleet.jaeger ? ' and reading the trace back from Jaeger' : ''}`);
   const trace = await traceOneRequest(fleet, agents[0]!, command, signal);
 
   return {
