@@ -190,13 +190,20 @@ export interface GenerateResult {
 }
 
 export interface EvalRequest {
-  /** N+1 tokens; N routed and scored */
+  /** N+1 tokens; N are routed, and scored where they are not of a prompt */
   tokens: Int32Array;
   /** tokens per window; N is a multiple of it */
   context: number;
   spec: RoutingSpec;
   /** one token at a time through the real cache, instead of batched against a virtual one */
   stepped: boolean;
+  /**
+   * the first of each window's tokens are a prompt: prefilled, hence routed by the model's own choice unless the spec's
+   * `biasPrefill` is set, and not scored; below `context`, default 0
+   */
+  promptTokens?: number;
+  /** return which experts every token used; default false */
+  recordRoutes?: boolean;
 }
 
 export interface LayerResult {
@@ -209,18 +216,38 @@ export interface LayerResult {
   meanLifetimeTokens: number | null;
 }
 
+/** One window; the caches live on across windows. */
+export interface WindowResult {
+  /** of scored tokens, per slot */
+  hits: number; misses: number;
+  /** sum over its scored tokens, in nats */
+  nll: number;
+  /** running mean of each MoE layer's logit range at the window's end, over all tokens so far */
+  rangeMeans: number[];
+}
+
 export interface EvalResult {
+  /** scored */
   tokens: number;
   /** mean negative log likelihood, nats per token */
   crossEntropy: number;
+  /** of scored tokens */
   hits: number; misses: number;
+  /** one per distinct expert, layer and micro-batch of the prompts */
+  promptHits: number; promptMisses: number;
   /** the rates are shares of all slots, as in `LayerResult` */
   missRate: number; swapRate: number; dropRate: number; massLost: number;
   /** admission to eviction in tokens of the layer, over evicted experts; null if none was evicted */
   meanLifetimeTokens: number | null;
   perLayer: LayerResult[];
-  /** nats of each token, length N */
+  windows: WindowResult[];
+  /** nats of each scored token */
   tokenNll: Float32Array;
+  /**
+   * where asked for: all N tokens x MoE layers x topK experts, best ranked first; -1 for those that `pruned` left unused,
+   * and where nothing was computed: of a prompt, the last block sees the last token alone
+   */
+  routes: Int32Array | null;
   evalNs: number;
 }
 

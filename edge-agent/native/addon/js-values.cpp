@@ -196,8 +196,10 @@ engine_status to_evaluate_request(Napi::Env env, const Napi::Value & value, eval
     object_reader r = read_object(env, value, "request");
     out.tokens = read_int32_array(r, "tokens");
     out.context = read_int32(r, "context");
+    if (has_field(r, "promptTokens")) out.prompt_tokens = read_int32(r, "promptTokens");
     out.spec = read_spec(r, "spec");
     out.stepped = read_bool(r, "stepped");
+    if (has_field(r, "recordRoutes")) out.record_routes = read_bool(r, "recordRoutes");
     return r.status;
 }
 
@@ -326,12 +328,37 @@ static Napi::Value number_or_null(Napi::Env env, double v) {
     return v < 0 ? env.Null() : Napi::Number::New(env, v).As<Napi::Value>();
 }
 
+static Napi::Value from_windows(Napi::Env env, const std::vector<window_result> & windows) {
+    const Napi::Array out = Napi::Array::New(env, windows.size());
+    for (size_t i = 0; i < windows.size(); i++) {
+        const window_result & w = windows[i];
+        const Napi::Object one = Napi::Object::New(env);
+        one.Set("hits", double(w.hits));
+        one.Set("misses", double(w.misses));
+        one.Set("nll", w.nll);
+        const Napi::Array means = Napi::Array::New(env, w.range_means.size());
+        for (size_t l = 0; l < w.range_means.size(); l++) means.Set(uint32_t(l), w.range_means[l]);
+        one.Set("rangeMeans", means);
+        out.Set(uint32_t(i), one);
+    }
+    return out;
+}
+
+static Napi::Value from_routes(Napi::Env env, const std::vector<int32_t> & routes) {
+    if (routes.empty()) return env.Null();
+    Napi::Int32Array out = Napi::Int32Array::New(env, routes.size());
+    memcpy(out.Data(), routes.data(), routes.size() * sizeof(int32_t));
+    return out;
+}
+
 Napi::Value from_evaluate_result(Napi::Env env, const evaluate_result & r) {
     const Napi::Object out = Napi::Object::New(env);
     out.Set("tokens", double(r.tokens));
     out.Set("crossEntropy", r.cross_entropy);
     out.Set("hits", double(r.hits));
     out.Set("misses", double(r.misses));
+    out.Set("promptHits", double(r.prompt_hits));
+    out.Set("promptMisses", double(r.prompt_misses));
     out.Set("missRate", r.miss_rate);
     out.Set("swapRate", r.swap_rate);
     out.Set("dropRate", r.drop_rate);
@@ -353,9 +380,11 @@ Napi::Value from_evaluate_result(Napi::Env env, const evaluate_result & r) {
         layers.Set(uint32_t(i), one);
     }
     out.Set("perLayer", layers);
+    out.Set("windows", from_windows(env, r.windows));
     Napi::Float32Array nll = Napi::Float32Array::New(env, r.token_nll.size());
     if (!r.token_nll.empty()) memcpy(nll.Data(), r.token_nll.data(), r.token_nll.size() * sizeof(float));
     out.Set("tokenNll", nll);
+    out.Set("routes", from_routes(env, r.routes));
     out.Set("evalNs", double(r.eval_ns));
     return out;
 }

@@ -152,12 +152,15 @@ struct generate_result {
     int64_t flash_bytes = 0, flash_reads = 0, stall_ns = 0, miss_events_dropped = 0;
 };
 
-// `tokens` holds N+1 ids; N, a multiple of `context`, are routed and scored.
+// `tokens` holds N+1 ids; N, a multiple of `context`, are routed. The first `prompt_tokens` of each window are a prompt:
+// prefilled, hence routed by the model's own choice unless the spec's `bias_prefill` is set, and not scored.
 struct evaluate_request {
     std::vector<int32_t> tokens;
     int32_t context = 0;
+    int32_t prompt_tokens = 0;    // [0, context)
     engine_spec spec;
     bool stepped = false;
+    bool record_routes = false;
     bool begun = false;           // as in generate_request; the id is EVALUATE_REQUEST_ID
 };
 
@@ -168,13 +171,24 @@ struct layer_result {
     double mean_lifetime_tokens = -1;  // negative: nothing was evicted
 };
 
-struct evaluate_result {
-    int64_t tokens = 0;
-    double cross_entropy = 0;
+// What happened in one window; the caches live on across windows.
+struct window_result {
     int64_t hits = 0, misses = 0;
+    double nll = 0;                  // sum over its scored tokens, in nats
+    std::vector<double> range_means; // per MoE layer, at the window's end
+};
+
+struct evaluate_result {
+    int64_t tokens = 0;              // scored
+    double cross_entropy = 0;
+    int64_t hits = 0, misses = 0;    // of scored tokens
+    int64_t prompt_hits = 0, prompt_misses = 0;  // one per distinct expert, layer and micro-batch
     double miss_rate = 0, swap_rate = 0, drop_rate = 0, mass_lost = 0, mean_lifetime_tokens = -1;
     std::vector<layer_result> per_layer;
+    std::vector<window_result> windows;
     std::vector<float> token_nll;
+    std::vector<int32_t> routes;     // all N tokens x MoE layers x top_k chosen experts, best ranked first, -1: dropped, or not
+                                     // computed: of a prompt, the last block sees the last token alone
     int64_t eval_ns = 0;
 };
 

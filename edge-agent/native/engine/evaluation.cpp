@@ -1,5 +1,6 @@
 // Cross-entropy of a text under a spec, with the misses it would cost. Consecutive windows of `context` tokens, each
-// with an empty KV cache; every position is scored on its next token and routed as in decoding.
+// with an empty KV cache; every position behind the window's prompt, if it has one, is scored on its next token and routed
+// as in decoding.
 //
 // With per-layer caches the state of a layer depends on that layer's own routing sequence alone, so a whole batch can
 // be routed token by token inside the layer's callback, against a virtual cache, at the speed of prefill; stepping
@@ -28,10 +29,14 @@ engine_status check_request(const engine & e, const evaluate_request & r) {
     if (r.context < 1 || r.context > (1 << 20)) {
         return status_error(ENGINE_BAD_ARGUMENT, "context: expected 1 to %d, found %d", 1 << 20, r.context);
     }
-    const int64_t scored = int64_t(r.tokens.size()) - 1;
-    if (scored < 1 || scored % r.context != 0) {
+    if (r.prompt_tokens < 0 || r.prompt_tokens >= r.context) {
+        return status_error(ENGINE_BAD_ARGUMENT, "promptTokens: expected 0 to %d, so that a window of %d leaves a token to score, found %d",
+                            r.context - 1, r.context, r.prompt_tokens);
+    }
+    const int64_t routed = int64_t(r.tokens.size()) - 1;
+    if (routed < 1 || routed % r.context != 0) {
         return status_error(ENGINE_BAD_ARGUMENT, "tokens: expected N+1 with N a positive multiple of %d, found N = %lld", r.context,
-                            (long long) scored);
+                            (long long) routed);
     }
     const engine_status status = engine_check_tokens(e, r.tokens);
     return failed(status) ? status : engine_check_spec(e.file.info, r.spec);
@@ -72,20 +77,42 @@ void set_up_hook(evaluation & v) {
 engine_status run_window(evaluation & v, int64_t first) {
     engine & e = v.e;
     const int vocab = llama_vocab_n_tokens(e.vocab);
+    const int32_t prompt = v.request.prompt_tokens;
+    const size_t route = size_t(v.layers.count) * size_t(e.file.info.top_k);
     llama_memory_clear(llama_get_memory(v.context), false);
     for (int32_t at = 0; at < v.request.context;) {
         if (e.hook.cancelled.load()) return status_error(ENGINE_CANCELLED, "the evaluation was cancelled");
-        const int32_t part = std::min(v.batch_tokens, v.request.context - at);
+        const bool scored = at >= prompt;
+        const int32_t part = std::min(v.batch_tokens, (scored ? v.request.context : prompt) - at);
         const int32_t * tokens = v.request.tokens.data() + first + at;
-        const engine_status status = engine_run_pass(e, v.context, v.batch, tokens, part, at, OUTPUTS_ALL, PASS_ROUTED);
+        if (v.request.record_routes) e.hook.routes = v.result.routes.data() + size_t(first + at) * route;
+        e.hook.route_tokens = part;
+        const pass_outputs outputs = scored ? OUTPUTS_ALL : at + part == prompt ? OUTPUTS_LAST : OUTPUTS_NONE;
+        const engine_status status = engine_run_pass(e, v.context, v.batch, tokens, part, at, outputs, scored ? PASS_ROUTED : PASS_PREFILL);
         if (failed(status)) return status;
-        for (int32_t i = 0; i < part; i++) {
-            v.result.token_nll[size_t(first + at + i)] =
-                negative_log_likelihood(llama_get_logits_ith(v.context, i), vocab, tokens[i + 1]);
+        for (int32_t i = 0; scored && i < part; i++) {
+            v.result.token_nll.push_back(negative_log_likelihood(llama_get_logits_ith(v.context, i), vocab, tokens[i + 1]));
         }
         at += part;
     }
     return {};
+}
+
+// Tallies only grow, so a window's share is what they gained.
+void close_window(evaluation & v, window_result & before) {
+    evaluate_result & r = v.result;
+    window_result total, window;
+    for (int l = 0; l < v.layers.count; l++) {
+        total.hits += v.layers[l].tally.hits.get();
+        total.misses += v.layers[l].tally.misses.get();
+        window.range_means.push_back(range_mean_value(v.layers[l].range));
+    }
+    window.hits = total.hits - before.hits;
+    window.misses = total.misses - before.misses;
+    const size_t scored = size_t(v.request.context - v.request.prompt_tokens);
+    for (size_t i = r.token_nll.size() - scored; i < r.token_nll.size(); i++) window.nll += r.token_nll[i];
+    before = total;
+    r.windows.push_back(std::move(window));
 }
 
 void sum_up(evaluation & v) {
@@ -112,6 +139,8 @@ void sum_up(evaluation & v) {
         r.per_layer.push_back(one);
         r.hits += one.hits;
         r.misses += one.misses;
+        r.prompt_hits += y.prefill_hits.get();
+        r.prompt_misses += y.prefill_misses.get();
         swaps += y.swaps.get();
         dropped += y.dropped.get();
         mass += y.mass_lost.get();
@@ -129,11 +158,14 @@ void sum_up(evaluation & v) {
 
 engine_status run_windows(evaluation & v, const progress_callback & progress) {
     set_up_hook(v);
-    for (int64_t first = 0; first < v.result.tokens; first += v.request.context) {
+    const int64_t routed = int64_t(v.request.tokens.size()) - 1;
+    window_result before;
+    for (int64_t first = 0; first < routed; first += v.request.context) {
         if (!v.request.stepped) engine_apply_pending(v.e);
         const engine_status status = run_window(v, first);
         if (failed(status)) return status;
-        if (progress && !progress(first + v.request.context, v.result.tokens)) {
+        close_window(v, before);
+        if (progress && !progress(first + v.request.context, routed)) {
             return status_error(ENGINE_CANCELLED, "the evaluation was cancelled");
         }
     }
@@ -147,8 +179,12 @@ engine_status evaluate(evaluation & v, const progress_callback & progress) {
     if (!failed(status)) status = engine_make_context(e, v.request.context, v.batch_tokens, v.batch_tokens, v.context);
     if (failed(status)) return status;
     const int64_t start = now_ns();
-    v.result.tokens = int64_t(v.request.tokens.size()) - 1;
-    v.result.token_nll.resize(size_t(v.result.tokens));
+    const int64_t routed = int64_t(v.request.tokens.size()) - 1;
+    v.result.tokens = routed / v.request.context * (v.request.context - v.request.prompt_tokens);
+    v.result.token_nll.reserve(size_t(v.result.tokens));
+    if (v.request.record_routes) {
+        v.result.routes.assign(size_t(routed) * e.file.info.moe_layers.size() * size_t(e.file.info.top_k), -1);
+    }
     layer_states_init(v.layers, e.file.info.experts, v.request.spec);
     pass_batch_init(v.batch, v.batch_tokens);
     if (v.request.stepped) engine_lend_cache(e);
@@ -176,6 +212,7 @@ engine_status engine_evaluate(engine * e, const evaluate_request & request, cons
         status = status_error(ENGINE_INTERNAL, "evaluate: %s", error.what());
     }
     e->hook.layers = e->hook.owner = &e->layers;
+    e->hook.routes = nullptr;
     engine_end_request(*e);
     return status;
 }

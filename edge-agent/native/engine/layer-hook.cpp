@@ -194,6 +194,14 @@ static void drop_weights(layer_hook & hook, const ggml_tensor * weights) {
     }
 }
 
+// A layer has fewer rows than the pass has tokens where only the last of them are asked for.
+static void record_route(layer_hook & hook, int layer, int64_t row, int64_t rows, const int32_t * ids, int kept, int k) {
+    const int64_t token = hook.route_tokens - rows + row;
+    if (token < 0) return;
+    int32_t * out = hook.routes + (size_t(token) * hook.routers.size() + size_t(layer)) * size_t(k);
+    for (int i = 0; i < k; i++) out[i] = i < kept ? ids[i] : -1;
+}
+
 static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) {
     release_surplus(hook);
     const int k = int(topk->ne[0]);
@@ -222,6 +230,7 @@ static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) 
             return;
         }
         hook.kept[size_t(r)] = route_row(hook, layer, hook.scores.data() + size_t(r) * size_t(hook.info->experts), ids, k);
+        if (hook.routes) record_route(hook, layer, r, rows, ids, hook.kept[size_t(r)], k);
     }
     if (hook.pass == PASS_PREFILL) count_distinct(hook, state.tally);
     if (hook.capture && rows == 1) {

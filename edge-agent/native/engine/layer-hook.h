@@ -52,6 +52,8 @@ struct layer_hook {
     layer_states * layers = nullptr;     // what routing reads and changes
     layer_states * owner = nullptr;      // whose members keep their bytes when a layer is done
     event_ring * ring = nullptr;         // where misses are reported; null: nowhere
+    int32_t * routes = nullptr;          // tokens of the pass x MoE layers x K chosen experts, -1: dropped; null: not recorded
+    int32_t route_tokens = 0;            // how many those are; valid only with `routes`
     float * capture = nullptr;           // MoE layers x experts scores of a one-row pass; null: not captured
     std::vector<route_policy> policies;  // per MoE layer
     bool bias_prefill = false;

@@ -1,4 +1,5 @@
 #include "engine-fixture.h"
+#include "expert-cache.h"
 
 #include <cstring>
 
@@ -112,6 +113,102 @@ static void layers_can_differ(engine * e, const std::vector<int32_t> & tokens) {
     for (size_t l = 0; l < 6; l++) {
         CHECK_EQUAL(from_two.per_layer[l].swap_rate > 0, l >= 2);
         CHECK_EQUAL(mixed.per_layer[l].swap_rate > 0, l == 1 || l == 5);
+    }
+}
+
+static evaluate_result evaluate_after_prompt(engine * e, const std::vector<int32_t> & tokens, const engine_spec & spec, int prompt,
+                                             bool stepped) {
+    evaluate_request request;
+    request.tokens = tokens;
+    request.context = 256;
+    request.prompt_tokens = prompt;
+    request.spec = spec;
+    request.stepped = stepped;
+    request.record_routes = true;
+    evaluate_result result;
+    REQUIRE_OK(engine_evaluate(e, request, nullptr, result));
+    return result;
+}
+
+// Share of equal choices of all layers but the last, which a prompt does not compute.
+static double same_choices(const evaluate_result & a, const evaluate_result & b, size_t tokens) {
+    int same = 0;
+    for (size_t token = 0; token < tokens; token++) {
+        for (size_t i = 0; i < 5 * 4; i++) same += a.routes[token * 24 + i] == b.routes[token * 24 + i];
+    }
+    return same / double(tokens * 20);
+}
+
+static void a_prompt_is_routed_by_the_model_and_not_scored(engine * e, const std::vector<int32_t> & tokens) {
+    const std::vector<int32_t> text = first(tokens, 1024);
+    const evaluate_result own = evaluate_after_prompt(e, text, spec_of(0, 12), 0, false);
+    engine_spec bent = spec_of(0.3, 12), bent_throughout = bent;
+    bent_throughout.bias_prefill = true;
+    const evaluate_result unbiased = evaluate_after_prompt(e, text, bent, 128, false);
+    const evaluate_result biased = evaluate_after_prompt(e, text, bent_throughout, 128, false);
+    const size_t per_token = 6 * 4;
+    for (const evaluate_result * r : {&unbiased, &biased}) {
+        CHECK_EQUAL(r->tokens, 512);
+        CHECK_EQUAL(r->token_nll.size(), 512u);
+        CHECK_EQUAL(r->hits + r->misses, int64_t(512 * per_token));
+        CHECK_EQUAL(r->routes.size(), 1024 * per_token);
+        CHECK_EQUAL(r->windows.size(), 4u);
+        double nll = 0;
+        int64_t misses = 0;
+        for (const window_result & w : r->windows) {
+            nll += w.nll;
+            misses += w.misses;
+        }
+        CHECK_NEAR(nll / 512, r->cross_entropy, 1e-9);
+        CHECK_EQUAL(misses, r->misses);
+        CHECK(r->prompt_misses > 0);
+    }
+    // The first prompt of the text: no scored token came before it.
+    CHECK(same_choices(unbiased, own, 128) > 0.999);
+    CHECK(same_choices(biased, own, 128) < 0.95);
+    // A prompt bent throughout and a text without one are routed alike.
+    CHECK(same_choices(biased, evaluate_after_prompt(e, text, bent, 0, false), 128) > 0.999);
+    // The last layer: nothing of a prompt but its last token, which asks for the first one that follows.
+    CHECK_EQUAL(unbiased.routes[126 * per_token + 20], -1);
+    CHECK(unbiased.routes[127 * per_token + 20] >= 0);
+    for (size_t token = 128; token < 256; token++) CHECK(unbiased.routes[token * per_token + 20] >= 0);
+
+    const evaluate_result stepped = evaluate_after_prompt(e, text, bent, 128, true);
+    CHECK_NEAR(stepped.cross_entropy, unbiased.cross_entropy, 0.002);
+    CHECK_NEAR(stepped.miss_rate, unbiased.miss_rate, 0.005);
+
+    evaluate_request request;
+    request.tokens = text;
+    request.context = 256;
+    request.spec = spec_of(0, 12);
+    evaluate_result result;
+    for (const int wrong : {-1, 256}) {
+        request.prompt_tokens = wrong;
+        CHECK_EQUAL(engine_evaluate(e, request, nullptr, result).code, ENGINE_BAD_ARGUMENT);
+    }
+}
+
+// A replay of the recorded routes through a cache of the same kind counts the same.
+static void recorded_routes_replay_to_the_same_misses(engine * e, const std::vector<int32_t> & tokens) {
+    for (const engine_routing routing : {ROUTING_CACHE_PRIOR, ROUTING_PRUNED}) {
+        const evaluate_result r = evaluate_after_prompt(e, first(tokens, 1024), method_of(routing, 12), 0, false);
+        int64_t misses = 0, dropped = 0;
+        for (int layer = 0; layer < 6; layer++) {
+            expert_cache cache;
+            expert_cache_init(cache, 32, 12);
+            for (size_t token = 0; token < 1024; token++) {
+                const int32_t * ids = &r.routes[(token * 6 + size_t(layer)) * 4];
+                int32_t missed[4], evicted[4];
+                int k = 0;
+                while (k < 4 && ids[k] >= 0) k++;
+                dropped += 4 - k;
+                cache_event event{0, 0, 0, missed, evicted};
+                expert_cache_event(cache, ids, k, event);
+                misses += event.misses;
+            }
+        }
+        CHECK_EQUAL(misses, r.misses);
+        CHECK_NEAR(double(dropped) / (1024 * 24), r.drop_rate, 1e-9);
     }
 }
 
@@ -256,6 +353,8 @@ int main() {
     each_method_agrees_with_stepped(e, tokens);
     each_eviction_agrees_with_stepped(e, tokens);
     layers_can_differ(e, tokens);
+    a_prompt_is_routed_by_the_model_and_not_scored(e, tokens);
+    recorded_routes_replay_to_the_same_misses(e, tokens);
     a_better_rank_costs_more_to_replace(e, tokens);
     refuses_what_a_method_cannot_use(e);
     a_pull_saves_misses(e, first(text, 4096));

@@ -124,7 +124,28 @@ test('scores a text in whole windows', async () => {
   expect(result.hits + result.misses).toBe(1024 * 6 * 4);
   expect(result.tokenNll.length).toBe(1024);
   expect(result.tokenNll.reduce((sum, nll) => sum + nll, 0) / 1024).toBeCloseTo(result.crossEntropy, 4);
+  expect(result.windows.map(({ hits, misses }) => hits + misses)).toEqual(new Array(4).fill(256 * 6 * 4));
+  expect(result.windows.reduce((sum, { nll }) => sum + nll, 0) / 1024).toBeCloseTo(result.crossEntropy, 6);
+  expect(result.windows.every(({ rangeMeans }) => rangeMeans.length === 6 && rangeMeans.every((mean) => mean > 0))).toBe(true);
+  expect(result.routes).toBeNull();
   await expect(engine.evaluate({ tokens: tokens.slice(0, 1000), context: 256, spec: specOf(0, 8), stepped: false })).rejects.toThrow(BadArgumentError);
+});
+
+test('scores what follows a prompt, and records the routes of both', async () => {
+  const text = readFileSync(join(FIXTURES, 'wikitext.txt'), 'utf8').slice(0, 20000);
+  const request = { tokens: engine.tokenize(text, false, false).slice(0, 513), context: 256, stepped: false, promptTokens: 192, recordRoutes: true };
+  const [own, bent] = [await engine.evaluate({ ...request, spec: specOf(0, 16) }), await engine.evaluate({ ...request, spec: specOf(0.3, 16) })];
+  for (const result of [own, bent]) {
+    expect([result.tokens, result.tokenNll.length, result.hits + result.misses]).toEqual([128, 128, 128 * 6 * 4]);
+    expect(result.promptHits + result.promptMisses).toBeGreaterThan(0);
+    expect(result.routes).toHaveLength(512 * 6 * 4);
+  }
+  // The first layer sees the same inputs, whatever was routed before.
+  const firstLayer = ({ routes }: typeof own, token: number) => [...routes!.slice(token * 24, token * 24 + 4)];
+  for (let token = 0; token < 192; token += 1) expect(firstLayer(bent, token)).toEqual(firstLayer(own, token));
+  expect(bent.swapRate).toBeGreaterThan(0);
+  expect(bent.routes).not.toEqual(own.routes);
+  await expect(engine.evaluate({ ...request, promptTokens: 256, spec: specOf(0, 16) })).rejects.toThrow(BadArgumentError);
 });
 
 test('takes every routing method and eviction policy, and says what is in force', async () => {

@@ -9,5 +9,5 @@ export { modelHash } from './model-hash';
 export { MISS_EVENT, MISS_EVENT_FIELDS, PREFETCH } from '../native';
 export type {
   EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, Eviction, GenerateRequest, GenerateResult, LayerResult, ModelInfo,
-  OpenOptions, Routing, RoutingSpec, Step, TensorPlace,
+  OpenOptions, Routing, RoutingSpec, Step, TensorPlace, WindowResult,
 } from '../native';

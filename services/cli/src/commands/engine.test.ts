@@ -77,6 +77,22 @@ test('eval evicts by the policy asked for, which changes the misses alone', asyn
   expect([lfu.crossEntropy, lfru.crossEntropy]).toEqual([lru.crossEntropy, lru.crossEntropy]);
 });
 
+test('eval scores what follows each window\'s prompt, and lists its windows', async () => {
+  const flags = ['--capacity', '12', '--lambda', '0.3', '--prompt-tokens', '128', '--windows', '--compare'];
+  interface Windowed extends Evaluated { promptTokens: number; windows: { hits: number; misses: number; nll: number; rangeMeans: number[] }[]; }
+  const own = await evaluate(...flags) as Windowed;
+  const bent = await evaluate(...flags, '--bias-prefill') as Windowed;
+  for (const { tokens, windows, misses, hits, promptTokens } of [own, bent]) {
+    expect([tokens, promptTokens, windows.length, misses + hits]).toEqual([256, 128, 2, 256 * 4 * 6]);
+    expect(windows.reduce((sum, window) => sum + window.misses, 0)).toBe(misses);
+    expect(windows[1]!.rangeMeans).toHaveLength(6);
+  }
+  expect(bent.crossEntropy).not.toBe(own.crossEntropy);
+  expect(bent.baseline).toEqual(own.baseline);
+  const { code, stderr } = await run('engine', 'eval', '--model', MODEL, '--text', TEXT, '--prompt-tokens', '256');
+  expect([code, stderr]).toEqual([2, expect.stringContaining('--prompt-tokens: 256 leaves nothing to score')]);
+});
+
 test('eval takes a budget of bytes, and everything where none is given', async () => {
   const experts = (512 * 1024 * 12) / 78_336;
   const { capacities } = await evaluate('--cache-mib', '6');

@@ -52,6 +52,8 @@ function addEval(engine: Command, context: Context): void {
     .requiredOption('--text <file>', 'UTF-8 text to score')))
     .addOption(new Option('--tokens <n>', 'tokens to score, a multiple of --context (default: all whole windows of the text)').argParser(integerFrom(1)))
     .addOption(new Option('--context <n>', 'tokens per window; each starts with an empty KV cache').argParser(integerFrom(1, 1 << 20)).default(256))
+    .addOption(new Option('--prompt-tokens <p>', 'the first of each window are a prompt: routed by the model\'s own choice (see --bias-prefill) and not scored').argParser(integerFrom(0, 1 << 20)).default(0))
+    .option('--windows', 'with --json: hits, misses, nats and running range means of every window')
     .option('--stepped', 'decode one token at a time through the real cache, instead of in batches against a virtual one')
     .addOption(new Option('--seed <n>', 'of --routing sensitivity').argParser(integerFrom(0)).default(0))
     .option('--compare', 'also score with the model\'s own routing and print the loss')
@@ -64,23 +66,27 @@ Examples:
   moefleet engine eval --model model.gguf --text unseen.txt --tokens 4096 --cache-mib 64 --json
   moefleet engine eval --model model.gguf --text unseen.txt --capacity 16 --routing max_rank --max-rank 12 --compare
   moefleet engine eval --model model.gguf --text unseen.txt --capacity 16 --eviction lfu --half-life 64
+  moefleet engine eval --model model.gguf --text unseen.txt --capacity 16 --lambda 0.3 --prompt-tokens 128 --bias-prefill
 `);
   addCommonOptions(command, { operator: false }).action(async (flags: EngineFlags & RoutingFlags & EvalFlags, self: Command) => {
     const windowTokens = flags.context!;
     if (flags.tokens !== undefined && flags.tokens % windowTokens !== 0) {
       throw new UsageFailure(`--tokens: ${flags.tokens} is not a multiple of --context ${windowTokens}; use ${Math.max(1, Math.round(flags.tokens / windowTokens)) * windowTokens}`);
     }
+    if (flags.promptTokens >= windowTokens) {
+      throw new UsageFailure(`--prompt-tokens: ${flags.promptTokens} leaves nothing to score in a window of --context ${windowTokens}; use 0 to ${windowTokens - 1}`);
+    }
     const text = readTextFile('--text', flags.text);
     const outcome = await runEngineJob({
       t: 'evaluate', settings: settings(flags, windowTokens), text, textPath: flags.text, tokens: flags.tokens ?? null,
-      context: windowTokens, stepped: flags.stepped ?? false, compare: flags.compare ?? false,
+      context: windowTokens, promptTokens: flags.promptTokens, stepped: flags.stepped ?? false, compare: flags.compare ?? false,
     }, listen(context), context.signal);
     const evaluated = evalJson(flags, outcome);
     context.stdout.write(readCommonOptions(self, context.env).json ? jsonText(evaluated) : evalText(evaluated));
   });
 }
 
-interface EvalFlags { text: string; tokens?: number; stepped?: boolean; compare?: boolean; }
+interface EvalFlags { text: string; tokens?: number; promptTokens: number; windows?: boolean; stepped?: boolean; compare?: boolean; }
 
 function addGenerate(engine: Command, context: Context): void {
   const command = addEngineOptions(addRoutingOptions(engine.command('generate')
@@ -131,7 +137,7 @@ function addRoutingOptions(command: Command): Command {
     .addOption(new Option('--mass-threshold <p>', 'cumulative_threshold: prefer cached experts up to the rank that holds this softmax mass (default: 0.9)').argParser(numberFrom(0, 1)))
     .addOption(new Option('--rank <r>', 'sensitivity: the rank to replace, 1 being a token\'s best expert (default: its worst)').argParser(integerFrom(1, 65_536)))
     .addOption(new Option('--first-biased-layer <n>', 'leave this many layers with experts, from the first, to the model').argParser(integerFrom(0, 65_536)).default(0))
-    .option('--bias-prefill', 'route the prompt as decoding is, instead of by the model\'s own choice (eval routes every token as in decoding)')
+    .option('--bias-prefill', 'route the prompt as decoding is, instead of by the model\'s own choice (in eval: of --prompt-tokens)')
     .addOption(new Option('--eviction <policy>', 'who leaves a full cache; see below').choices([...EVICTIONS]).default('lru'))
     .addOption(new Option('--half-life <tokens>', 'lfu, lfru: a use counts half after this many tokens; 0: uses do not age').argParser(numberFrom(0, 1e12)).default(0));
 }
@@ -243,17 +249,17 @@ function specText(spec: ReturnType<typeof specJson>): string {
   return [...parts, `capacity ${capacityText(spec.capacities)}`, `${spec.eviction}${halfLife}`].join(', ');
 }
 
-function evalJson(flags: EngineFlags, { result, baseline, spec, peakRssBytes }: EvaluateOutcome) {
+function evalJson(flags: EngineFlags & EvalFlags, { result, baseline, spec, peakRssBytes }: EvaluateOutcome) {
   const loss = baseline ? result.crossEntropy - baseline.crossEntropy : null;
   return {
-    ...specJson(spec), context: flags.context!,
-    ...without(result, 'tokenNll', 'evalNs'),
+    ...specJson(spec), context: flags.context!, promptTokens: flags.promptTokens,
+    ...without(result, 'tokenNll', 'routes', 'evalNs', ...(flags.windows ? [] : ['windows' as const])),
     perplexity: Math.exp(result.crossEntropy),
     seconds: result.evalNs / 1e9,
     peakRssBytes,
     ...(baseline && loss !== null ? {
       crossEntropyLoss: loss,
-      crossEntropyLossStderr: pairedStderr(result, baseline, flags.context!),
+      crossEntropyLossStderr: pairedStderr(result, baseline, flags.context! - flags.promptTokens),
       perplexityLossPercent: Math.expm1(loss) * 100,
       baseline: { crossEntropy: baseline.crossEntropy, perplexity: Math.exp(baseline.crossEntropy), missRate: baseline.missRate, misses: baseline.misses },
     } : {}),
@@ -265,14 +271,10 @@ function without<T extends object, K extends keyof T>(value: T, ...keys: K[]): O
 }
 
 /** Standard error of the mean loss over windows, each window compared with itself; null for a single window. */
-function pairedStderr(result: EvalResult, baseline: EvalResult, windowTokens: number): number | null {
-  const windows = Math.floor(result.tokenNll.length / windowTokens);
+function pairedStderr(result: EvalResult, baseline: EvalResult, scoredTokens: number): number | null {
+  const windows = result.windows.length;
   if (windows < 2) return null;
-  const losses = Array.from({ length: windows }, (_, window) => {
-    let sum = 0;
-    for (let i = window * windowTokens; i < (window + 1) * windowTokens; i += 1) sum += result.tokenNll[i]! - baseline.tokenNll[i]!;
-    return sum / windowTokens;
-  });
+  const losses = result.windows.map((window, index) => (window.nll - baseline.windows[index]!.nll) / scoredTokens);
   const mean = losses.reduce((sum, loss) => sum + loss, 0) / windows;
   const variance = losses.reduce((sum, loss) => sum + (loss - mean) ** 2, 0) / (windows - 1);
   return Math.sqrt(variance / windows);
@@ -286,10 +288,11 @@ function slotsOf({ hits, misses, dropRate }: Pick<EvalResult, 'hits' | 'misses' 
 function evalText(figures: ReturnType<typeof evalJson>): string {
   const rows: [string, string][] = [
     ['routing', specText(figures)],
-    ['tokens', `${figures.tokens} in windows of ${figures.context}, ${fixed(figures.tokens / figures.seconds, 0)} per second`],
+    ['tokens', `${figures.tokens} in windows of ${figures.context}${figures.promptTokens ? `, each behind a prompt of ${figures.promptTokens}` : ''}, ${fixed(figures.tokens / figures.seconds, 0)} per second`],
     ['cross-entropy', `${figures.crossEntropy.toFixed(5)} nats, perplexity ${figures.perplexity.toFixed(3)}`],
     ['miss rate', `${percent(figures.missRate, 2)} (${figures.misses} of ${slotsOf(figures)})`],
     ['swap rate', percent(figures.swapRate, 2)],
+    ...(figures.promptTokens ? [['prompt misses', `${figures.promptMisses} of ${figures.promptHits + figures.promptMisses} experts of a layer and micro-batch`] as [string, string]] : []),
     ...(figures.routing === 'pruned' ? [['drop rate', percent(figures.dropRate, 2)] as [string, string]] : []),
     ['mass lost', figures.massLost.toFixed(5)],
     ['mean lifetime', figures.meanLifetimeTokens === null ? '- (nothing was evicted)' : `${figures.meanLifetimeTokens.toFixed(1)} tokens`],

@@ -87,7 +87,7 @@ async function evaluate(job: Extract<EngineJob, { t: 'evaluate' }>): Promise<Eva
     const tokens = scoredTokens(all, job);
     const runs = job.compare ? 2 : 1;
     const one = (what: string, index: number, spec: RoutingSpec) => engine.evaluate(
-      { tokens, context: job.context, spec, stepped: job.stepped },
+      { tokens, context: job.context, promptTokens: job.promptTokens, spec, stepped: job.stepped },
       (done, total) => send({ t: 'progress', fraction: (index + done / total) / runs, what }),
       cancelled.signal,
     );

@@ -31,7 +31,7 @@ export interface EngineSettings {
 export type EngineJob =
   | { t: 'inspect'; settings: EngineSettings }
   /** `tokens` null: as many whole windows as the text gives */
-  | { t: 'evaluate'; settings: EngineSettings; text: string; textPath: string; tokens: number | null; context: number; stepped: boolean; compare: boolean }
+  | { t: 'evaluate'; settings: EngineSettings; text: string; textPath: string; tokens: number | null; context: number; promptTokens: number; stepped: boolean; compare: boolean }
   | { t: 'generate'; settings: EngineSettings; prompt: string; tokens: number; temperature: number; topP: number; seed: number }
   | { t: 'widen'; source: string; target: string; width: number };
 
