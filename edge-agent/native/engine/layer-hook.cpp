@@ -53,7 +53,7 @@ void layer_hook_begin(layer_hook & hook, pass_kind pass) {
     hook.pass = pass;
     hook.outcome = pass_outcome();
     hook.error = engine_status();
-    hook.surplus_layer = -1;
+    hook.surplus_layer = hook.scored_layer = -1;
 }
 
 static void release_surplus(layer_hook & hook) {
@@ -163,7 +163,7 @@ static void release_evicted(layer_hook & hook, int layer) {
     }
 }
 
-static void take_scores(layer_hook & hook, const ggml_tensor * tensor) {
+static void take_scores(layer_hook & hook, int layer, const ggml_tensor * tensor) {
     const size_t row = size_t(hook.info->experts);
     if (tensor->ne[0] != hook.info->experts || size_t(tensor->ne[1]) * row > hook.scores.size()) {
         stop_with(hook, status_error(ENGINE_INTERNAL, "%s: unexpected shape", tensor->name));
@@ -173,6 +173,8 @@ static void take_scores(layer_hook & hook, const ggml_tensor * tensor) {
         memcpy(hook.scores.data() + size_t(r) * row, static_cast<const char *>(tensor->data) + size_t(r) * tensor->nb[1],
                row * sizeof(float));
     }
+    hook.scored_layer = layer;
+    hook.scored_rows = tensor->ne[1];
 }
 
 static bool drops_experts(const layer_hook & hook, int layer) {
@@ -216,7 +218,12 @@ static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) 
                                      "cannot take any out; choose another routing"));
         return;
     }
-    if (hook.routers[size_t(layer)].scores_at_topk) take_scores(hook, topk->src[0]->src[0]);
+    if (hook.routers[size_t(layer)].scores_at_topk) take_scores(hook, layer, topk->src[0]->src[0]);
+    if (failed(hook.error)) return;
+    if (hook.scored_layer != layer || hook.scored_rows != rows) {
+        stop_with(hook, status_error(ENGINE_INTERNAL, "%s: its scores were not seen", topk->name));
+        return;
+    }
 
     layer_state & state = (*hook.layers)[layer];
     hook.before = hook.owner == hook.layers ? state.cache.resident : hook.memory->layers[size_t(layer)].present;
@@ -257,11 +264,12 @@ static void look(layer_hook & hook, const ggml_tensor * tensor) {
     if (gathered >= 0) router_place_find_weights(tensor, hook.routers[size_t(gathered)]);
     const int layer = layer_of(hook, graph_node_block(tensor->name, "ffn_moe_topk"));
     if (layer < 0) return;
+    if (hook.routers[size_t(layer)].topk[0] != 0) {
+        return stop_with(hook, status_error(ENGINE_MODEL_FORMAT, "%s: the layer chooses experts twice, which is not supported", tensor->name));
+    }
     const engine_status status = router_place_find(tensor, hook.routers[size_t(layer)]);
     if (failed(status)) stop_with(hook, status);
 }
-
-static bool is_router_node(const ggml_tensor * t) { return strncmp(t->name, "ffn_moe_", 8) == 0; }
 
 bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * data) {
     layer_hook & hook = *static_cast<layer_hook *>(data);
@@ -278,7 +286,7 @@ bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * data) {
     const bool is_scores = !router.scores_at_topk && strcmp(tensor->name, router.scores) == 0;
     const bool is_weights = drops_experts(hook, layer) && strcmp(tensor->name, router.weights) == 0;
     if (ask) return is_topk || is_scores || is_weights;
-    if (is_scores && !failed(hook.error)) take_scores(hook, tensor);
+    if (is_scores && !failed(hook.error)) take_scores(hook, layer, tensor);
     if (is_topk) route_layer(hook, layer, tensor);
     if (is_weights) drop_weights(hook, tensor);
     return true;

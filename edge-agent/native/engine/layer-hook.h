@@ -67,7 +67,9 @@ struct layer_hook {
     int surplus_layer = -1;              // layer whose experts beyond its owner's members are still present
 
     // scratch
-    std::vector<float> scores;           // rows x experts
+    std::vector<float> scores;           // rows x experts, of scored_layer
+    int scored_layer = -1;
+    int64_t scored_rows = 0;
     std::vector<int32_t> kept;           // per row: experts used, the others of the K being dropped
     std::vector<int32_t> ranking;        // for route_select
     std::vector<uint8_t> needed;         // per expert: selected by a row of this layer

@@ -1,5 +1,6 @@
 #include "router-place.h"
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -11,6 +12,8 @@ int graph_node_block(const char * name, const char * stem) {
     return end != name + n + 1 && *end == 0 && block >= 0 && block < 100000 ? int(block) : -1;
 }
 
+bool is_router_node(const ggml_tensor * t) { return strncmp(t->name, "ffn_moe_", 8) == 0; }
+
 // Both hold GGML_MAX_NAME bytes with the terminator.
 static void copy_name(char (&to)[GGML_MAX_NAME], const char * from) { memcpy(to, from, GGML_MAX_NAME); }
 
@@ -18,17 +21,38 @@ static bool is_unary(const ggml_tensor * t, ggml_unary_op op) {
     return t->op == GGML_OP_UNARY && ggml_get_unary_op(t) == op;
 }
 
-// The input of the gating function, where `t` is its output; null where `t` is no gate.
-static const ggml_tensor * gate_input(const ggml_tensor * t) {
-    if (t->op == GGML_OP_SOFT_MAX || is_unary(t, GGML_UNARY_OP_SIGMOID)) return t->src[0];
-    if (t->op == GGML_OP_SQRT && t->src[0] && is_unary(t->src[0], GGML_UNARY_OP_SOFTPLUS)) return t->src[0]->src[0];
-    return nullptr;
+// Logits of the router's matrix, with or without its bias, a leaf of the graph.
+static bool are_logits(const ggml_tensor * t) {
+    if (t->op == GGML_OP_ADD) return t->src[0]->op == GGML_OP_MUL_MAT && t->src[1]->op == GGML_OP_NONE;
+    return t->op == GGML_OP_MUL_MAT;
 }
 
-// Logits straight from the router's matrix, with or without its bias.
-static bool are_logits(const ggml_tensor * t) {
-    if (t->op == GGML_OP_ADD && t->src[0]) t = t->src[0];
-    return t->op == GGML_OP_MUL_MAT;
+// The logits that go into the gating function, where `t` is its output; null where `t` is no gate. Softmax, sigmoid and
+// sqrt(softplus) are monotonic, so ranking by their input is ranking by their output.
+static const ggml_tensor * gate_input(const ggml_tensor * t) {
+    const ggml_tensor * input = nullptr;
+    if (t->op == GGML_OP_SOFT_MAX && !t->src[1]) input = t->src[0];
+    if (is_unary(t, GGML_UNARY_OP_SIGMOID)) input = t->src[0];
+    if (t->op == GGML_OP_SQRT && is_unary(t->src[0], GGML_UNARY_OP_SOFTPLUS)) input = t->src[0]->src[0];
+    return input && are_logits(input) ? input : nullptr;
+}
+
+// A gate's output plus the selection bias, a leaf of the graph.
+static bool is_biased_gate(const ggml_tensor * t) {
+    return t->op == GGML_OP_ADD && gate_input(t->src[0]) && t->src[1]->op == GGML_OP_NONE;
+}
+
+// Scores of which the groups that were not chosen have been set to -inf.
+static bool are_masked_by_group(const ggml_tensor * t) {
+    const ggml_tensor * masked = t->op == GGML_OP_RESHAPE ? t->src[0] : nullptr;
+    if (!masked || masked->op != GGML_OP_SET_ROWS) return false;
+    const ggml_tensor * kept = masked->src[0];
+    const ggml_tensor * rest = masked->src[2];
+    float filled_with = 0;
+    if (rest->op == GGML_OP_FILL) memcpy(&filled_with, rest->op_params, sizeof(filled_with));
+    if (filled_with != -INFINITY || kept->op != GGML_OP_GET_ROWS || kept->src[0]->op != GGML_OP_RESHAPE) return false;
+    const ggml_tensor * scores = kept->src[0]->src[0];
+    return gate_input(scores) || is_biased_gate(scores);
 }
 
 static engine_select_by logits_kind(const ggml_tensor * t) {
@@ -36,24 +60,33 @@ static engine_select_by logits_kind(const ggml_tensor * t) {
 }
 
 engine_status router_place_find(const ggml_tensor * topk, router_place & out) {
-    const ggml_tensor * sorted = topk->src[0];
-    if (!sorted || sorted->op != GGML_OP_ARGSORT || !sorted->src[0] || sorted->src[0]->type != GGML_TYPE_F32) {
-        return status_error(ENGINE_MODEL_FORMAT, "%s: the experts are not chosen by sorting scores, which is not supported", topk->name);
+    const ggml_tensor * sorted = topk->op == GGML_OP_VIEW ? topk->src[0] : topk;
+    const bool is_sorting = sorted->op == GGML_OP_ARGSORT && sorted->op_params[0] == GGML_SORT_ORDER_DESC && sorted != topk;
+    if (!is_sorting || sorted->src[0]->type != GGML_TYPE_F32) {
+        return status_error(ENGINE_MODEL_FORMAT, "%s: the ids of the experts are not the first of sorted scores but come from %s, which is "
+                            "not supported", topk->name, ggml_op_desc(sorted));
     }
     out = router_place();
     copy_name(out.topk, topk->name);
     const ggml_tensor * ranked = sorted->src[0];
-    const ggml_tensor * logits = gate_input(ranked);
-    if (logits && are_logits(logits) && logits->name[0] != 0) {
-        // The gate is monotonic, so ranking by its input is ranking by its output. The input may be overwritten by
-        // then, so it is copied when it has been computed.
+    if (const ggml_tensor * logits = gate_input(ranked)) {
+        // They may be overwritten by the time of the choice, so they are copied when they have been computed.
         copy_name(out.scores, logits->name);
         out.select_by = logits_kind(logits);
-        return {};
+        if (is_router_node(logits)) return {};
+        return status_error(ENGINE_MODEL_FORMAT, "%s: the router's logits are called '%s', under which they cannot be found again",
+                            topk->name, logits->name);
     }
     out.scores_at_topk = true;
-    out.select_by = are_logits(ranked) ? logits_kind(ranked) : SELECT_BY_SELECTION_SCORE;
-    return {};
+    if (are_logits(ranked)) {
+        out.select_by = logits_kind(ranked);
+        return {};
+    }
+    out.select_by = SELECT_BY_SELECTION_SCORE;
+    if (is_biased_gate(ranked) || are_masked_by_group(ranked)) return {};
+    return status_error(ENGINE_MODEL_FORMAT, "%s: the experts are chosen by '%s' (%s), an unknown rule; known are the router's logits, "
+                        "a gate of them (softmax, sigmoid, sqrt of softplus), a gate with a selection bias, and groups of experts",
+                        topk->name, ranked->name, ggml_op_desc(ranked));
 }
 
 void router_place_find_weights(const ggml_tensor * weights, router_place & out) {

@@ -6,7 +6,11 @@
 // "ffn_moe_topk-12" with stem "ffn_moe_topk" gives 12; -1 for any other name.
 int graph_node_block(const char * name, const char * stem);
 
-// `topk` is the view of the sorted indices. MODEL_FORMAT where the ids do not come from sorting scores.
+// What the hook listens to: llama.cpp's names for the nodes of the router.
+bool is_router_node(const ggml_tensor * t);
+
+// `topk` is the view of the sorted indices. MODEL_FORMAT, with the node's name, where the rule behind them is none of
+// those known: a pull on scores that were misread would still select something.
 engine_status router_place_find(const ggml_tensor * topk, router_place & out);
 
 // The gate weights of the ids found before; a node that gathers in another way is left out.
