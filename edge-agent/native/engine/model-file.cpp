@@ -19,13 +19,24 @@ bool expert_tensor_name(const std::string & name, int32_t & block, std::string &
     return false;
 }
 
-// Architectures whose graph normalises the selected weights although the file does not say so. Shown by `inspect`
-// only: an opened engine looks at the graph.
-static bool normalises_by_architecture(const std::string & arch) {
-    for (const char * a : {"llama", "qwen3moe", "qwen3vlmoe", "qwen3next", "gpt-oss", "dbrx", "grok", "phimoe", "granitemoe", "minimax-m2"}) {
+// Whether the graph normalises the selected weights, by architecture; those in neither list follow the file's
+// expert_weights_norm. Read off llama.cpp's src/models; shown by `inspect` only: an opened engine looks at the graph.
+static const char * const NORMALISING[] = {
+    "arctic", "dbrx", "ernie4_5-moe", "gemma4", "gpt-oss", "granite", "granite_swa", "granitehybrid", "granitemoe", "grok", "hunyuan-moe",
+    "kimi-linear", "lfm2moe", "llama", "llama-embed", "maple", "mellum", "mimo2", "minicpm", "minimax-01", "minimax-m2", "mistral3",
+    "phimoe", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vlmoe", "qwen4exp", "refact", "rnd1", "smallthinker",
+};
+static const char * const NOT_NORMALISING[] = {"deepseek", "jamba", "llada-moe", "llama4", "nomic-bert-moe", "olmoe", "qwen2moe"};
+
+static bool normalises_weights(const gguf_header & h, const std::string & arch) {
+    for (const char * a : NORMALISING) {
         if (arch == a) return true;
     }
-    return false;
+    for (const char * a : NOT_NORMALISING) {
+        if (arch == a) return false;
+    }
+    const int64_t * norm = gguf_find_integer(h, arch + ".expert_weights_norm");
+    return norm && *norm != 0;
 }
 
 using matrices_by_kind = std::map<std::string, const gguf_tensor *>;
@@ -125,8 +136,7 @@ static void read_router(const gguf_header & h, model_info & info) {
         if (t.name.find(".ffn_gate_inp.bias") != std::string::npos) gate_bias = true;
     }
     info.select_by = selection_bias ? SELECT_BY_SELECTION_SCORE : gate_bias ? SELECT_BY_LOGITS_BIASED : SELECT_BY_LOGITS;
-    const int64_t * norm = gguf_find_integer(h, info.architecture + ".expert_weights_norm");
-    info.normalises_weights = norm ? *norm != 0 : normalises_by_architecture(info.architecture);
+    info.normalises_weights = normalises_weights(h, info.architecture);
 }
 
 engine_status model_file_read(const std::string & path, model_file & out) {
