@@ -59,7 +59,7 @@ struct temporary_folder {
     std::string file(const char * name) const { return path + "/" + name; }
 };
 
-static int checks_done() {
+[[maybe_unused]] static int checks_done() {
     if (checks_failed) fprintf(stderr, "%d checks failed\n", checks_failed);
     return checks_failed ? 1 : 0;
 }

@@ -8,9 +8,9 @@
 #include <fstream>
 #include <iterator>
 
-static const char * MODEL = FIXTURES "/tinymoe-17m-q8_0.gguf";
+[[maybe_unused]] static const char * MODEL = FIXTURES "/tinymoe-17m-q8_0.gguf";
 
-static engine_spec spec_of(double lambda, int capacity, int top_j = 2) {
+[[maybe_unused]] static engine_spec spec_of(double lambda, int capacity, int top_j = 2) {
     engine_spec spec;
     spec.routing = ROUTING_CACHE_PRIOR;
     spec.lambda = lambda;
@@ -36,7 +36,7 @@ static engine * open_engine(const engine_open_options & options) {
     return e;
 }
 
-static std::vector<int32_t> text_tokens(engine * e, const char * name, size_t bytes) {
+[[maybe_unused]] static std::vector<int32_t> text_tokens(engine * e, const char * name, size_t bytes) {
     std::ifstream in(std::string(FIXTURES "/") + name);
     std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
     text.resize(std::min(bytes, text.size()));

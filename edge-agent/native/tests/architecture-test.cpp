@@ -1,0 +1,439 @@
+// Every way of routing that the engine takes, on tiny models with random weights: at lambda 0 the logits are the stock
+// library's, byte for byte, at every capacity; under a pull the experts are those that the definitions of DESIGN.md and
+// routing.h name, checked against a slow reference that is written from them and shares no code with routing.cpp; and
+// the weights that the graph gathers are the gate's own, without the pull.
+#include "engine-fixture.h"
+#include "engine-state.h"
+#include "model-file.h"
+#include "tiny-model.h"
+
+#include "llama.h"
+
+#include <algorithm>
+#include <cstring>
+#include <fcntl.h>
+#include <map>
+
+using floats = std::vector<float>;
+
+static const std::vector<int32_t> PROMPT = {1, 70, 268, 300, 101, 5, 290, 44};
+static const int DECODED = 16;
+
+static std::string path_of(const temporary_folder & folder, const tiny_model & model) { return folder.file((model.name + ".gguf").c_str()); }
+
+static engine * open_tiny(const tiny_model & model, const std::string & path) {
+    engine_spec spec;
+    spec.capacities.assign(model.moe_layers.empty() ? size_t(model.layers) : model.moe_layers.size(), model.top_k);
+    return open_engine(options_of(path, spec));
+}
+
+static int32_t likeliest(const floats & logits) {
+    return int32_t(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+static floats logits_of(llama_context * context, const llama_model * model) {
+    const float * logits = llama_get_logits_ith(context, -1);
+    return floats(logits, logits + llama_vocab_n_tokens(llama_model_get_vocab(model)));
+}
+
+// Greedy decoding by the stock library without a hook: the logits after the prompt and after each token. Loaded as the
+// engine loads: a repacked weight is multiplied in another order, so without repacking (`use_extra_bufts`).
+static std::vector<floats> stock_logits(const std::string & path) {
+    llama_model_params mp = llama_model_default_params();
+    mp.use_extra_bufts = false;
+    mp.n_gpu_layers = 0;
+    llama_model * model = llama_model_load_from_file(path.c_str(), mp);
+    if (!model) exit(1);
+    llama_context_params cp = llama_context_default_params();
+    cp.n_ctx = cp.n_batch = cp.n_ubatch = uint32_t(llama_model_n_ctx_train(model));
+    cp.n_threads = cp.n_threads_batch = 1;
+    llama_context * context = llama_init_from_model(model, cp);
+    std::vector<floats> out;
+    std::vector<int32_t> feed = PROMPT;
+    for (int i = 0; i <= DECODED; i++) {
+        if (llama_decode(context, llama_batch_get_one(feed.data(), int32_t(feed.size()))) != 0) exit(1);
+        out.push_back(logits_of(context, model));
+        feed.assign(1, likeliest(out.back()));
+    }
+    llama_free(context);
+    llama_model_free(model);
+    return out;
+}
+
+// The prompt and `decoded` tokens through the engine's passes, in `context`; `on_pass` after each.
+template <typename F> static void run_passes(engine & e, llama_context * context, int decoded, const F & on_pass) {
+    llama_memory_clear(llama_get_memory(context), true);
+    pass_batch batch;
+    pass_batch_init(batch, int32_t(PROMPT.size()));
+    layer_hook_follow(e.hook, e.spec);
+    e.hook.step = 0;
+    e.hook.ring = nullptr;
+    std::vector<int32_t> feed = PROMPT;
+    int32_t position = 0;
+    for (int i = 0; i <= decoded; i++) {
+        REQUIRE_OK(engine_run_pass(e, context, batch, feed.data(), int32_t(feed.size()), position, OUTPUTS_LAST,
+                                   i == 0 ? PASS_PREFILL : PASS_ROUTED));
+        position += int32_t(feed.size());
+        feed.assign(1, on_pass(i, logits_of(context, e.model)));
+    }
+    pass_batch_free(batch);
+}
+
+static bool same_bytes(const floats & a, const floats & b) {
+    return a.size() == b.size() && memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+static void equals_stock_llama_at_lambda_zero(const tiny_model & model, const std::string & path, engine * e) {
+    const std::vector<floats> stock = stock_logits(path);
+    for (const auto & logits : stock) {
+        for (const float l : logits) CHECK(std::isfinite(l));
+    }
+    CHECK(!same_bytes(stock[1], stock[2]));
+    for (int capacity = model.top_k; capacity <= model.experts; capacity++) {
+        engine_spec spec = e->spec;
+        std::fill(spec.capacities.begin(), spec.capacities.end(), capacity);
+        spec.routing = capacity % 2 ? ROUTING_ORIGINAL : ROUTING_CACHE_PRIOR;
+        spec.lambda = 0;
+        REQUIRE_OK(engine_apply(e, spec));
+        REQUIRE_OK(engine_drop_cache(e));
+        int64_t misses = 0;
+        bool equal = true;
+        run_passes(*e, e->context, DECODED, [&](int pass, const floats & logits) {
+            equal = equal && same_bytes(logits, stock[size_t(pass)]);
+            if (pass > 0) misses += e->hook.outcome.misses;
+            return likeliest(stock[size_t(pass)]);
+        });
+        CHECK(equal);
+        if (capacity == model.top_k) CHECK(misses > DECODED);
+        if (!equal) fprintf(stderr, "%s: differs from the stock library at capacity %d\n", model.name.c_str(), capacity);
+    }
+}
+
+// What one layer's router did in one pass, row by row.
+struct layer_sight {
+    std::vector<floats> logits, gates, weights, normalised;
+    std::vector<std::vector<int32_t>> own, chosen;
+};
+
+struct spy {
+    layer_hook & hook;
+    std::map<int, layer_sight> layers;  // by block
+};
+
+template <typename T> static std::vector<T> row_of(const ggml_tensor * t, int64_t row, int64_t n, size_t stride) {
+    std::vector<T> out(static_cast<size_t>(n));
+    memcpy(out.data(), static_cast<const char *>(t->data) + size_t(row) * stride, size_t(n) * sizeof(T));
+    return out;
+}
+
+static bool is_node(const ggml_tensor * t, const char * stem) {
+    const size_t n = strlen(stem);
+    return strncmp(t->name, stem, n) == 0 && t->name[n] == '-' && strchr(t->name, ' ') == nullptr;
+}
+
+// Looks at the router's nodes before and after the engine's hook.
+static bool spy_eval(ggml_tensor * t, bool ask, void * data) {
+    spy & s = *static_cast<spy *>(data);
+    const bool logits = is_node(t, "ffn_moe_logits"), gates = is_node(t, "ffn_moe_probs"), topk = is_node(t, "ffn_moe_topk");
+    const bool weights = is_node(t, "ffn_moe_weights");
+    const bool normalised = is_node(t, "ffn_moe_weights_norm") || is_node(t, "ffn_moe_weights_softmax");
+    const bool watched = logits || gates || topk || weights || normalised;
+    const bool hooked = layer_hook_eval(t, true, &s.hook);
+    if (ask) return watched || hooked;
+    if (!watched) return hooked ? layer_hook_eval(t, false, &s.hook) : true;
+    layer_sight & sight = s.layers[atoi(strrchr(t->name, '-') + 1)];
+    if (topk) {
+        for (int64_t r = 0; r < t->ne[1]; r++) sight.own.push_back(row_of<int32_t>(t, r, t->ne[0], t->nb[1]));
+    }
+    if (hooked) layer_hook_eval(t, false, &s.hook);
+    if (topk) {
+        for (int64_t r = 0; r < t->ne[1]; r++) sight.chosen.push_back(row_of<int32_t>(t, r, t->ne[0], t->nb[1]));
+    }
+    for (int64_t r = 0; logits && r < t->ne[1]; r++) sight.logits.push_back(row_of<float>(t, r, t->ne[0], t->nb[1]));
+    for (int64_t r = 0; gates && r < t->ne[1]; r++) sight.gates.push_back(row_of<float>(t, r, t->ne[0], t->nb[1]));
+    for (int64_t r = 0; weights && r < t->ne[2]; r++) sight.weights.push_back(row_of<float>(t, r, t->ne[1], t->nb[2]));
+    const bool flat = t->ne[0] != 1;  // [K, rows] or [1, K, rows]
+    for (int64_t r = 0; normalised && r < t->ne[flat ? 1 : 2]; r++) {
+        sight.normalised.push_back(row_of<float>(t, r, t->ne[flat ? 0 : 1], t->nb[flat ? 1 : 2]));
+    }
+    return true;
+}
+
+static floats read_tensor(const model_file & file, const std::string & name) {
+    for (const auto & t : file.header.tensors) {
+        if (t.name != name) continue;
+        floats out(t.bytes / sizeof(float));
+        const int fd = open(file.info.path.c_str(), O_RDONLY);
+        if (pread(fd, out.data(), t.bytes, off_t(t.offset)) != ssize_t(t.bytes)) exit(1);
+        close(fd);
+        return out;
+    }
+    return {};
+}
+
+// One layer of the reference: plain lists, everything in double precision.
+struct reference_layer {
+    floats router_bias, selection_bias;
+    std::vector<int32_t> residents;  // least recently used first
+    double range_sum = 0;
+    int tokens = 0;
+
+    bool holds(int32_t e) const { return std::find(residents.begin(), residents.end(), e) != residents.end(); }
+};
+
+struct expected_routing {
+    std::vector<double> z, gates;  // per expert; -inf in z: masked
+    std::vector<int32_t> ranking;  // all experts that may be chosen, best first
+    std::vector<int32_t> chosen;   // K of them, fewer where some are dropped
+};
+
+static std::vector<double> softmax(const std::vector<double> & x) {
+    std::vector<double> out;
+    double highest = -INFINITY, total = 0;
+    for (const double v : x) highest = std::max(highest, v);
+    for (const double v : x) {
+        out.push_back(std::exp(v - highest));
+        total += out.back();
+    }
+    for (double & v : out) v /= total;
+    return out;
+}
+
+// The groups whose two best experts add up highest stay; the rest is masked.
+static void mask_groups(const tiny_model & model, std::vector<double> & scores) {
+    const size_t size = scores.size() / size_t(model.groups);
+    std::vector<std::pair<double, size_t>> sums;
+    for (size_t g = 0; g < size_t(model.groups); g++) {
+        std::vector<double> group(scores.begin() + long(g * size), scores.begin() + long((g + 1) * size));
+        std::sort(group.rbegin(), group.rend());
+        sums.push_back({group[0] + group[1], g});
+    }
+    std::sort(sums.rbegin(), sums.rend());
+    for (size_t i = size_t(model.groups_used); i < sums.size(); i++) {
+        for (size_t e = 0; e < size; e++) scores[sums[i].second * size + e] = -INFINITY;
+    }
+}
+
+// z and the gate by the model's own configuration: the input of the gate, or the selection score where a selection bias
+// or groups follow the gate.
+static void score_experts(const tiny_model & model, const reference_layer & layer, const floats & logits, expected_routing & out) {
+    std::vector<double> z(logits.begin(), logits.end());
+    for (size_t e = 0; e < layer.router_bias.size(); e++) z[e] += layer.router_bias[e];
+    out.gates = z;
+    if (model.gate == GATE_SOFTMAX) out.gates = softmax(z);
+    if (model.gate == GATE_SIGMOID) {
+        for (double & g : out.gates) g = 1 / (1 + std::exp(-g));
+    }
+    if (!layer.selection_bias.empty() || model.groups) {
+        z = out.gates;
+        for (size_t e = 0; e < layer.selection_bias.size(); e++) z[e] += layer.selection_bias[e];
+        if (model.groups) mask_groups(model, z);
+    }
+    out.z = z;
+    for (int32_t e = 0; e < int32_t(z.size()); e++) {
+        if (std::isfinite(z[size_t(e)])) out.ranking.push_back(e);
+    }
+    std::sort(out.ranking.begin(), out.ranking.end(), [&](int32_t a, int32_t b) { return z[size_t(a)] > z[size_t(b)]; });
+}
+
+static void choose_by_prior(const engine_spec & spec, const reference_layer & layer, int top_k, expected_routing & r) {
+    std::vector<std::pair<double, int32_t>> scored;
+    for (size_t rank = 0; rank < r.ranking.size(); rank++) {
+        const int32_t e = r.ranking[rank];
+        const bool pulled = layer.holds(e) || int(rank) < spec.top_j;
+        scored.push_back({r.z[size_t(e)] + (pulled ? spec.lambda * layer.range_sum / layer.tokens : 0), e});
+    }
+    std::sort(scored.rbegin(), scored.rend());
+    for (int i = 0; i < top_k; i++) r.chosen.push_back(scored[size_t(i)].second);
+}
+
+static int mass_prefix(const expected_routing & r, double threshold) {
+    std::vector<double> finite;
+    for (const int32_t e : r.ranking) finite.push_back(r.z[size_t(e)]);
+    const std::vector<double> mass = softmax(finite);
+    double held = 0;
+    int n = 0;
+    while (held < threshold && n < int(mass.size())) held += mass[size_t(n++)];
+    return n;
+}
+
+static void choose_by_rank(int top_j, int within, const reference_layer & layer, int top_k, expected_routing & r) {
+    std::vector<int32_t> preferred, others, in_order;
+    for (size_t rank = 0; rank < r.ranking.size(); rank++) {
+        const int32_t e = r.ranking[rank];
+        if (int(rank) < top_j || (int(rank) < within && layer.holds(e))) preferred.push_back(e);
+        else others.push_back(e);
+    }
+    preferred.insert(preferred.end(), others.begin(), others.end());
+    preferred.resize(size_t(top_k));
+    for (const int32_t e : r.ranking) {
+        if (std::find(preferred.begin(), preferred.end(), e) != preferred.end()) r.chosen.push_back(e);
+    }
+}
+
+static void choose(const engine_spec & spec, const reference_layer & layer, int top_k, expected_routing & r) {
+    if (spec.routing == ROUTING_CACHE_PRIOR) return choose_by_prior(spec, layer, top_k, r);
+    if (spec.routing == ROUTING_MAX_RANK) return choose_by_rank(spec.top_j, spec.max_rank, layer, top_k, r);
+    if (spec.routing == ROUTING_CUMULATIVE_THRESHOLD) {
+        return choose_by_rank(spec.top_j, mass_prefix(r, spec.mass_threshold), layer, top_k, r);
+    }
+    for (int rank = 0; rank < top_k; rank++) {
+        const int32_t e = r.ranking[size_t(rank)];
+        if (spec.routing == ROUTING_ORIGINAL || rank < spec.top_j || layer.holds(e)) r.chosen.push_back(e);
+    }
+}
+
+static expected_routing route_by_definition(const tiny_model & model, const engine_spec & spec, reference_layer & layer, const floats & logits) {
+    expected_routing r;
+    score_experts(model, layer, logits, r);
+    layer.range_sum += r.z[size_t(r.ranking.front())] - r.z[size_t(r.ranking.back())];
+    layer.tokens++;
+    choose(spec, layer, model.top_k, r);
+    for (size_t i = r.chosen.size(); i-- > 0;) {
+        layer.residents.erase(std::remove(layer.residents.begin(), layer.residents.end(), r.chosen[i]), layer.residents.end());
+        layer.residents.push_back(r.chosen[i]);
+    }
+    while (int(layer.residents.size()) > spec.capacities[0]) layer.residents.erase(layer.residents.begin());
+    return r;
+}
+
+static void check_weights(const tiny_model & model, const layer_sight & sight, size_t row, const expected_routing & expected) {
+    std::vector<double> gates;
+    const size_t kept = expected.chosen.size();
+    for (size_t i = 0; i < size_t(model.top_k); i++) {
+        const size_t e = size_t(expected.chosen[i < kept ? i : 0]);
+        if (i < kept) {
+            CHECK_EQUAL(sight.weights[row][i], sight.gates[row][e]);  // the very value of the unbiased gate
+            CHECK_NEAR(sight.weights[row][i], expected.gates[e], 1e-5 * (1 + std::fabs(expected.gates[e])));
+            gates.push_back(expected.gates[e]);
+        } else if (model.gate == GATE_LOGITS) {
+            CHECK_EQUAL(sight.weights[row][i], -INFINITY);
+        } else {
+            CHECK_EQUAL(sight.weights[row][i], 0);
+        }
+    }
+    CHECK_EQUAL(sight.normalised.empty(), !model.normalises);
+    if (!model.normalises) return;
+    double total = 0;
+    for (const double g : gates) total += g;
+    const std::vector<double> over_selected = softmax(gates);
+    for (size_t i = 0; i < size_t(model.top_k); i++) {
+        const double weight = i >= kept ? 0 : model.gate == GATE_LOGITS ? over_selected[i] : gates[i] / total;
+        CHECK_NEAR(sight.normalised[row][i], weight, 1e-5);
+    }
+}
+
+struct tally {
+    int events = 0, swaps = 0, dropped = 0;
+};
+
+static void check_pass(const tiny_model & model, const engine_spec & spec, std::map<int, reference_layer> & reference, spy & s, tally & sum) {
+    for (auto & [block, sight] : s.layers) {
+        reference_layer & layer = reference.at(block);
+        CHECK_EQUAL(sight.logits.size(), sight.chosen.size());
+        for (size_t row = 0; row < sight.logits.size(); row++) {
+            const expected_routing expected = route_by_definition(model, spec, layer, sight.logits[row]);
+            const std::vector<int32_t> own(expected.ranking.begin(), expected.ranking.begin() + model.top_k);
+            CHECK(sight.own[row] == own);
+            std::vector<int32_t> chosen = expected.chosen;
+            chosen.resize(size_t(model.top_k), chosen[0]);
+            CHECK(sight.chosen[row] == chosen);
+            check_weights(model, sight, row, expected);
+            sum.events++;
+            sum.dropped += model.top_k - int(expected.chosen.size());
+            for (const int32_t e : expected.chosen) sum.swaps += std::find(own.begin(), own.end(), e) == own.end();
+        }
+    }
+}
+
+static void follows_the_definition(const tiny_model & model, const model_file & file, engine * e, const engine_spec & spec, const char * what) {
+    REQUIRE_OK(engine_apply(e, spec));
+    REQUIRE_OK(engine_drop_cache(e));
+    std::map<int, reference_layer> reference;
+    for (const int32_t block : file.info.moe_layers) {
+        const std::string prefix = "blk." + std::to_string(block) + ".";
+        reference[block].router_bias = read_tensor(file, prefix + "ffn_gate_inp.bias");
+        reference[block].selection_bias = read_tensor(file, prefix + "exp_probs_b.bias");
+    }
+    spy s{e->hook, {}};
+    llama_context_params cp = llama_context_default_params();
+    cp.n_ctx = cp.n_batch = cp.n_ubatch = 128;
+    cp.n_threads = cp.n_threads_batch = 1;
+    cp.op_offload = false;
+    cp.cb_eval = spy_eval;
+    cp.cb_eval_user_data = &s;
+    cp.abort_callback = layer_hook_abort;
+    cp.abort_callback_data = &e->hook;
+    llama_context * context = llama_init_from_model(e->model, cp);
+    engine_spec unbiased = spec;
+    unbiased.routing = ROUTING_ORIGINAL;
+    tally prefill, decode;
+    const int before = checks_failed;
+    run_passes(*e, context, 3 * DECODED, [&](int pass, const floats & logits) {
+        if (pass == 0) check_pass(model, unbiased, reference, s, prefill);
+        else check_pass(model, spec, reference, s, decode);
+        s.layers.clear();
+        return (likeliest(logits) + 37 * pass) % 320;  // no model of random weights writes on for long by itself
+    });
+    llama_free(context);
+    CHECK_EQUAL(decode.events, 3 * DECODED * int(file.info.moe_layers.size()));
+    if (spec.routing == ROUTING_PRUNED) CHECK(decode.dropped > 0);
+    else CHECK(decode.swaps > 0);
+    if (checks_failed != before) fprintf(stderr, "%s: %s at capacity %d is not what the definition says\n", model.name.c_str(), what, spec.capacities[0]);
+}
+
+static void selects_by_definition(const tiny_model & model, const std::string & path, engine * e) {
+    model_file file;
+    REQUIRE_OK(model_file_read(path, file));
+    for (const int capacity : {model.top_k + 1, model.experts / 2}) {
+        engine_spec spec = e->spec;
+        std::fill(spec.capacities.begin(), spec.capacities.end(), capacity);
+        spec.routing = ROUTING_CACHE_PRIOR;
+        spec.lambda = 0.15;
+        spec.top_j = 1;
+        follows_the_definition(model, file, e, spec, "cache_prior");
+        spec.lambda = 0.7;
+        spec.top_j = 0;
+        follows_the_definition(model, file, e, spec, "cache_prior");
+        spec.routing = ROUTING_MAX_RANK;
+        spec.top_j = 1;
+        spec.max_rank = model.experts - 2;
+        follows_the_definition(model, file, e, spec, "max_rank");
+        spec.routing = ROUTING_CUMULATIVE_THRESHOLD;
+        spec.mass_threshold = 0.9;
+        follows_the_definition(model, file, e, spec, "cumulative_threshold");
+        spec.routing = ROUTING_PRUNED;
+        follows_the_definition(model, file, e, spec, "pruned");
+    }
+}
+
+static void is_described_alike_before_and_after_opening(const tiny_model & model, const std::string & path, engine * e) {
+    model_info before, after;
+    REQUIRE_OK(engine_inspect(path, before));
+    REQUIRE_OK(engine_get_info(e, after));
+    for (const model_info * info : {&before, &after}) {
+        CHECK_EQUAL(info->select_by, model.select_by);
+        CHECK_EQUAL(info->normalises_weights, model.normalises);
+        CHECK_EQUAL(info->experts, model.experts);
+        CHECK_EQUAL(info->top_k, model.top_k);
+        if (!model.moe_layers.empty()) CHECK(info->moe_layers == model.moe_layers);
+        else CHECK_EQUAL(info->moe_layers.size(), size_t(model.layers));
+    }
+}
+
+int main(int argc, char ** argv) {
+    temporary_folder folder;
+    for (const tiny_model & model : tiny_models()) {
+        if (argc > 1 && model.name != argv[1]) continue;
+        const int before = checks_failed;
+        const std::string path = path_of(folder, model);
+        tiny_model_write(model, path);
+        engine * e = open_tiny(model, path);
+        is_described_alike_before_and_after_opening(model, path, e);
+        equals_stock_llama_at_lambda_zero(model, path, e);
+        selects_by_definition(model, path, e);
+        engine_free(e);
+        if (checks_failed != before) fprintf(stderr, "%s: %d checks failed\n", model.name.c_str(), checks_failed - before);
+    }
+    return checks_done();
+}
