@@ -272,6 +272,26 @@ export interface EngineCounters {
   }[];
 }
 
+/** A recorded sequence of routing events, to be run through one policy's cache. */
+export interface SimulateRequest {
+  experts: number;
+  /** experts of one event, at most */
+  topK: number;
+  /** events x topK experts, layer by layer, best ranked first; -1 in slots that were not used */
+  routes: Int32Array;
+  /** events of each layer, in the order of `routes` */
+  layerEvents: number[];
+  /** `belady`, the bound that no policy passes, is told the future: it is for recorded runs alone */
+  policy: Eviction | 'belady';
+  /** see `RoutingSpec.evictionHalfLifeTokens` */
+  halfLifeTokens: number;
+  /** experts of each layer; at least topK */
+  capacity: number;
+}
+
+/** Slots looked up, and those among them that were not there. */
+export interface SimulatedLayer { references: number; misses: number; }
+
 export type EngineErrorCode =
   | 'MODEL_FORMAT' | 'NOT_MOE' | 'IO' | 'BAD_ARGUMENT' | 'CAPACITY' | 'CONTEXT_FULL' | 'BUSY' | 'CLOSED' | 'CANCELLED'
   | 'INTERNAL';
@@ -288,6 +308,8 @@ export interface EngineAddon {
    * gets experts of a realistic size. Writes `target` in full (no holes), 4096-aligned; fails if it exists.
    */
   widen(source: string, target: string, width: number, onProgress: (done: number, total: number) => void): Promise<{ bytes: number }>;
+  /** Each layer starts with an empty cache; see native/engine/cache-replay.cpp. Needs no model. */
+  simulate(request: SimulateRequest): Promise<SimulatedLayer[]>;
   open(options: OpenOptions): Promise<EngineHandle>;
   info(engine: EngineHandle): ModelInfo;
   memory(engine: EngineHandle): EngineMemory;

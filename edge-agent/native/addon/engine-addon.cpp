@@ -97,6 +97,15 @@ Napi::Value widen(const Napi::CallbackInfo & info) {
     return task_start(info.Env(), new_task(work, result), info[3]);
 }
 
+Napi::Value simulate(const Napi::CallbackInfo & info) {
+    auto request = std::make_shared<simulate_request>();
+    auto result = std::make_shared<simulate_result>();
+    const engine_status status = to_simulate_request(info.Env(), info[0], *request);
+    if (failed(status)) return rejected(info.Env(), status);
+    return task_start(info.Env(), new_task([request, result](task &) { return engine_simulate(*request, *result); },
+                                           [result](Napi::Env env) { return from_simulate_result(env, *result); }), info.Env().Undefined());
+}
+
 Napi::Value make_handle(Napi::Env env, const box_ptr & box) {
     auto * held = new box_ptr(box);
     const handle_set handles = env.GetInstanceData<addon_data>()->handles;
@@ -262,6 +271,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("version", Napi::Function::New(env, version, "version"));
     exports.Set("inspect", Napi::Function::New(env, inspect, "inspect"));
     exports.Set("widen", Napi::Function::New(env, widen, "widen"));
+    exports.Set("simulate", Napi::Function::New(env, simulate, "simulate"));
     exports.Set("open", Napi::Function::New(env, open, "open"));
     exports.Set("info", Napi::Function::New(env, get_info, "info"));
     exports.Set("memory", Napi::Function::New(env, memory, "memory"));

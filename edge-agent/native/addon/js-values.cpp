@@ -113,7 +113,7 @@ static std::vector<int32_t> read_whole_numbers(object_reader & r, const char * f
 
 // In the order of the enums.
 static const char * const ROUTING_NAMES[] = {"original", "cache_prior", "max_rank", "cumulative_threshold", "pruned", "sensitivity"};
-static const char * const EVICTION_NAMES[] = {"lru", "lfu", "lfru"};
+static const char * const EVICTION_NAMES[] = {"lru", "lfu", "lfru", "belady"};
 
 // Index of the field's value among `names`.
 template <size_t N> static int read_name(object_reader & r, const char * field, const char * const (&names)[N]) {
@@ -200,6 +200,18 @@ engine_status to_evaluate_request(Napi::Env env, const Napi::Value & value, eval
     out.spec = read_spec(r, "spec");
     out.stepped = read_bool(r, "stepped");
     if (has_field(r, "recordRoutes")) out.record_routes = read_bool(r, "recordRoutes");
+    return r.status;
+}
+
+engine_status to_simulate_request(Napi::Env env, const Napi::Value & value, simulate_request & out) {
+    object_reader r = read_object(env, value, "request");
+    out.experts = read_int32(r, "experts");
+    out.top_k = read_int32(r, "topK");
+    out.routes = read_int32_array(r, "routes");
+    out.layer_events = read_whole_numbers(r, "layerEvents");
+    out.eviction = engine_eviction(read_name(r, "policy", EVICTION_NAMES));
+    out.half_life = read_number(r, "halfLifeTokens");
+    out.capacity = read_int32(r, "capacity");
     return r.status;
 }
 
@@ -386,6 +398,17 @@ Napi::Value from_evaluate_result(Napi::Env env, const evaluate_result & r) {
     out.Set("tokenNll", nll);
     out.Set("routes", from_routes(env, r.routes));
     out.Set("evalNs", double(r.eval_ns));
+    return out;
+}
+
+Napi::Value from_simulate_result(Napi::Env env, const simulate_result & r) {
+    const Napi::Array out = Napi::Array::New(env, r.layers.size());
+    for (size_t i = 0; i < r.layers.size(); i++) {
+        const Napi::Object one = Napi::Object::New(env);
+        one.Set("references", double(r.layers[i].references));
+        one.Set("misses", double(r.layers[i].misses));
+        out.Set(uint32_t(i), one);
+    }
     return out;
 }
 

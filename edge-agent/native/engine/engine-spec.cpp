@@ -81,6 +81,9 @@ engine_status engine_check_spec(const model_info & info, const engine_spec & spe
         return status_error(ENGINE_BAD_ARGUMENT, "capacities: expected one per MoE layer (%zu), found %zu", info.moe_layers.size(),
                             spec.capacities.size());
     }
+    if (spec.eviction == EVICT_BELADY) {
+        return status_error(ENGINE_BAD_ARGUMENT, "eviction: 'belady' knows the future, which only a recorded run has; simulate it");
+    }
     if (!(spec.eviction_half_life >= 0) || !std::isfinite(spec.eviction_half_life)) {
         return status_error(ENGINE_BAD_ARGUMENT, "evictionHalfLifeTokens: expected 0 (uses do not age) or a number of tokens, found %g",
                             spec.eviction_half_life);

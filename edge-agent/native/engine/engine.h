@@ -37,7 +37,10 @@ enum engine_routing {
 };
 
 // Who leaves a full cache; defined in expert-cache.h.
-enum engine_eviction { EVICT_LRU = 0, EVICT_LFU, EVICT_LFRU };
+enum engine_eviction {
+    EVICT_LRU = 0, EVICT_LFU, EVICT_LFRU,
+    EVICT_BELADY,  // knows the future: for engine_simulate alone
+};
 
 struct engine_spec {
     engine_routing routing = ROUTING_ORIGINAL;
@@ -207,6 +210,19 @@ struct engine_counters {
     std::vector<layer_counters> layers;
 };
 
+// What a recorded sequence of routing events would have missed.
+struct simulate_request {
+    int32_t experts = 0;
+    int32_t top_k = 0;
+    std::vector<int32_t> routes;        // events x top_k experts, layer by layer, best ranked first, -1 in slots that were not used
+    std::vector<int32_t> layer_events;  // events of each layer, in the order of `routes`
+    engine_eviction eviction = EVICT_LRU;
+    double half_life = 0;               // see engine_spec
+    int32_t capacity = 0;               // of each layer; at least top_k
+};
+struct simulated_layer { int64_t references = 0, misses = 0; };
+struct simulate_result { std::vector<simulated_layer> layers; };
+
 struct chat_message { std::string role, content; };
 
 struct engine;
@@ -229,6 +245,9 @@ engine_status engine_inspect(const std::string & path, model_info & out);
 // See model-widen.h.
 engine_status engine_widen(const std::string & source, const std::string & target, int64_t width,
                            const progress_callback & progress, uint64_t & bytes);
+
+// Needs no engine. Each layer starts with an empty cache; see cache-replay.cpp. BAD_ARGUMENT, CAPACITY.
+engine_status engine_simulate(const simulate_request & request, simulate_result & out);
 
 // `cancelled` is polled while the model loads; null: never. On failure `out` is null.
 engine_status engine_open(const engine_open_options & options, bool (*cancelled)(void *), void * cancelled_data,

@@ -11,6 +11,7 @@ void expert_cache_init(expert_cache & c, int experts, int capacity) {
     c.admitted.assign(size_t(experts), 0);
     c.uses.resize(size_t(experts));
     c.used.resize(size_t(experts));
+    c.next_use.assign(size_t(experts), INFINITY);
     expert_cache_reset(c);
 }
 
@@ -45,6 +46,7 @@ static double uses_now(const expert_cache & c, int e) {
 
 static double worth(const expert_cache & c, int e) {
     if (c.used[e] == c.clock) return INFINITY;
+    if (c.eviction == EVICT_BELADY) return -c.next_use[e];
     return c.eviction == EVICT_LFU ? uses_now(c, e) : uses_now(c, e) / double(c.clock - c.used[e]);
 }
 

@@ -9,6 +9,8 @@
 //   LFU   uses(e), which count on while e is out of the cache
 //   LFRU  uses(e) / tokens since e was last used
 //
+//   BELADY  -(clock of e's next event), told in advance by a replay (cache-replay.cpp)
+//
 // where experts of the latest event are beyond price and ties go to the least recently used. With a half-life H a use
 // of t tokens ago counts 2^(-t/H). Uses are counted under LRU too, so that a change of policy finds them.
 #pragma once
@@ -32,6 +34,7 @@ struct expert_cache {
     std::vector<uint64_t> admitted;     // clock at admission; valid only for members
     std::vector<double> uses;           // per expert, member or not, aged up to `used`
     std::vector<uint64_t> used;         // clock of the expert's last event; 0: none
+    std::vector<double> next_use;       // EVICT_BELADY only: clock of the expert's next event, set before each of its events
     uint64_t evictions = 0;
     uint64_t lifetime_tokens = 0;       // sum over evictions of clock - admitted
 };

@@ -4,7 +4,7 @@
  */
 import {
   type EngineAddon, type EngineCounters, type EngineHandle, type EngineMemory, type EvalRequest, type EvalResult, type GenerateRequest,
-  type GenerateResult, loadAddon, type ModelInfo, type OpenOptions, type RoutingSpec, type Step,
+  type GenerateResult, loadAddon, type ModelInfo, type OpenOptions, type RoutingSpec, type SimulatedLayer, type SimulateRequest, type Step,
 } from '../native';
 import { EngineCancelledError, toEngineError } from './engine-error';
 
@@ -25,6 +25,9 @@ export const inspectModel = (modelPath: string): Promise<ModelInfo> => typedAsyn
 /** Widens every expert to `width` without changing the model's function; progress is in bytes. Fails if `target` exists. */
 export const widenModel = (source: string, target: string, width: number, onProgress: Progress = () => {}): Promise<{ bytes: number }> =>
   typedAsync(() => addon().widen(source, target, width, onProgress));
+
+/** Runs recorded routes through the cache that the engine runs, each layer from empty. BadArgumentError, CapacityError. */
+export const simulateCache = (request: SimulateRequest): Promise<SimulatedLayer[]> => typedAsync(() => addon().simulate(request));
 
 export class Engine {
   private constructor(private readonly addon: EngineAddon, private readonly handle: EngineHandle) {}

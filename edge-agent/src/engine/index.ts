@@ -1,6 +1,6 @@
 /** The engine for programs of this repository: the addon behind typed errors, and pure helpers around a model. */
 export { bytesOfCapacities, capacitiesForBytes } from './capacity-plan';
-export { Engine, engineVersion, EVALUATE_REQUEST_ID, inspectModel, widenModel } from './engine';
+export { Engine, engineVersion, EVALUATE_REQUEST_ID, inspectModel, simulateCache, widenModel } from './engine';
 export {
   BadArgumentError, CapacityError, ContextFullError, EngineBusyError, EngineCancelledError, EngineClosedError, EngineError,
   EngineInternalError, EngineIoError, ModelFormatError, NotMoeError, toEngineError,
@@ -9,5 +9,5 @@ export { modelHash } from './model-hash';
 export { MISS_EVENT, MISS_EVENT_FIELDS, PREFETCH } from '../native';
 export type {
   EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, Eviction, GenerateRequest, GenerateResult, LayerResult, ModelInfo,
-  OpenOptions, Routing, RoutingSpec, Step, TensorPlace, WindowResult,
+  OpenOptions, Routing, RoutingSpec, SimulatedLayer, SimulateRequest, Step, TensorPlace, WindowResult,
 } from '../native';

@@ -31,6 +31,17 @@ export function listOf(one: (text: string) => number): (text: string) => number 
   };
 }
 
+/** Names between commas, each once. */
+export function namesOf<T extends string>(known: readonly T[]): (text: string) => T[] {
+  return (text) => {
+    const names = text.split(',');
+    for (const name of names) {
+      if (!known.includes(name as T)) throw new InvalidArgumentError(`Write some of ${known.join(',')}.`);
+    }
+    return [...new Set(names)] as T[];
+  };
+}
+
 export function sizeAbove(min: number): (text: string) => number {
   return (text) => {
     let bytes: number;

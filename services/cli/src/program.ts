@@ -28,6 +28,7 @@ See every flash miss as a span in Jaeger:
 Study a model on this machine:
   moefleet engine inspect --model model.gguf
   moefleet engine eval --model model.gguf --text unseen.txt --lambda 0.3 --capacity 16 --compare
+  moefleet engine simulate --routes phone.route.csv --capacity 16,32,64
 
 Exit codes: 0 done; 1 failed; 2 bad input; 3 only offline devices are missing; 130 interrupted.
 Environment: MOEFLEET_OPERATOR (coordinator), MOEFLEET_LOG_LEVEL (debug prints stack traces).

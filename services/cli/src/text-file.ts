@@ -1,6 +1,6 @@
-/** A text that a command is given by name. */
-import { readFileSync } from 'node:fs';
-import { UsageFailure } from './failure';
+/** Texts that a command reads or writes by name. */
+import { closeSync, existsSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { Failure, UsageFailure } from './failure';
 
 /** The whole file, which must be UTF-8. Throws UsageFailure naming the file. */
 export function readTextFile(flag: string, path: string): string {
@@ -16,5 +16,24 @@ export function readTextFile(flag: string, path: string): string {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch (error) {
     throw new UsageFailure(`${flag}: ${path} is not UTF-8 text; convert it first, e.g. with iconv -t UTF-8`, { cause: error });
+  }
+}
+
+/** Before long work whose outcome would find no place. Throws UsageFailure naming the file. */
+export function refuseExisting(flag: string, path: string): void {
+  if (existsSync(path)) throw new UsageFailure(`${flag}: ${path} exists; remove it or name another file`);
+}
+
+/** Throws Failure naming the file; what was written by then stays. */
+export function writeTextFile(flag: string, path: string, parts: Iterable<string>): void {
+  try {
+    const file = openSync(path, 'wx');
+    try {
+      for (const part of parts) writeSync(file, part);
+    } finally {
+      closeSync(file);
+    }
+  } catch (error) {
+    throw new Failure(`${flag}: cannot write ${path}: ${(error as Error).message}`, undefined, { cause: error });
   }
 }

@@ -7,11 +7,13 @@ import { addCommonOptions, readCommonOptions } from '../config';
 import type { Context } from '../context';
 import type { EngineSettings, EvaluateOutcome, GenerateOutcome, InspectOutcome } from '../engine/engine-job';
 import { type JobListener, runEngineJob } from '../engine/engine-process';
+import { formatRoutes } from '../engine/route-file';
 import { UsageFailure } from '../failure';
 import { jsonText } from '../json-text';
 import { ProgressLine } from '../progress-line';
 import { capacityText, fixed, pairs, percent, table } from '../table';
-import { readTextFile } from '../text-file';
+import { readTextFile, refuseExisting, writeTextFile } from '../text-file';
+import { addSimulate } from './simulate';
 
 /** Node and the libraries, beyond what the engine accounts for. */
 const RESERVE_BYTES = 150 * 1024 ** 2;
@@ -29,9 +31,10 @@ interface RoutingFlags {
 }
 
 export function addEngine(program: Command, context: Context): void {
-  const engine = addCommonOptions(program.command('engine').description('the native engine on this machine: look at a model, score a text, generate'), { operator: false });
+  const engine = addCommonOptions(program.command('engine').description('the native engine on this machine: look at a model, score a text, generate, compare eviction policies'), { operator: false });
   addInspect(engine, context);
   addEval(engine, context);
+  addSimulate(engine, context);
   addGenerate(engine, context);
 }
 
@@ -56,6 +59,7 @@ function addEval(engine: Command, context: Context): void {
     .option('--windows', 'with --json: hits, misses, nats and running range means of every window')
     .option('--stepped', 'decode one token at a time through the real cache, instead of in batches against a virtual one')
     .addOption(new Option('--seed <n>', 'of --routing sensitivity').argParser(integerFrom(0)).default(0))
+    .option('--record-routes <file>', 'write which experts every token used, for `engine simulate`; the file must not exist')
     .option('--compare', 'also score with the model\'s own routing and print the loss')
     .addHelpText('after', `${ROUTING_HELP}
 The text is tokenised as a whole, without a start token; N tokens are routed and scored, each on its next. The expert
@@ -77,16 +81,19 @@ Examples:
       throw new UsageFailure(`--prompt-tokens: ${flags.promptTokens} leaves nothing to score in a window of --context ${windowTokens}; use 0 to ${windowTokens - 1}`);
     }
     const text = readTextFile('--text', flags.text);
+    if (flags.recordRoutes !== undefined) refuseExisting('--record-routes', flags.recordRoutes);
     const outcome = await runEngineJob({
       t: 'evaluate', settings: settings(flags, windowTokens), text, textPath: flags.text, tokens: flags.tokens ?? null,
       context: windowTokens, promptTokens: flags.promptTokens, stepped: flags.stepped ?? false, compare: flags.compare ?? false,
+      recordRoutes: flags.recordRoutes !== undefined,
     }, listen(context), context.signal);
+    if (flags.recordRoutes !== undefined) writeTextFile('--record-routes', flags.recordRoutes, formatRoutes(outcome.info, outcome.result.routes!, windowTokens, flags.promptTokens));
     const evaluated = evalJson(flags, outcome);
     context.stdout.write(readCommonOptions(self, context.env).json ? jsonText(evaluated) : evalText(evaluated));
   });
 }
 
-interface EvalFlags { text: string; tokens?: number; promptTokens: number; windows?: boolean; stepped?: boolean; compare?: boolean; }
+interface EvalFlags { text: string; tokens?: number; promptTokens: number; windows?: boolean; stepped?: boolean; compare?: boolean; recordRoutes?: string; }
 
 function addGenerate(engine: Command, context: Context): void {
   const command = addEngineOptions(addRoutingOptions(engine.command('generate')

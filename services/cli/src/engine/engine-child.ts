@@ -7,10 +7,11 @@ import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { freemem } from 'node:os';
 import {
-  capacitiesForBytes, Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec, widenModel,
+  capacitiesForBytes, Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec, simulateCache, widenModel,
 } from '@moefleet/edge-agent/engine';
-import type {
-  EngineJob, EngineSettings, EvaluateOutcome, FromChild, GenerateOutcome, InspectOutcome, Outcomes, ToChild, WidenOutcome,
+import {
+  type EngineJob, type EngineSettings, type EvaluateOutcome, fileOf, type FromChild, type GenerateOutcome, type InspectOutcome, type Outcomes, type SimulateOutcome,
+  type ToChild, type WidenOutcome,
 } from './engine-job';
 
 /** Engine error codes that are the caller's input. */
@@ -40,7 +41,7 @@ async function run(job: EngineJob): Promise<void> {
   } catch (error) {
     const { message: said, stack, code } = error as Error & { code?: string };
     // What the engine says of a tensor does not name the file.
-    const path = modelPathOf(job);
+    const path = fileOf(job);
     const message = MODEL_CODES.includes(code ?? '') && !said.includes(path) ? `${path}: ${said}` : said;
     last = { t: 'failure', message, badInput: BAD_INPUT_CODES.includes(code ?? ''), stack: stack ?? said };
   }
@@ -48,18 +49,15 @@ async function run(job: EngineJob): Promise<void> {
 }
 
 async function perform(job: EngineJob): Promise<Outcomes[keyof Outcomes]> {
-  const path = modelPathOf(job);
+  if (job.t === 'simulate') return simulate(job);
+  const path = fileOf(job);
   await access(path, constants.R_OK).catch((error: NodeJS.ErrnoException) => {
     throw new BadInputError(`${path}: cannot read the model file (${error.code === 'ENOENT' ? 'no such file' : error.message})`);
   });
   return start(job);
 }
 
-function modelPathOf(job: EngineJob): string {
-  return job.t === 'widen' ? job.source : job.settings.modelPath;
-}
-
-function start(job: EngineJob): Promise<Outcomes[keyof Outcomes]> {
+function start(job: Exclude<EngineJob, { t: 'simulate' }>): Promise<Outcomes[keyof Outcomes]> {
   switch (job.t) {
     case 'inspect': return inspect(job.settings);
     case 'evaluate': return evaluate(job);
@@ -81,19 +79,19 @@ async function inspect(settings: EngineSettings): Promise<InspectOutcome> {
 }
 
 async function evaluate(job: Extract<EngineJob, { t: 'evaluate' }>): Promise<EvaluateOutcome> {
-  const { engine, spec } = await open({ ...job.settings, contextTokens: job.context }, true);
+  const { engine, info, spec } = await open({ ...job.settings, contextTokens: job.context }, true);
   try {
     const all = engine.tokenize(job.text, false, false);
     const tokens = scoredTokens(all, job);
     const runs = job.compare ? 2 : 1;
     const one = (what: string, index: number, spec: RoutingSpec) => engine.evaluate(
-      { tokens, context: job.context, promptTokens: job.promptTokens, spec, stepped: job.stepped },
+      { tokens, context: job.context, promptTokens: job.promptTokens, spec, stepped: job.stepped, recordRoutes: job.recordRoutes && index === runs - 1 },
       (done, total) => send({ t: 'progress', fraction: (index + done / total) / runs, what }),
       cancelled.signal,
     );
     const baseline = job.compare ? await one("scoring with the model's own routing", 0, { ...spec, routing: 'original' }) : null;
     const result = await one(`scoring with ${spec.routing}`, runs - 1, spec);
-    return { result, baseline, spec, peakRssBytes: peakRssBytes() };
+    return { info, result, baseline, spec, peakRssBytes: peakRssBytes() };
   } finally {
     await engine.close();
   }
@@ -132,6 +130,24 @@ async function generate(job: Extract<EngineJob, { t: 'generate' }>): Promise<Gen
   } finally {
     await engine.close();
   }
+}
+
+async function simulate({ routes, policies, capacities, halfLifeTokens }: Extract<EngineJob, { t: 'simulate' }>): Promise<SimulateOutcome> {
+  const { layers, experts, topK, layerEvents } = routes;
+  const runs = capacities.flatMap((capacity) => policies.map((policy) => ({ policy, capacity })));
+  const rows = [];
+  for (const [done, { policy, capacity }] of runs.entries()) {
+    send({ t: 'progress', fraction: done / runs.length, what: `${policy}, capacity ${capacity}` });
+    const figures = await simulateCache({ experts, topK, routes: routes.routes, layerEvents, policy, capacity, halfLifeTokens });
+    const perLayer = figures.map((layer, i) => ({ layer: layers[i]!, ...layer, missRate: layer.misses / layer.references }));
+    const [references, misses] = [sum(figures.map((layer) => layer.references)), sum(figures.map((layer) => layer.misses))];
+    rows.push({ policy, capacity, references, misses, missRate: misses / references, perLayer });
+  }
+  return { rows };
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
 }
 
 async function widen(job: Extract<EngineJob, { t: 'widen' }>): Promise<WidenOutcome> {

@@ -1,5 +1,6 @@
 /** What crosses between the command line and the child process that holds the native engine. */
-import type { EngineMemory, EvalResult, GenerateResult, ModelInfo, RoutingSpec } from '@moefleet/edge-agent/engine';
+import type { EngineMemory, EvalResult, GenerateResult, ModelInfo, RoutingSpec, SimulateRequest } from '@moefleet/edge-agent/engine';
+import type { RecordedRoutes } from './route-file';
 
 /** How much of the model may be in memory: experts per layer, bytes over all layers, or everything. */
 export type CacheSize = { t: 'all' } | { t: 'capacity'; capacity: number } | { t: 'bytes'; bytes: number };
@@ -31,16 +32,32 @@ export interface EngineSettings {
 export type EngineJob =
   | { t: 'inspect'; settings: EngineSettings }
   /** `tokens` null: as many whole windows as the text gives */
-  | { t: 'evaluate'; settings: EngineSettings; text: string; textPath: string; tokens: number | null; context: number; promptTokens: number; stepped: boolean; compare: boolean }
+  | { t: 'evaluate'; settings: EngineSettings; text: string; textPath: string; tokens: number | null; context: number; promptTokens: number; stepped: boolean; compare: boolean; recordRoutes: boolean }
   | { t: 'generate'; settings: EngineSettings; prompt: string; tokens: number; temperature: number; topP: number; seed: number }
+  | { t: 'simulate'; routes: RecordedRoutes; routesPath: string; policies: Policy[]; capacities: number[]; halfLifeTokens: number }
   | { t: 'widen'; source: string; target: string; width: number };
 
+/** What the job is about, for messages. */
+export function fileOf(job: EngineJob): string {
+  return job.t === 'widen' ? job.source : job.t === 'simulate' ? job.routesPath : job.settings.modelPath;
+}
+
+export type Policy = SimulateRequest['policy'];
+export const POLICIES = ['lru', 'lfu', 'lfru', 'belady'] as const satisfies readonly Policy[];
+
+export interface SimulatedRow {
+  policy: Policy; capacity: number; references: number; misses: number; missRate: number;
+  perLayer?: { layer: number; references: number; misses: number; missRate: number }[];
+}
+
 export interface InspectOutcome { info: ModelInfo; modelHash: string; engine: string; memory: EngineMemory; capacities: number[]; contextTokens: number; }
-export interface EvaluateOutcome { result: EvalResult; baseline: EvalResult | null; spec: RoutingSpec; peakRssBytes: number; }
+/** The result's `routes` are there where they were asked for. */
+export interface EvaluateOutcome { info: ModelInfo; result: EvalResult; baseline: EvalResult | null; spec: RoutingSpec; peakRssBytes: number; }
 export interface GenerateOutcome { text: string; result: GenerateResult; spec: RoutingSpec; memory: EngineMemory; peakRssBytes: number; }
+export interface SimulateOutcome { rows: SimulatedRow[]; }
 export interface WidenOutcome { bytes: number; }
 
-export interface Outcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; generate: GenerateOutcome; widen: WidenOutcome; }
+export interface Outcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; generate: GenerateOutcome; simulate: SimulateOutcome; widen: WidenOutcome; }
 
 export type ToChild = { t: 'job'; job: EngineJob } | { t: 'cancel' };
 

@@ -5,7 +5,7 @@
 import { fork } from 'node:child_process';
 import { join } from 'node:path';
 import { EXIT, Failure, UsageFailure } from '../failure';
-import type { EngineJob, FromChild, Outcomes, ToChild } from './engine-job';
+import { type EngineJob, fileOf, type FromChild, type Outcomes, type ToChild } from './engine-job';
 
 const STDERR_KEPT = 4000;
 
@@ -57,7 +57,7 @@ export function runEngineJob<T extends EngineJob>(job: T, listener: JobListener,
 }
 
 function crashText(job: EngineJob, code: number | null, signal: NodeJS.Signals | null, said: string): string {
-  const path = job.t === 'widen' ? job.source : job.settings.modelPath;
+  const path = fileOf(job);
   // The assertion comes before the stack that llama.cpp prints after it.
   const lines = said.split('\n').map((line) => line.trim()).filter(Boolean);
   const telling = lines.find((line) => /ASSERT|abort|terminate|what\(\)|error/i.test(line)) ?? lines.at(-1);
