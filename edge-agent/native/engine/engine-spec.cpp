@@ -95,6 +95,17 @@ engine_status engine_check_spec(const model_info & info, const engine_spec & spe
     return {};
 }
 
+// Here rather than at the first token, so that a spec that cannot be followed is refused while the old one is in force.
+static engine_status check_graph(const layer_hook & hook, const engine_spec & spec) {
+    for (const router_place & router : hook.routers) {
+        if (spec.routing == ROUTING_PRUNED && router.weights[0] == 0) {
+            return status_error(ENGINE_BAD_ARGUMENT, "routing: 'pruned' takes gate weights out by expert, and this model does not gather "
+                                "them so; choose another routing");
+        }
+    }
+    return {};
+}
+
 // Evicts what no longer fits. The caller holds the request slot, or the mutex while no request runs.
 static void bring_into_force(engine & e, const engine_spec & spec) {
     e.spec = spec;
@@ -140,7 +151,8 @@ void engine_take_back_cache(engine & e) {
 engine_status engine_apply(engine * e, const engine_spec & spec) {
     std::unique_lock<std::mutex> lock(e->mutex);
     if (e->closed) return status_error(ENGINE_CLOSED, "the engine is closed");
-    const engine_status status = engine_check_spec(e->file.info, spec);
+    engine_status status = engine_check_spec(e->file.info, spec);
+    if (!failed(status)) status = check_graph(e->hook, spec);
     if (failed(status)) return status;
     if (!e->running) {
         bring_into_force(*e, spec);
