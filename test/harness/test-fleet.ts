@@ -13,7 +13,7 @@ export interface DeviceJson {
   online: boolean;
   drift: boolean;
   desiredGeneration: number;
-  reported: { appliedGeneration: number; reason: string; effective: { lambda: number; capacities: number[] } } | null;
+  reported: { appliedGeneration: number; reason: string; effective: { lambda: number; lambdas: number[]; routing: string | null; eviction: string | null; capacities: number[]; cacheBytes: number } } | null;
   info: { model: { status: string; message: string; hostCrashes: number } } | null;
   telemetry: { misses: { counted: number; exported: number; spooled: number; dropped: number; unsampled: number } } | null;
 }

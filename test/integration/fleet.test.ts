@@ -46,6 +46,37 @@ test('lambda auto hands back: without a learner that is 0', async () => {
   for (const id of IDS) expect(await effectiveLambda(id)).toBe(0);
 });
 
+/** Of decode, all layers together. */
+async function swaps(agent: RunningAgent): Promise<number> {
+  const metrics = await (await fetch(`${agent.httpUrl}/metrics`)).text();
+  return Number(/^moefleet_agent_swaps_total\{phase="decode"\} (\d+)$/m.exec(metrics)![1]);
+}
+
+test('routing set --all brings another method into force in every engine, and original takes it back', async () => {
+  await fleet.cli('routing', 'set', 'max_rank', '--max-rank', '12', '--top-j', '1', '--all');
+  for (const id of IDS) expect((await fleet.device(id)).reported!.effective).toMatchObject({ routing: 'max_rank', maxRank: 12, topJ: 1, lambda: 0 });
+  const before = await swaps(agents[0]!);
+  await complete(agents[0]!.httpUrl, { tokens: 32 });
+  const bent = await swaps(agents[0]!);
+  expect(bent).toBeGreaterThan(before);
+  await fleet.cli('routing', 'set', 'original', '--all');
+  await complete(agents[0]!.httpUrl, { tokens: 32 });
+  expect(await swaps(agents[0]!)).toBe(bent);
+  await fleet.cli('lambda', 'set', '0,0.1,0.2,0.3,0.3,0.3', '--device', 'phone-1');
+  expect((await fleet.device('phone-1')).reported!.effective).toMatchObject({ routing: 'cache_prior', lambdas: [0, 0.1, 0.2, 0.3, 0.3, 0.3] });
+  await fleet.cli('routing', 'auto', '--device', 'phone-1');
+  await fleet.cli('routing', 'auto', '--all');
+});
+
+test('eviction set is in force beside routing, and at lambda 0 the text stays the same', async () => {
+  const { text } = await complete(agents[0]!.httpUrl, { tokens: 48, cold: true });
+  await fleet.cli('eviction', 'set', 'lfu', '--half-life', '64', '--all');
+  for (const id of IDS) expect((await fleet.device(id)).reported!.effective).toMatchObject({ eviction: 'lfu', evictionHalfLifeTokens: 64, lambda: 0 });
+  expect((await complete(agents[0]!.httpUrl, { tokens: 48, cold: true })).text).toBe(text);
+  await fleet.cli('eviction', 'auto', '--all');
+  expect((await fleet.device('phone-1')).reported!.effective.eviction).toBe('lru');
+});
+
 test('cache set changes capacities, clamped by the device\'s own limit', async () => {
   await fleet.cli('cache', 'set', '2.9MiB', '--device', 'jetson-1');
   const smaller = (await fleet.device('jetson-1')).reported!.effective.capacities;

@@ -1,6 +1,6 @@
 /** The agents' side of the coordinator, over real gRPC and a real Redis, with agents that behave and agents that do not. */
 import { type ClientDuplexStream, Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { ConnectRequest, SpecState } from '@moefleet/proto';
+import { EffectiveSpec, ConnectRequest, SpecState } from '@moefleet/proto';
 import { freePort, until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
 import { connect, type Socket } from 'node:net';
@@ -178,7 +178,8 @@ test.each<[string, (agent: TestAgent) => void, RegExp]>([
   ['an unknown state', (agent) => { agent.hello(); agent.report({ state: 77 as SpecState }); }, /reported\.state/],
   ['a hash that is no SHA-256', (agent) => { agent.hello(); agent.report({ appliedHash: Buffer.alloc(5) }); }, /applied_hash/],
   ['a generation beyond all bounds', (agent) => { agent.hello(); agent.report({ generation: 2n ** 63n }); }, /reported\.generation: 9223372036854775808/],
-  ['an effective lambda that is no number', (agent) => { agent.hello(); agent.report({ effective: { lambda: NaN, topJ: 2, routing: 1, capacities: [], cacheBytes: 0n, traceRatio: 1, routerSampling: false } }); }, /effective\.lambda: NaN/],
+  ['a lambda of one layer that is out of range', (agent) => { agent.hello(); agent.report({ effective: EffectiveSpec.fromPartial({ lambdas: [0.1, 7] }) }); }, /effective\.lambdas: 7/],
+  ['an effective lambda that is no number', (agent) => { agent.hello(); agent.report({ effective: EffectiveSpec.fromPartial({ lambda: NaN }) }); }, /effective\.lambda: NaN/],
 ])('%s ends the stream with INVALID_ARGUMENT', async (_, misbehave, message) => {
   const good = await join({ id: 'good' });
   const agent = stranger();

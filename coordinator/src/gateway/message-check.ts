@@ -59,7 +59,8 @@ export function checkReported(reported: Reported): void {
   if (!reported.effective) return;
   checkShare('reported.effective.lambda', reported.effective.lambda);
   checkShare('reported.effective.trace_ratio', reported.effective.traceRatio);
-  checkLength('reported.effective.capacities', reported.effective.capacities.length, MOST_LAYERS);
+  for (const field of ['capacities', 'lambdas', 'topJs'] as const) checkLength(`reported.effective.${field}`, reported.effective[field].length, MOST_LAYERS);
+  for (const lambda of reported.effective.lambdas) checkShare('reported.effective.lambdas', lambda);
 }
 
 export function checkTelemetry(frame: TelemetryFrame): void {

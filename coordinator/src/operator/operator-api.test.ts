@@ -2,7 +2,7 @@
 import { type ClientReadableStream, loadPackageDefinition, credentials, status } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 import {
-  type ChangeConfigRequest, Measure, type MeasureDeviceResponse, MeasureResult, Proposal, QualitySurface, RolloutDevice_State as Row, Rollout_State as State, SurfacePoint,
+  type ChangeConfigRequest, Measure, type MeasureDeviceResponse, Eviction, MeasureResult, Proposal, QualitySurface, RolloutDevice_State as Row, Rollout_State as State, Routing, SetRouting, SurfacePoint,
   ValueSource_Layer as Layer,
 } from '@moefleet/proto';
 import { dirname, join as joinPath } from 'node:path';
@@ -36,6 +36,7 @@ async function join(options: TestAgentOptions): Promise<TestAgent> {
 type Change = NonNullable<ChangeConfigRequest['change']>;
 type Target = NonNullable<ChangeConfigRequest['target']>;
 const setLambda = (lambda: number, topJ?: number): Change => ({ $case: 'setLambda', value: { lambda, topJ } });
+const setRouting = (routing: Partial<SetRouting>): Change => ({ $case: 'setRouting', value: SetRouting.fromPartial(routing) });
 const clearLambda: Change = { $case: 'clearLambda', value: {} };
 const on = (deviceId: string): Target => ({ kind: { $case: 'deviceId', value: deviceId } });
 const where = (matchLabels: Record<string, string>): Target => ({ kind: { $case: 'selector', value: { matchLabels } } });
@@ -54,6 +55,26 @@ async function propose(...proposals: Partial<Proposal>[]): Promise<string> {
   const full = proposals.map((proposal) => ({ ...Proposal.decode(new Uint8Array()), modelHash: MODEL_HASH, proposed: true, reason: 'best within 1%', ...proposal }));
   return (await call(coordinator, 'propose', { proposals: full })).rolloutId;
 }
+
+describe('eviction', () => {
+  const set = (eviction: Eviction, halfLifeTokens?: number): Change => ({ $case: 'setEviction', value: { eviction, halfLifeTokens } });
+
+  test('is set beside lambda and taken back to the default', async () => {
+    const agent = await join({ id: 'd' });
+    await roll(setLambda(0.25));
+    expect((await roll(set(Eviction.EVICTION_LFU, 64))).states).toEqual({ d: 'APPLIED' });
+    expect(agent.specs.at(-1)).toMatchObject({ lambda: 0.25, eviction: Eviction.EVICTION_LFU, evictionHalfLifeTokens: 64, modelHash: MODEL_HASH });
+    expect((await device('d')).sources.find(({ field }) => field === 'eviction')?.layer).toBe(Layer.LAYER_FLEET_PIN);
+    await roll({ $case: 'clearEviction', value: {} });
+    expect(agent.specs.at(-1)).toMatchObject({ lambda: 0.25, eviction: Eviction.EVICTION_UNSPECIFIED });
+  });
+
+  test('is refused where there is no such policy, or one that does not age', async () => {
+    await expect(roll(set(9 as Eviction))).rejects.toMatchObject({ code: status.INVALID_ARGUMENT, details: expect.stringMatching(/set_eviction\.eviction: 9/) as string });
+    await expect(roll(set(Eviction.EVICTION_LRU, 5))).rejects.toMatchObject({ details: expect.stringMatching(/half_life_tokens: 5 is not read by lru/) as string });
+    await expect(roll(set(Eviction.EVICTION_LFU, -1))).rejects.toMatchObject({ details: expect.stringMatching(/half_life_tokens: -1/) as string });
+  });
+});
 
 describe('lambda', () => {
   test('is set on the whole fleet and returns when all have applied it', async () => {
@@ -102,6 +123,35 @@ describe('lambda', () => {
     expect((await roll(clearLambda)).states).toEqual({ d: 'APPLIED' });
     expect(agent.specs.at(-1)).toMatchObject({ lambda: 0.1, topJ: 1, modelHash: MODEL_HASH });
     expect((await roll(clearLambda)).last.devices[0]!.reason).toBe('there was no fleet pin to clear');
+  });
+
+  test('gives way to another routing method, and that to lambda again', async () => {
+    const agent = await join({ id: 'd' });
+    await roll(setLambda(0.25, 1));
+    expect((await roll(setRouting({ routing: Routing.ROUTING_MAX_RANK, maxRank: 8, biasPrefill: true }))).states).toEqual({ d: 'APPLIED' });
+    expect(agent.specs.at(-1)).toMatchObject({ routing: Routing.ROUTING_MAX_RANK, maxRank: 8, biasPrefill: true, lambda: 0, topJ: undefined, modelHash: MODEL_HASH });
+    await roll(setRouting({ routing: Routing.ROUTING_CACHE_PRIOR, lambdas: [0.1, 0.2, 0.3] }));
+    expect(agent.specs.at(-1)).toMatchObject({ routing: Routing.ROUTING_CACHE_PRIOR, lambdas: [0.1, 0.2, 0.3], lambda: 0.1, maxRank: undefined });
+    await roll(setLambda(0.2));
+    expect(agent.specs.at(-1)).toMatchObject({ routing: Routing.ROUTING_CACHE_PRIOR, lambdas: [], lambda: 0.2 });
+    expect((await roll(clearLambda)).states).toEqual({ d: 'APPLIED' });
+    expect(agent.specs.at(-1)).toMatchObject({ routing: Routing.ROUTING_UNSPECIFIED, lambda: undefined });
+  });
+
+  test.each<[Partial<SetRouting>, RegExp]>([
+    [{ routing: 99 as Routing }, /set_routing\.routing: 99/],
+    [{ routing: Routing.ROUTING_CACHE_PRIOR }, /set_routing\.lambda: "nothing"/],
+    [{ routing: Routing.ROUTING_MAX_RANK, lambda: 0.3 }, /set_routing\.lambda: 0\.3 is not read by max_rank/],
+    [{ routing: Routing.ROUTING_ORIGINAL, biasPrefill: true }, /set_routing\.bias_prefill/],
+    [{ routing: Routing.ROUTING_PRUNED, topJ: 0 }, /set_routing\.top_j: 0.*from 1/],
+    [{ routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0.1, lambdas: [0.1, 0.1, 0.1] }, /possible beside set_routing\.lambdas/],
+    [{ routing: Routing.ROUTING_CACHE_PRIOR, lambdas: [0.1, 1.5, 0.1] }, /set_routing\.lambdas: 1\.5/],
+    [{ routing: Routing.ROUTING_CACHE_PRIOR, lambdas: [0.1, 0.2] }, /set_routing\.lambdas: "2 values".*device d has 3/],
+    [{ routing: Routing.ROUTING_CUMULATIVE_THRESHOLD, massThreshold: 1.1 }, /set_routing\.mass_threshold: 1\.1/],
+  ])('refuses %j for the whole change', async (routing, says) => {
+    const agent = await join({ id: 'd' });
+    await expect(roll(setRouting(routing))).rejects.toMatchObject({ code: status.INVALID_ARGUMENT, details: expect.stringMatching(says) as string });
+    expect(agent.desired).toHaveLength(0);
   });
 
   test('names the device that refuses, with its reason', async () => {

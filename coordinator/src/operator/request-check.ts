@@ -1,16 +1,15 @@
 /** Turns operators' and learners' requests into what the coordinator works with, or says what is wrong with them. */
-import type { ChangeConfigRequest, LabelSelector, Measure, Proposal, QualitySurface, Target as TargetMessage } from '@moefleet/proto';
+import { type ChangeConfigRequest, Eviction, type LabelSelector, type Measure, type Proposal, type QualitySurface, type Target as TargetMessage } from '@moefleet/proto';
 import { InvalidRequestError } from '../errors';
 import { checkDigest, checkId, checkLabels } from '../names';
+import { type EvictionPolicy, MOST_HALF_LIFE } from '../registry/pin';
 import type { Change, Target } from '../rollout/change';
+import { checkRouting } from './routing-check';
+import { bytes, finite, MOST_EXPERTS, share, within } from './value-check';
 
 const DEFAULT_TIMEOUT_MS = 30_000;
 const MOST_TIMEOUT_MS = 600_000;
 const MOST_WHY = 500;
-/** No model has that many experts in a layer. */
-const MOST_EXPERTS = 65_535;
-/** 2^53: sizes are exact everywhere below it. */
-const MOST_BYTES = BigInt(Number.MAX_SAFE_INTEGER);
 const MOST_WINDOW_TOKENS = 65_536;
 const MOST_PROMPTS = 256;
 const MOST_PROMPT_CHARACTERS = 65_536;
@@ -45,12 +44,15 @@ export function checkSelector(field: string, selector: LabelSelector): Readonly<
 function readChange(change: ChangeConfigRequest['change']): Change {
   switch (change?.$case) {
     case undefined: throw new InvalidRequestError('change', 'nothing', 'a change');
-    case 'clearLambda': return { t: 'clearLambda' };
+    case 'clearLambda': return { t: 'clearRouting' };
+    case 'clearEviction': return { t: 'clearEviction' };
     case 'clearCache': return { t: 'clearCache' };
     case 'setLambda': {
       const { lambda, topJ } = change.value;
-      return { t: 'setLambda', lambda: share('set_lambda.lambda', lambda), topJ: topJ === undefined ? null : within('set_lambda.top_j', topJ, 0, MOST_EXPERTS) };
+      return { t: 'setRouting', routing: { lambda: share('set_lambda.lambda', lambda), topJ: topJ === undefined ? null : within('set_lambda.top_j', topJ, 0, MOST_EXPERTS) } };
     }
+    case 'setRouting': return { t: 'setRouting', routing: checkRouting(change.value) };
+    case 'setEviction': return checkEviction(change.value.eviction, change.value.halfLifeTokens);
     case 'setCache': {
       const { size } = change.value;
       if (!size) throw new InvalidRequestError('set_cache.size', 'nothing', 'cache_bytes or capacity');
@@ -67,6 +69,19 @@ function readChange(change: ChangeConfigRequest['change']): Change {
       } };
     }
   }
+}
+
+const EVICTIONS: Partial<Record<Eviction, EvictionPolicy>> = {
+  [Eviction.EVICTION_LRU]: 'lru', [Eviction.EVICTION_LFU]: 'lfu', [Eviction.EVICTION_LFRU]: 'lfru', [Eviction.EVICTION_ADAPTIVE]: 'adaptive',
+};
+
+function checkEviction(eviction: Eviction, halfLifeTokens: number | undefined): Change {
+  const policy = EVICTIONS[eviction];
+  if (!policy) throw new InvalidRequestError('set_eviction.eviction', eviction, 'a policy of this coordinator: LRU, LFU, LFRU or ADAPTIVE');
+  if (halfLifeTokens === undefined) return { t: 'setEviction', policy, halfLifeTokens: null };
+  if (policy !== 'lfu' && policy !== 'lfru') throw new InvalidRequestError('set_eviction.half_life_tokens', halfLifeTokens, `read by ${policy}; leave it out, or choose LFU or LFRU`);
+  if (!(halfLifeTokens >= 0 && halfLifeTokens <= MOST_HALF_LIFE)) throw new InvalidRequestError('set_eviction.half_life_tokens', halfLifeTokens, 'a number of tokens; 0: uses do not age');
+  return { t: 'setEviction', policy, halfLifeTokens };
 }
 
 export function checkMeasure(measure: Measure | undefined): Measure {
@@ -110,23 +125,4 @@ export function checkSurface(surface: QualitySurface | undefined): QualitySurfac
     for (const name of ['crossEntropyLoss', 'crossEntropyLossStderr', 'missRate', 'swapRate', 'massLost'] as const) finite(`surface.points[${at}].${name}`, point[name]);
   }
   return surface;
-}
-
-function share(field: string, value: number): number {
-  if (!(value >= 0 && value <= 1)) throw new InvalidRequestError(field, value, 'a number from 0 to 1');
-  return value;
-}
-
-function finite(field: string, value: number): void {
-  if (!Number.isFinite(value)) throw new InvalidRequestError(field, value, 'a finite number');
-}
-
-function within(field: string, value: number, min: number, max: number): number {
-  if (!(Number.isInteger(value) && value >= min && value <= max)) throw new InvalidRequestError(field, value, `an integer from ${min} to ${max}`);
-  return value;
-}
-
-function bytes(field: string, value: bigint, min: bigint): number {
-  if (value < min || value > MOST_BYTES) throw new InvalidRequestError(field, value, `a number of bytes from ${min} to ${MOST_BYTES}`);
-  return Number(value);
 }

@@ -15,7 +15,29 @@ interface ModelBound {
   readonly modelHashes: readonly string[];
 }
 
-export interface LambdaPin extends PinBase, ModelBound { readonly lambda: number; readonly topJ: number | null }
+export type RoutingMethod = 'original' | 'cache_prior' | 'max_rank' | 'cumulative_threshold' | 'pruned';
+export const ROUTING_METHODS: readonly RoutingMethod[] = ['original', 'cache_prior', 'max_rank', 'cumulative_threshold', 'pruned'];
+export type EvictionPolicy = 'lru' | 'lfu' | 'lfru' | 'adaptive';
+export const EVICTION_POLICIES: readonly EvictionPolicy[] = ['lru', 'lfu', 'lfru', 'adaptive'];
+
+/** Which experts are chosen: one value, as its parts trade together. What is absent is the agent's default. */
+export interface RoutingChoice {
+  /** absent: cache_prior */
+  readonly method?: RoutingMethod;
+  /** 0 where `lambdas` or the method says how far to bend */
+  readonly lambda: number;
+  readonly topJ: number | null;
+  /** one per MoE layer of the model, in place of `lambda`, `topJ` */
+  readonly lambdas?: readonly number[];
+  readonly topJs?: readonly number[];
+  readonly maxRank?: number;
+  readonly massThreshold?: number;
+  readonly firstBiasedLayer?: number;
+  readonly biasPrefill?: boolean;
+}
+
+export interface LambdaPin extends PinBase, ModelBound, RoutingChoice {}
+export interface EvictionPin extends PinBase, ModelBound { readonly policy: EvictionPolicy; /** null: uses do not age */ readonly halfLifeTokens: number | null }
 export interface CachePin extends PinBase, ModelBound {
   readonly size: { readonly t: 'bytes'; readonly cacheBytes: number } | { readonly t: 'capacity'; readonly capacity: number };
 }
@@ -25,12 +47,13 @@ export interface SamplingPin extends PinBase { readonly sampling: { readonly win
 
 export interface PinByField {
   lambda: LambdaPin;
+  eviction: EvictionPin;
   cache: CachePin;
   tracing: TracingPin;
   sampling: SamplingPin;
 }
 export type PinField = keyof PinByField;
-export const PIN_FIELDS: readonly PinField[] = ['lambda', 'cache', 'tracing', 'sampling'];
+export const PIN_FIELDS: readonly PinField[] = ['lambda', 'eviction', 'cache', 'tracing', 'sampling'];
 
 /** The pins of one place (a device, a group or the fleet). */
 export type PinSet = { readonly [F in PinField]?: PinByField[F] };
@@ -44,20 +67,39 @@ export interface GroupPins {
 
 export type PinPlace = { t: 'fleet' } | { t: 'group'; selector: string } | { t: 'device'; deviceId: string };
 
+/** Tokens; longer than anything a device sees between two restarts. */
+export const MOST_HALF_LIFE = 1e12;
+
 /** Throws a TypeError that says what is wrong; `json` is whatever Redis held. */
 export function decodePin<F extends PinField>(field: F, json: string): PinByField[F] {
   const value = record(JSON.parse(json), 'the pin');
   const base: PinBase = { order: number(value, 'order', 0, Number.MAX_SAFE_INTEGER), why: typeof value['why'] === 'string' ? value['why'] : '' };
   const decoders: { [K in PinField]: () => PinByField[K] } = {
-    lambda: () => ({
-      ...base, modelHashes: strings(value, 'modelHashes'), lambda: number(value, 'lambda', 0, 1),
-      topJ: value['topJ'] === null || value['topJ'] === undefined ? null : number(value, 'topJ', 0, 0xffff),
+    lambda: () => ({ ...base, modelHashes: strings(value, 'modelHashes'), ...routingChoice(value) }),
+    eviction: () => ({
+      ...base, modelHashes: strings(value, 'modelHashes'), policy: oneOf(value, 'policy', EVICTION_POLICIES),
+      halfLifeTokens: value['halfLifeTokens'] === null ? null : number(value, 'halfLifeTokens', 0, MOST_HALF_LIFE),
     }),
     cache: () => ({ ...base, modelHashes: strings(value, 'modelHashes'), size: cacheSize(record(value['size'], 'size')) }),
     tracing: () => ({ ...base, traceRatio: number(value, 'traceRatio', 0, 1) }),
     sampling: () => ({ ...base, sampling: value['sampling'] === null ? null : sampling(record(value['sampling'], 'sampling')) }),
   };
   return decoders[field]();
+}
+
+function routingChoice(value: Record<string, unknown>): RoutingChoice {
+  const optional = <T>(field: string, read: () => T) => (value[field] === undefined ? {} : { [field]: read() });
+  return {
+    lambda: number(value, 'lambda', 0, 1),
+    topJ: value['topJ'] === null || value['topJ'] === undefined ? null : number(value, 'topJ', 0, 0xffff),
+    ...optional('method', () => oneOf(value, 'method', ROUTING_METHODS)),
+    ...optional('lambdas', () => numbers(value, 'lambdas', 0, 1)),
+    ...optional('topJs', () => numbers(value, 'topJs', 0, 0xffff)),
+    ...optional('maxRank', () => number(value, 'maxRank', 1, 0xffff)),
+    ...optional('massThreshold', () => number(value, 'massThreshold', 0, 1)),
+    ...optional('firstBiasedLayer', () => number(value, 'firstBiasedLayer', 0, 0xffff)),
+    ...optional('biasPrefill', () => value['biasPrefill'] === true),
+  };
 }
 
 function cacheSize(value: Record<string, unknown>): CachePin['size'] {
@@ -78,6 +120,18 @@ function record(value: unknown, what: string): Record<string, unknown> {
 function number(value: Record<string, unknown>, field: string, min: number, max: number): number {
   const found = value[field];
   if (typeof found !== 'number' || !(found >= min && found <= max)) throw new TypeError(`${field} is no number from ${min} to ${max}`);
+  return found;
+}
+
+function numbers(value: Record<string, unknown>, field: string, min: number, max: number): number[] {
+  const found = value[field];
+  if (!Array.isArray(found) || !found.every((item) => typeof item === 'number' && item >= min && item <= max)) throw new TypeError(`${field} is no list of numbers from ${min} to ${max}`);
+  return found as number[];
+}
+
+function oneOf<T extends string>(value: Record<string, unknown>, field: string, names: readonly T[]): T {
+  const found = names.find((name) => name === value[field]);
+  if (found === undefined) throw new TypeError(`${field} is none of ${names.join(', ')}`);
   return found;
 }
 

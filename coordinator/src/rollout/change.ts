@@ -1,5 +1,5 @@
 /** What an operator may change, where, and how it is told. */
-import type { PinField, PinPlace } from '../registry/pin';
+import type { EvictionPolicy, PinField, PinPlace, RoutingChoice } from '../registry/pin';
 import { selectorText } from '../names';
 
 export type Target =
@@ -8,8 +8,10 @@ export type Target =
   | { t: 'selector'; labels: Readonly<Record<string, string>> };
 
 export type Change =
-  | { t: 'setLambda'; lambda: number; topJ: number | null }
-  | { t: 'clearLambda' }
+  | { t: 'setRouting'; routing: RoutingChoice }
+  | { t: 'clearRouting' }
+  | { t: 'setEviction'; policy: EvictionPolicy; halfLifeTokens: number | null }
+  | { t: 'clearEviction' }
   | { t: 'setCacheBytes'; cacheBytes: number }
   | { t: 'setCapacity'; capacity: number }
   | { t: 'clearCache' }
@@ -23,7 +25,8 @@ export function pinPlace(target: Target): PinPlace {
 
 export function pinField(change: Change): PinField {
   switch (change.t) {
-    case 'setLambda': case 'clearLambda': return 'lambda';
+    case 'setRouting': case 'clearRouting': return 'lambda';
+    case 'setEviction': case 'clearEviction': return 'eviction';
     case 'setCacheBytes': case 'setCapacity': case 'clearCache': return 'cache';
     case 'setTracing': return 'tracing';
     case 'setSampling': return 'sampling';
@@ -33,7 +36,7 @@ export function pinField(change: Change): PinField {
 /** DeviceSpec field names a change is about, for finding out which layer has won. */
 export function specFields(change: Change): readonly string[] {
   const fields: Record<PinField, readonly string[]> = {
-    lambda: ['lambda'], cache: ['capacities', 'cache_bytes'], tracing: ['trace_ratio'], sampling: ['router_sampling'],
+    lambda: ['lambda'], eviction: ['eviction'], cache: ['capacities', 'cache_bytes'], tracing: ['trace_ratio'], sampling: ['router_sampling'],
   };
   return fields[pinField(change)];
 }
@@ -41,12 +44,27 @@ export function specFields(change: Change): readonly string[] {
 export function describeChange(change: Change, target: Target): string {
   const where = target.t === 'all' ? 'all devices' : target.t === 'device' ? `device ${target.deviceId}` : `devices with ${selectorText(target.labels)}`;
   switch (change.t) {
-    case 'setLambda': return `lambda ${change.lambda}${change.topJ === null ? '' : `, topJ ${change.topJ}`} on ${where}`;
-    case 'clearLambda': return `lambda back to the learner on ${where}`;
+    case 'setRouting': return `${routingText(change.routing)} on ${where}`;
+    case 'clearRouting': return `routing back to the learner on ${where}`;
+    case 'setEviction': return `eviction ${change.policy}${change.halfLifeTokens ? `, half-life ${change.halfLifeTokens} tokens` : ''} on ${where}`;
+    case 'clearEviction': return `eviction back to the agents' default on ${where}`;
     case 'setCacheBytes': return `cache of ${change.cacheBytes} bytes on ${where}`;
     case 'setCapacity': return `capacity ${change.capacity} in every layer on ${where}`;
     case 'clearCache': return `cache size back to the learner on ${where}`;
     case 'setTracing': return `trace ratio ${change.traceRatio} on ${where}`;
     case 'setSampling': return `router sampling ${change.sampling ? 'on' : 'off'} on ${where}`;
   }
+}
+
+function routingText(routing: RoutingChoice): string {
+  const method = routing.method ?? 'cache_prior';
+  const parts = [
+    method === 'cache_prior' ? `lambda ${routing.lambdas ? routing.lambdas.join(',') : routing.lambda}` : `routing ${method}`,
+    routing.maxRank === undefined ? '' : `max rank ${routing.maxRank}`,
+    routing.massThreshold === undefined ? '' : `mass threshold ${routing.massThreshold}`,
+    routing.topJs ? `topJ ${routing.topJs.join(',')}` : routing.topJ === null ? '' : `topJ ${routing.topJ}`,
+    routing.firstBiasedLayer ? `from layer ${routing.firstBiasedLayer}` : '',
+    routing.biasPrefill ? 'prompts included' : '',
+  ];
+  return parts.filter(Boolean).join(', ');
 }

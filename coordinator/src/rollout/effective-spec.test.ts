@@ -1,4 +1,4 @@
-import { ModelState, Proposal, Routing, ValueSource_Layer as Layer } from '@moefleet/proto';
+import { DeviceSpec, Eviction, ModelState, Proposal, Routing, ValueSource_Layer as Layer } from '@moefleet/proto';
 import type { PinSet } from '../registry/pin';
 import { effectiveSpec, type SpecInputs } from './effective-spec';
 
@@ -31,7 +31,8 @@ function layerOf(spec: SpecInputs, field = 'lambda'): Layer | undefined {
 
 test('asks for nothing where nothing is set, so that the device keeps its defaults', () => {
   const { spec, sources } = effectiveSpec(inputs({}));
-  expect(spec).toEqual({ lambda: undefined, topJ: undefined, routing: Routing.ROUTING_UNSPECIFIED, cache: undefined, modelHash: '', traceRatio: undefined, routerSampling: undefined });
+  expect(spec).toEqual(DeviceSpec.fromPartial({}));
+  expect(DeviceSpec.encode(spec).finish()).toHaveLength(0);
   expect(new Set(sources.map((source) => source.layer))).toEqual(new Set([Layer.LAYER_DEFAULT]));
 });
 
@@ -75,13 +76,36 @@ test('each field has its own source', () => {
   expect(spec.cache).toEqual({ $case: 'capacities', value: { experts: [8, 9, 10] } });
   expect(spec.traceRatio).toBe(0.5);
   expect(Object.fromEntries(sources.map((source) => [source.field, source.layer]))).toEqual({
-    lambda: Layer.LAYER_FLEET_PIN, top_j: Layer.LAYER_DEFAULT, capacities: Layer.LAYER_LEARNER, trace_ratio: Layer.LAYER_DEVICE_PIN, router_sampling: Layer.LAYER_DEFAULT,
+    lambda: Layer.LAYER_FLEET_PIN, top_j: Layer.LAYER_DEFAULT, routing: Layer.LAYER_FLEET_PIN, eviction: Layer.LAYER_DEFAULT, capacities: Layer.LAYER_LEARNER, trace_ratio: Layer.LAYER_DEVICE_PIN, router_sampling: Layer.LAYER_DEFAULT,
   });
 });
 
 test('never combines a pinned lambda with a topJ the learner chose for another lambda', () => {
   expect(effectiveSpec(inputs({ learned: proposal({ lambda: 0.1, topJ: 0 }), devicePins: lambdaPin(0.9) })).spec.topJ).toBeUndefined();
   expect(effectiveSpec(inputs({ devicePins: lambdaPin(0.9, 1, 3) })).spec.topJ).toBe(3);
+});
+
+test('a pinned method comes whole, with nothing of what another layer says of lambda', () => {
+  const fleet: PinSet = { lambda: { order: 1, why: '', modelHashes: [A], lambda: 0, topJ: null, method: 'max_rank', maxRank: 8, biasPrefill: true, firstBiasedLayer: 1 } };
+  const { spec } = effectiveSpec(inputs({ learned: proposal({ lambda: 0.3, topJ: 0 }), shared: { fleet, groups: [] } }));
+  expect(spec).toMatchObject({ routing: Routing.ROUTING_MAX_RANK, lambda: 0, topJ: undefined, maxRank: 8, massThreshold: undefined, biasPrefill: true, firstBiasedLayer: 1, modelHash: A });
+  const finer = effectiveSpec(inputs({ devicePins: lambdaPin(0.2), shared: { fleet, groups: [] } }));
+  expect(finer.spec).toMatchObject({ routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0.2, maxRank: undefined, biasPrefill: undefined });
+});
+
+test('lists of lambda and topJ go to the device as they were pinned', () => {
+  const devicePins: PinSet = { lambda: { order: 1, why: '', modelHashes: [A], lambda: 0.1, topJ: null, lambdas: [0.1, 0.2, 0.3], topJs: [2, 1, 1] } };
+  const { spec, sources } = effectiveSpec(inputs({ devicePins }));
+  expect(spec).toMatchObject({ lambda: 0.1, lambdas: [0.1, 0.2, 0.3], topJs: [2, 1, 1], routing: Routing.ROUTING_CACHE_PRIOR });
+  expect(sources.find(({ field }) => field === 'top_j')?.layer).toBe(Layer.LAYER_DEVICE_PIN);
+});
+
+test('eviction is pinned apart from routing, and belongs to a model as it does', () => {
+  const fleet: PinSet = { eviction: { order: 1, why: '', modelHashes: [A], policy: 'lfu', halfLifeTokens: 64 } };
+  expect(effectiveSpec(inputs({ learned: proposal({ lambda: 0.3 }), shared: { fleet, groups: [] } })).spec)
+    .toMatchObject({ lambda: 0.3, eviction: Eviction.EVICTION_LFU, evictionHalfLifeTokens: 64, modelHash: A });
+  expect(effectiveSpec(inputs({ shared: { fleet, groups: [] } })).spec.modelHash).toBe(A);
+  expect(effectiveSpec(inputs({ model: model(B), shared: { fleet, groups: [] } })).spec).toMatchObject({ eviction: Eviction.EVICTION_UNSPECIFIED, modelHash: '' });
 });
 
 test('values made for one model do not hold on another', () => {

@@ -3,15 +3,16 @@
  * that is set wins: pin on the device, on a group it belongs to (of several the newest), on the fleet; the learner's
  * value, if it was made for the model the device runs; the default (lambda 0, as much cache as the device allows).
  *
- * lambda and topJ trade together, so both come from one place: under a pinned lambda without a topJ the agent's
- * default topJ holds, never one that the learner chose for another lambda. lambda, topJ and capacities belong to a
- * model: a pin of them holds for the models its targets ran when it was set, and the spec carries the hash of the
- * device's model, so that the agent falls back to lambda 0 should it ever load another.
+ * The routing method, lambda, topJ and what else decides which experts are chosen trade together, so all come from one
+ * place: under a pinned lambda without a topJ the agent's default topJ holds, never one that the learner chose for
+ * another lambda. Routing, eviction and capacities belong to a model: a pin of them holds for the models its targets
+ * ran when it was set, and the spec carries the hash of the device's model, so that the agent falls back to lambda 0
+ * should it ever load another.
  */
-import { type DeviceSpec, type ModelState, type Proposal, Routing, type ValueSource, ValueSource_Layer as Layer } from '@moefleet/proto';
+import { type DeviceSpec, Eviction, type ModelState, type Proposal, Routing, type ValueSource, ValueSource_Layer as Layer } from '@moefleet/proto';
 import { labelsMatch } from '../names';
 import type { SharedPins } from '../registry/pin-store';
-import type { CachePin, PinByField, PinField, PinSet } from '../registry/pin';
+import type { CachePin, EvictionPolicy, PinByField, PinField, PinSet, RoutingChoice, RoutingMethod } from '../registry/pin';
 
 export interface SpecInputs {
   readonly labels: Readonly<Record<string, string>>;
@@ -30,30 +31,48 @@ export interface EffectiveSpecResult {
 
 interface Chosen<F extends PinField> { pin: PinByField[F]; layer: Layer; detail: string }
 
+const ROUTING: Record<RoutingMethod, Routing> = {
+  original: Routing.ROUTING_ORIGINAL, cache_prior: Routing.ROUTING_CACHE_PRIOR, max_rank: Routing.ROUTING_MAX_RANK,
+  cumulative_threshold: Routing.ROUTING_CUMULATIVE_THRESHOLD, pruned: Routing.ROUTING_PRUNED,
+};
+const EVICTION: Record<EvictionPolicy, Eviction> = {
+  lru: Eviction.EVICTION_LRU, lfu: Eviction.EVICTION_LFU, lfru: Eviction.EVICTION_LFRU, adaptive: Eviction.EVICTION_ADAPTIVE,
+};
+
 export function effectiveSpec(inputs: SpecInputs): EffectiveSpecResult {
-  const lambda = lambdaValue(inputs);
+  const routing = routingValue(inputs);
   const cache = cacheValue(inputs);
+  const eviction = choosePin('eviction', inputs);
   const tracing = choosePin('tracing', inputs);
   const sampling = choosePin('sampling', inputs);
-  const bound = lambda.lambda !== undefined || cache.cache?.$case === 'capacities';
+  const bound = routing.choice !== undefined || eviction !== undefined || cache.cache?.$case === 'capacities';
   return {
     spec: {
-      lambda: lambda.lambda,
-      topJ: lambda.topJ,
-      routing: lambda.lambda === undefined ? Routing.ROUTING_UNSPECIFIED : Routing.ROUTING_CACHE_PRIOR,
+      ...routingFields(routing.choice),
       cache: cache.cache,
       modelHash: bound ? inputs.model?.hash ?? '' : '',
       traceRatio: tracing?.pin.traceRatio,
       routerSampling: sampling?.pin.sampling
         ? { windowTokens: sampling.pin.sampling.windowTokens, bytesPerHour: BigInt(sampling.pin.sampling.bytesPerHour) }
         : undefined,
+      eviction: eviction ? EVICTION[eviction.pin.policy] : Eviction.EVICTION_UNSPECIFIED,
+      evictionHalfLifeTokens: eviction?.pin.halfLifeTokens ?? undefined,
     },
     sources: [
-      ...lambda.sources,
+      ...routing.sources,
       cache.source,
+      eviction ? source('eviction', eviction) : defaultSource('eviction'),
       tracing ? source('trace_ratio', tracing) : defaultSource('trace_ratio'),
       sampling ? source('router_sampling', sampling) : defaultSource('router_sampling'),
     ],
+  };
+}
+
+function routingFields(choice: RoutingChoice | undefined) {
+  return {
+    routing: choice ? ROUTING[choice.method ?? 'cache_prior'] : Routing.ROUTING_UNSPECIFIED,
+    lambda: choice?.lambda, topJ: choice?.topJ ?? undefined, lambdas: [...choice?.lambdas ?? []], topJs: [...choice?.topJs ?? []],
+    maxRank: choice?.maxRank, massThreshold: choice?.massThreshold, firstBiasedLayer: choice?.firstBiasedLayer, biasPrefill: choice?.biasPrefill,
   };
 }
 
@@ -66,20 +85,21 @@ export function layerText(found: ValueSource): string {
   return names[found.layer] ?? 'default';
 }
 
-function lambdaValue(inputs: SpecInputs): { lambda?: number; topJ?: number; sources: ValueSource[] } {
+function routingValue(inputs: SpecInputs): { choice?: RoutingChoice; sources: ValueSource[] } {
   const pinned = choosePin('lambda', inputs);
   if (pinned) {
-    const topJ = pinned.pin.topJ ?? undefined;
-    const topJSource = topJ === undefined ? defaultSource('top_j', 'lambda is pinned without it') : source('top_j', pinned);
-    return { lambda: pinned.pin.lambda, topJ, sources: [source('lambda', pinned), topJSource] };
+    const { pin } = pinned;
+    const topJSource = pin.topJ === null && !pin.topJs ? defaultSource('top_j', 'lambda is pinned without it') : source('top_j', pinned);
+    return { choice: pin, sources: [source('lambda', pinned), topJSource, source('routing', pinned)] };
   }
   const learned = inputs.learned;
   if (learned && learned.modelHash === inputs.model?.hash) {
     const from = { layer: Layer.LAYER_LEARNER, detail: learned.reason };
-    return { lambda: learned.lambda, topJ: learned.topJ, sources: [source('lambda', from), source('top_j', from)] };
+    return { choice: { lambda: learned.lambda, topJ: learned.topJ }, sources: [source('lambda', from), source('top_j', from), source('routing', from)] };
   }
   const elsewhere = choosePin('lambda', { ...inputs, model: undefined });
-  return { sources: [defaultSource('lambda', elsewhere ? `the ${layerText(source('lambda', elsewhere))} was set for another model` : ''), defaultSource('top_j')] };
+  const detail = elsewhere ? `the ${layerText(source('lambda', elsewhere))} was set for another model` : '';
+  return { sources: [defaultSource('lambda', detail), defaultSource('top_j'), defaultSource('routing')] };
 }
 
 function cacheValue(inputs: SpecInputs): { cache: DeviceSpec['cache']; source: ValueSource } {

@@ -10,7 +10,7 @@ import { InvalidRequestError, NotFoundError, RegistryDataError, StoppingError } 
 import { labelsMatch } from '../names';
 import { inChunks } from '../registry/chunks';
 import type { DeviceRecord } from '../registry/device-record';
-import type { CachePin, LambdaPin, SamplingPin, TracingPin } from '../registry/pin';
+import type { CachePin, EvictionPin, LambdaPin, SamplingPin, TracingPin } from '../registry/pin';
 import type { Registry } from '../registry/registry';
 import type { RolloutRecord, RolloutRow, RolloutState } from '../registry/rollout-record';
 import { type Change, describeChange, pinField, pinPlace, specFields, type Target } from './change';
@@ -46,6 +46,7 @@ export class RolloutEngine implements Service {
   async change(target: Target, change: Change, why: string, timeoutMs: number): Promise<RolloutFollower> {
     const known = await this.targets(target);
     checkCapacity(change, known);
+    checkLayerLists(change, known);
     const cleared = await this.applyPin(target, change, why, known);
     // Looked up again: a device that joined meanwhile has been brought in line with the pins as they were before.
     const devices = await this.targets(target);
@@ -113,8 +114,9 @@ export class RolloutEngine implements Service {
     const modelHashes = [...new Set(devices.flatMap((device) => device.model?.hash ?? []))].sort();
     const { pins } = this.registry;
     switch (change.t) {
-      case 'clearLambda': case 'clearCache': return pins.clear(place, pinField(change));
-      case 'setLambda': await pins.set(place, 'lambda', { why, modelHashes, lambda: change.lambda, topJ: change.topJ } satisfies Omit<LambdaPin, 'order'>); break;
+      case 'clearRouting': case 'clearEviction': case 'clearCache': return pins.clear(place, pinField(change));
+      case 'setRouting': await pins.set(place, 'lambda', { why, modelHashes, ...change.routing } satisfies Omit<LambdaPin, 'order'>); break;
+      case 'setEviction': await pins.set(place, 'eviction', { why, modelHashes, policy: change.policy, halfLifeTokens: change.halfLifeTokens } satisfies Omit<EvictionPin, 'order'>); break;
       case 'setCacheBytes': await pins.set(place, 'cache', { why, modelHashes, size: { t: 'bytes', cacheBytes: change.cacheBytes } } satisfies Omit<CachePin, 'order'>); break;
       case 'setCapacity': await pins.set(place, 'cache', { why, modelHashes, size: { t: 'capacity', capacity: change.capacity } } satisfies Omit<CachePin, 'order'>); break;
       case 'setTracing': await pins.set(place, 'tracing', { why, traceRatio: change.traceRatio } satisfies Omit<TracingPin, 'order'>); break;
@@ -170,5 +172,16 @@ function checkCapacity(change: Change, devices: readonly DeviceRecord[]): void {
     if (!model || (change.capacity >= model.topK && change.capacity <= model.experts)) continue;
     throw new InvalidRequestError('set_cache.capacity', change.capacity,
       `from ${model.topK} (top-K) to ${model.experts} (experts), as the model of device ${id} needs`);
+  }
+}
+
+/** A list has one value per layer with experts, so it fits some models and no others. */
+function checkLayerLists(change: Change, devices: readonly DeviceRecord[]): void {
+  if (change.t !== 'setRouting') return;
+  for (const [field, list] of [['set_routing.lambdas', change.routing.lambdas], ['set_routing.top_js', change.routing.topJs]] as const) {
+    for (const { id, model } of devices) {
+      if (!list || !model || model.moeLayers.length === list.length) continue;
+      throw new InvalidRequestError(field, `${list.length} values`, `one value, or one per layer with experts, of which the model of device ${id} has ${model.moeLayers.length}`);
+    }
   }
 }

@@ -17,7 +17,9 @@ export class ControlMetrics extends AgentMetrics {
 
   constructor(options: AgentMetricsOptions, { inForce, connected, windows, processes }: ControlSources) {
     super(options);
-    this.value('lambda', 'Strength in force of the pull towards resident experts; absent before the first model.', () => inForce()?.effective.routing.lambda ?? null);
+    this.value('lambda', 'Strength in force of the pull towards resident experts, the least of all layers; absent before the first model.', () => inForce()?.effective.routing.lambda ?? null);
+    this.choice('routing', 'method', 'How experts are chosen: 1 for the method in force.', () => inForce()?.effective.routing.routing ?? null);
+    this.choice('eviction', 'policy', 'Who leaves a full cache: 1 for the policy in force.', () => inForce()?.effective.routing.eviction ?? null);
     this.value('top_j', 'Best experts of a token that are never displaced.', () => inForce()?.effective.routing.topJ ?? null);
     this.value('generation', 'Generation of the spec in force; 0 for none.', () => (inForce() ? Number(inForce()!.record.generation) : null));
     this.value('cache_bytes', 'Bytes of experts that may be resident.', () => inForce()?.effective.cacheBytes ?? null);
@@ -35,6 +37,18 @@ export class ControlMetrics extends AgentMetrics {
 
   override async text(): Promise<string> {
     return `${(await super.text()).trimEnd()}\n\n${await this.control.metrics()}`;
+  }
+
+  /** A gauge of 1 whose label says which. */
+  private choice(name: string, label: string, help: string, read: () => string | null): void {
+    new Gauge({
+      name: `moefleet_agent_${name}`, help, labelNames: [label], registers: [this.control],
+      collect() {
+        this.reset();
+        const now = read();
+        if (now !== null) this.set({ [label]: now }, 1);
+      },
+    });
   }
 
   /** null leaves the metric without a sample. */

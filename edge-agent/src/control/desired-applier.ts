@@ -175,8 +175,8 @@ export class DesiredApplier {
     this.inForceNow = { record, effective, modelHash };
     if (news && record !== NO_SPEC) {
       this.save();
-      const { lambda, topJ } = effective.routing;
-      this.log.info({ generation: record.generation, lambda, topJ, cacheBytes: effective.cacheBytes, adjustments: effective.adjustments.length }, 'desired spec applied');
+      const { routing, lambda, topJ, eviction } = effective.routing;
+      this.log.info({ generation: record.generation, routing, lambda, topJ, eviction, cacheBytes: effective.cacheBytes, adjustments: effective.adjustments.length }, 'desired spec applied');
     }
     this.publish();
   }

@@ -1,5 +1,6 @@
 import { DeviceSpec, Routing } from '@moefleet/proto';
-import { effectiveSpec, type Limits, LimitError, maxCapacities, shrinkToBytes, SpecError } from './effective-spec';
+import { effectiveSpec, type Limits, LimitError, maxCapacities, shrinkToBytes } from './effective-spec';
+import { SpecError } from './spec-error';
 import { testModel } from './testing/test-model';
 
 const model = testModel(); // 4 layers, 8 experts of 100 bytes, top-2: a token touches 800 bytes
@@ -9,7 +10,10 @@ const effective = (spec: Partial<DeviceSpec>, over: Partial<Limits> = {}) =>
 
 test('nothing asked for is lambda 0 with as much cache as the device allows', () => {
   const { routing, adjustments, traceRatio, routerSampling, cacheBytes } = effective({});
-  expect(routing).toEqual({ routing: 'cache_prior', lambda: 0, topJ: 2, capacities: [5, 5, 5, 5], generation: 7 });
+  expect(routing).toEqual({
+    routing: 'cache_prior', lambda: 0, topJ: 2, capacities: [5, 5, 5, 5], generation: 7,
+    lambdas: null, topJs: null, firstBiasedLayer: 0, biasPrefill: false, eviction: 'lru', evictionHalfLifeTokens: 0,
+  });
   expect({ adjustments, traceRatio, routerSampling, cacheBytes }).toEqual({ adjustments: [], traceRatio: 0.25, routerSampling: null, cacheBytes: 2000 });
 });
 
@@ -18,7 +22,7 @@ test('what is asked for and possible is granted as it is', () => {
     lambda: 0.3, topJ: 0, routing: Routing.ROUTING_ORIGINAL, traceRatio: 0, modelHash: model.hash,
     cache: { $case: 'capacities', value: { experts: [8, 2, 3, 7] } },
   });
-  expect(routing).toEqual({ routing: 'original', lambda: 0.3, topJ: 0, capacities: [8, 2, 3, 7], generation: 7 });
+  expect(routing).toMatchObject({ routing: 'original', lambda: 0.3, topJ: 0, capacities: [8, 2, 3, 7], generation: 7 });
   expect(adjustments).toEqual([]);
   expect(traceRatio).toBe(0);
 });

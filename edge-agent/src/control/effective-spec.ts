@@ -3,12 +3,12 @@
  * limits clamp last. A value that makes no sense fails the spec as a whole (SpecError); a value the device or the
  * model cannot grant is adjusted, and each adjustment says why.
  */
-import { type Adjustment, type DeviceSpec, Routing as RoutingProto, type RouterSampling } from '@moefleet/proto';
+import type { Adjustment, DeviceSpec, RouterSampling } from '@moefleet/proto';
 import { capacitiesForBytes } from '../engine';
-import type { ModelInfo, RoutingSpec } from '../native';
+import type { ModelInfo } from '../native';
+import { type Adjust, type EffectiveRouting, effectiveRouting, share } from './effective-routing';
+import { SpecError } from './spec-error';
 
-/** Protects a token's two best experts; what an unset `top_j` means. */
-export const DEFAULT_TOP_J = 2;
 const MAX_WINDOW_TOKENS = 4096;
 
 export interface Limits {
@@ -20,17 +20,12 @@ export interface Limits {
 }
 
 export interface Effective {
-  routing: RoutingSpec;
+  routing: EffectiveRouting & { capacities: number[]; generation: number };
   /** bytes of experts that `routing.capacities` may hold */
   cacheBytes: number;
   traceRatio: number;
   routerSampling: RouterSampling | null;
   adjustments: Adjustment[];
-}
-
-/** The spec itself makes no sense; nothing of it is applied. */
-export class SpecError extends Error {
-  override readonly name = 'SpecError';
 }
 
 /** The model does not fit the device's own limit. */
@@ -55,32 +50,19 @@ export function maxCapacities(limits: Limits, { info }: Model): number[] {
 export function effectiveSpec(spec: DeviceSpec, generation: number, limits: Limits, model: Model): Effective {
   const { info } = model;
   const adjustments: Adjustment[] = [];
-  const adjust = (field: string, asked: unknown, effective: unknown, reason: string) =>
-    adjustments.push({ field, asked: String(asked), effective: String(effective), reason });
-  const otherModel = spec.modelHash !== '' && spec.modelHash !== model.hash;
-  const forOther = `the spec was made for model ${spec.modelHash.slice(0, 12)}, ${model.hash.slice(0, 12)} is loaded`;
-
-  const askedLambda = share('lambda', spec.lambda ?? 0);
-  let lambda = askedLambda;
-  if (otherModel && lambda !== 0) adjust('lambda', lambda, (lambda = 0), forOther);
-  if (lambda > limits.maxLambda) adjust('lambda', lambda, (lambda = limits.maxLambda), 'the device allows no more (--max-lambda)');
-
-  const defaultTopJ = Math.min(DEFAULT_TOP_J, info.topK);
-  let topJ = spec.topJ ?? defaultTopJ;
-  if (otherModel && topJ !== defaultTopJ) adjust('top_j', topJ, (topJ = defaultTopJ), forOther);
-  if (topJ > info.topK) adjust('top_j', topJ, (topJ = info.topK), `the model selects ${info.topK} experts`);
-
-  const capacities = chooseCapacities(spec, limits, model, otherModel ? forOther : null, adjust);
+  const adjust: Adjust = (field, asked, effective, reason) => adjustments.push({ field, asked: String(asked), effective: String(effective), reason });
+  const forOther = spec.modelHash !== '' && spec.modelHash !== model.hash
+    ? `the spec was made for model ${spec.modelHash.slice(0, 12)}, ${model.hash.slice(0, 12)} is loaded` : null;
+  const routing = effectiveRouting(spec, limits.maxLambda, info, forOther, adjust);
+  const capacities = chooseCapacities(spec, limits, model, forOther, adjust);
   return {
-    routing: { routing: routingOf(spec.routing), lambda, topJ, capacities, generation },
+    routing: { ...routing, capacities, generation },
     cacheBytes: cacheBytesOf(capacities, info.expertBytes),
     traceRatio: spec.traceRatio === undefined ? limits.traceRatio : share('trace_ratio', spec.traceRatio),
     routerSampling: samplingOf(spec.routerSampling),
     adjustments,
   };
 }
-
-type Adjust = (field: string, asked: unknown, effective: unknown, reason: string) => void;
 
 function chooseCapacities(spec: DeviceSpec, limits: Limits, model: Model, forOther: string | null, adjust: Adjust): number[] {
   const { info } = model;
@@ -127,20 +109,6 @@ export function shrinkToBytes(capacities: readonly number[], expertBytes: readon
 
 export function cacheBytesOf(capacities: readonly number[], expertBytes: readonly number[]): number {
   return capacities.reduce((sum, count, i) => sum + count * expertBytes[i]!, 0);
-}
-
-function share(field: string, value: number): number {
-  if (!(value >= 0 && value <= 1)) throw new SpecError(`${field}: ${value} is not in [0,1]`);
-  return value;
-}
-
-function routingOf(routing: RoutingProto): RoutingSpec['routing'] {
-  switch (routing) {
-    case RoutingProto.ROUTING_UNSPECIFIED:
-    case RoutingProto.ROUTING_CACHE_PRIOR: return 'cache_prior';
-    case RoutingProto.ROUTING_ORIGINAL: return 'original';
-    default: throw new SpecError(`routing: ${routing} is unknown to this agent; update it, or choose ROUTING_CACHE_PRIOR`);
-  }
 }
 
 function samplingOf(sampling: RouterSampling | undefined): RouterSampling | null {

@@ -10,8 +10,9 @@ import type { Measure, MeasureResult, TaskUpdate } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { type EngineHost, HostUnavailableError } from '../engine-host';
 import type { EngineQueue } from '../engine-queue';
-import { MISS_EVENT, MISS_EVENT_FIELDS, type Step } from '../native';
+import { MISS_EVENT, MISS_EVENT_FIELDS, type RoutingSpec, type Step } from '../native';
 import type { InForce } from './desired-applier';
+import { bendsNothing } from './effective-routing';
 import { MeasureError, type MeasurePlan, planMeasure, scorableTokens } from './measure-request';
 import { effectiveOf } from './reported';
 
@@ -133,13 +134,13 @@ export class MeasureTasks {
     const tokens = all.slice(0, count + 1);
     const { routing } = under.effective;
     return queue.exclusive(async (running) => {
-      const evaluate = async (lambda: number, done: number, what: string): Promise<number> => {
-        const request = { tokens, context: text.context, spec: { ...routing, lambda }, stepped: false };
+      const evaluate = async (spec: RoutingSpec, done: number, what: string): Promise<number> => {
+        const request = { tokens, context: text.context, spec, stepped: false };
         const result = await host.evaluate(request, (part, total) => progress(done + part / total / 2, what), running);
         return result.crossEntropy;
       };
-      const lambdaZero = await evaluate(0, 0, 'scoring the text at lambda 0');
-      const underSpec = routing.lambda === 0 || routing.routing === 'original' ? lambdaZero : await evaluate(routing.lambda, 0.5, `scoring the text at lambda ${routing.lambda}`);
+      const lambdaZero = await evaluate({ ...routing, routing: 'original' }, 0, 'scoring the text at lambda 0');
+      const underSpec = bendsNothing(routing) ? lambdaZero : await evaluate(routing, 0.5, 'scoring the text under the spec in force');
       this.checkUnchanged(under);
       return { underSpec, lambdaZero, tokens: count };
     }, signal);

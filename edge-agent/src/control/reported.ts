@@ -1,11 +1,8 @@
 /** What the agent says it runs, from what is in force and how the last change went. */
-import { Reported, Routing, type SpecState } from '@moefleet/proto';
-import type { RoutingSpec } from '../engine';
+import { Eviction, Reported, Routing, type SpecState } from '@moefleet/proto';
 import type { InForce } from './desired-applier';
+import { EVICTION_OF, ROUTING_OF } from './effective-routing';
 import { specHash } from './spec-store';
-
-/** The stream has names for the two that a desired spec can ask for. */
-const ROUTING: Partial<Record<RoutingSpec['routing'], Routing>> = { original: Routing.ROUTING_ORIGINAL, cache_prior: Routing.ROUTING_CACHE_PRIOR };
 
 export interface ReportInput {
   state: SpecState;
@@ -31,7 +28,16 @@ export function reportedOf({ state, inForce, generation, reason }: ReportInput):
 export function effectiveOf({ effective }: InForce): NonNullable<Reported['effective']> {
   const { routing, cacheBytes, traceRatio, routerSampling } = effective;
   return {
-    lambda: routing.lambda, topJ: routing.topJ, routing: ROUTING[routing.routing] ?? Routing.ROUTING_UNSPECIFIED, capacities: [...routing.capacities],
+    lambda: routing.lambda, topJ: routing.topJ, routing: nameOf(ROUTING_OF, routing.routing, Routing.ROUTING_UNSPECIFIED), capacities: [...routing.capacities],
     cacheBytes: BigInt(cacheBytes), traceRatio, routerSampling: routerSampling !== null,
+    lambdas: [...routing.lambdas ?? []], topJs: [...routing.topJs ?? []], maxRank: routing.maxRank ?? 0, massThreshold: routing.massThreshold ?? 0,
+    firstBiasedLayer: routing.firstBiasedLayer, biasPrefill: routing.biasPrefill,
+    eviction: nameOf(EVICTION_OF, routing.eviction, Eviction.EVICTION_UNSPECIFIED), evictionHalfLifeTokens: routing.evictionHalfLifeTokens,
   };
+}
+
+/** The stream's name of an engine's value; `unspecified` has one too, and is never it. */
+function nameOf<E extends number>(values: Readonly<Partial<Record<E, string>>>, value: string, unspecified: E): E {
+  const found = Object.entries(values).find(([key, text]) => text === value && Number(key) !== unspecified);
+  return found ? Number(found[0]) as E : unspecified;
 }

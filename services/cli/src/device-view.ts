@@ -1,6 +1,6 @@
 /** A device as people and scripts see it: the registry's record, and the few figures that follow from it. */
 import {
-  type Device, type DeviceSpec, ModelState_Status, Routing, SpecState, type TelemetryFrame, ValueSource_Layer,
+  type Device, type DeviceSpec, Eviction, ModelState_Status, Routing, SpecState, type TelemetryFrame, ValueSource_Layer,
 } from '@moefleet/proto';
 import { enumName, type JsonValue, toJson } from './json-text';
 
@@ -33,6 +33,11 @@ export function routingName(routing: Routing): string | null {
   return routing === Routing.ROUTING_UNSPECIFIED ? null : enumName(Routing, 'ROUTING_', routing).toLowerCase();
 }
 
+/** `lru`, `lfu`, ..., or null where none is set. */
+export function evictionName(eviction: Eviction): string | null {
+  return eviction === Eviction.EVICTION_UNSPECIFIED ? null : enumName(Eviction, 'EVICTION_', eviction).toLowerCase();
+}
+
 export function layerName(layer: ValueSource_Layer): string {
   return enumName(ValueSource_Layer, 'LAYER_', layer);
 }
@@ -45,7 +50,7 @@ export function deviceJson(device: Device): JsonValue {
     reported: reported && {
       ...reported,
       state: enumName(SpecState, 'SPEC_STATE_', reported.state),
-      effective: reported.effective && { ...reported.effective, routing: routingName(reported.effective.routing) },
+      effective: reported.effective && { ...reported.effective, routing: routingName(reported.effective.routing), eviction: evictionName(reported.effective.eviction) },
     },
     desired: device.desired && specJson(device.desired),
     sources: device.sources.map((source) => ({ ...source, layer: layerName(source.layer) })),
@@ -65,6 +70,14 @@ function specJson(spec: DeviceSpec) {
     lambda: spec.lambda ?? null,
     topJ: spec.topJ ?? null,
     routing: routingName(spec.routing),
+    lambdas: spec.lambdas.length > 0 ? spec.lambdas : null,
+    topJs: spec.topJs.length > 0 ? spec.topJs : null,
+    maxRank: spec.maxRank ?? null,
+    massThreshold: spec.massThreshold ?? null,
+    firstBiasedLayer: spec.firstBiasedLayer ?? null,
+    biasPrefill: spec.biasPrefill ?? null,
+    eviction: evictionName(spec.eviction),
+    evictionHalfLifeTokens: spec.evictionHalfLifeTokens ?? null,
     capacities: spec.cache?.$case === 'capacities' ? spec.cache.value.experts : null,
     cacheBytes: spec.cache?.$case === 'cacheBytes' ? spec.cache.value : null,
     modelHash: spec.modelHash,

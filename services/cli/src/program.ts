@@ -2,6 +2,7 @@
 import { Command } from 'commander';
 import { VERSION } from '@moefleet/runtime';
 import { addCache, addLambda, addTracing, addWindows } from './commands/change';
+import { addEviction, addRouting } from './commands/change-routing';
 import { addDevices } from './commands/devices';
 import { addEngine } from './commands/engine';
 import { addLearnerQueries } from './commands/learner';
@@ -50,6 +51,8 @@ export function buildProgram(context: Context): Command {
 
   addDevices(program, context);
   addLambda(program, context);
+  addRouting(program, context);
+  addEviction(program, context);
   addCache(program, context);
   addTrace(program, context);
   addMeasure(program, context);

@@ -1,4 +1,4 @@
-import { type Device, type QualitySurface, Reported, Routing, type SurfacePoint, ValueSource_Layer } from '@moefleet/proto';
+import { type Device, DeviceSpec, type QualitySurface, Reported, Routing, type SurfacePoint, ValueSource_Layer } from '@moefleet/proto';
 import { proposeConfig } from './proposal';
 import { emptySurface } from './quality-surface';
 import { learnableDevice } from './testing/learnable-device';
@@ -84,7 +84,7 @@ test.each([
 describe('a device that runs a proposal already', () => {
   const running = (lambda: number, layer = ValueSource_Layer.LAYER_LEARNER): Device => ({
     ...learnableDevice('a'),
-    desired: { lambda, topJ: 2, routing: 2, cache: { $case: 'capacities', value: { experts: [16, 16] } }, modelHash: 'model-a', traceRatio: undefined, routerSampling: undefined },
+    desired: DeviceSpec.fromPartial({ lambda, topJ: 2, routing: 2, cache: { $case: 'capacities', value: { experts: [16, 16] } }, modelHash: 'model-a' }),
     sources: [{ field: 'lambda', layer, detail: '' }],
   });
   const close = surface(point(0, 0, 0.3, 0, 0), point(0.1, 2, 0.102, 0.002), point(0.2, 2, 0.1, 0.006));

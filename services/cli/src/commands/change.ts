@@ -1,7 +1,8 @@
-/** The commands that change what devices run: λ, cache, tracing, router windows. Each is a pin and its rollout. */
+/** The commands that change what devices run: λ, cache, tracing, router windows. Each is a pin and its rollout; those of
+ * routing and eviction are in change-routing.ts. */
 import { type Command, Option } from 'commander';
-import type { ChangeConfigRequest } from '@moefleet/proto';
-import { integerFrom, numberFrom, sizeAbove } from '../argument';
+import { type ChangeConfigRequest, Routing, SetRouting } from '@moefleet/proto';
+import { integerFrom, listOf, numberFrom, sizeAbove } from '../argument';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { UsageFailure } from '../failure';
@@ -10,7 +11,7 @@ import { type Action, addOperatorGroup, type Run } from '../operator-command';
 import { missingText, notApplied, rolloutExitCode, rolloutJson, rolloutText } from '../rollout-view';
 import { addTargetOptions, readTarget } from '../target';
 
-type Change = NonNullable<ChangeConfigRequest['change']>;
+export type Change = NonNullable<ChangeConfigRequest['change']>;
 
 const EXIT_CODES = `
 Returns when every device has applied it, has failed, is offline, or the time is up. Exit code 0: all applied, or had
@@ -21,15 +22,22 @@ export function addLambda(program: Command, context: Context): void {
   addOperatorGroup(program, context, 'lambda', 'how strongly devices pull their routing towards cached experts', (lambda, action) => {
     changing(context, action, lambda.command('set')
       .description('pin λ; it wins over the learner until `moefleet lambda auto`, and takes effect at the next token')
-      .argument('<lambda>', 'strength in [0,1]; 0 is the model\'s own routing', numberFrom(0, 1))
+      .argument('<lambda>', 'strength in [0,1]; 0 is the model\'s own routing; a,b,... gives one per layer with experts', listOf(numberFrom(0, 1)))
       .option('--top-j <n>', 'how many of a token\'s best experts are never displaced', integerFrom(0, 4096)),
     `
 Examples:
   moefleet lambda set 0.25 --all
   moefleet lambda set 0.3 --device phone-1 --top-j 1 --why "trial on one phone"
   moefleet lambda set 0 --selector class=jetson
-`, ({ args, options }) => ({ $case: 'setLambda', value: { lambda: Number(args[0]), topJ: options['topJ'] as number | undefined } }));
-    changing(context, action, lambda.command('auto').description('hand λ back to the learner'),
+  moefleet lambda set 0.1,0.2,0.2,0.3,0.3,0.3 --all
+`, ({ args, options }) => {
+      // commander hands the action its own reading of an argument, of which the run keeps the text.
+      const lambdas = args[0]!.split(',').map(Number);
+      const topJ = options['topJ'] as number | undefined;
+      if (lambdas.length === 1) return { $case: 'setLambda', value: { lambda: lambdas[0]!, topJ } };
+      return { $case: 'setRouting', value: SetRouting.fromPartial({ routing: Routing.ROUTING_CACHE_PRIOR, lambdas, topJ }) };
+    });
+    changing(context, action, lambda.command('auto').description('hand λ back to the learner; the same as `moefleet routing auto`'),
       '\nExample:\n  moefleet lambda auto --all\n', () => ({ $case: 'clearLambda', value: {} }));
   });
 }
@@ -77,7 +85,8 @@ export function addWindows(program: Command, context: Context): void {
   });
 }
 
-function changing(context: Context, action: Action, command: Command, examples: string, change: (run: Run) => Change): void {
+/** A command with a target, whose action sends `change` and follows its rollout. */
+export function changing(context: Context, action: Action, command: Command, examples: string, change: (run: Run) => Change): void {
   addTargetOptions(command)
     .option('--why <text>', 'reason, kept with the change')
     .addOption(new Option('--timeout <seconds>', 'how long to wait for devices').argParser(numberFrom(0.1, 600)).default(30))

@@ -1,10 +1,10 @@
 /** `moefleet devices list` and `show`: what the registry knows. */
 import type { Command } from 'commander';
-import { type Device, ModelState_Status, SpecState } from '@moefleet/proto';
+import { type Device, type DeviceSpec, ModelState_Status, Routing, SpecState } from '@moefleet/proto';
 import { formatSize } from '@moefleet/runtime';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
-import { deviceJson, flashBytesPerToken, layerName, missRate, routingName, tokensPerSecond } from '../device-view';
+import { deviceJson, evictionName, flashBytesPerToken, layerName, missRate, routingName, tokensPerSecond } from '../device-view';
 import { enumName, jsonText } from '../json-text';
 import { addOperatorGroup } from '../operator-command';
 import { capacityText, fixed, NONE, pairs, percent, table } from '../table';
@@ -16,8 +16,8 @@ export function addDevices(program: Command, context: Context): void {
       .description('one line per device (the default)')
       .option('--selector <labels>', 'devices with all of these labels, such as class=phone,site=berlin')
       .addHelpText('after', `
-Columns: λ and CAPACITY are "desired > in force" where they differ; MISS and TOKENS/S are of all decode since the
-agent's boot; DRIFT means that the device does not run what it should yet.
+Columns: λ, or the routing method that has none, is "desired > in force" where they differ; MISS and TOKENS/S are of all
+decode since the agent's boot; DRIFT means that the device does not run what it should yet.
 
 Examples:
   moefleet devices
@@ -66,11 +66,18 @@ export function listTable(devices: readonly Device[], nowMs: number): string {
 }
 
 function lambdaText(device: Device): string {
-  const desired = device.desired ? device.desired.lambda ?? 0 : undefined;
-  const effective = device.reported?.effective?.lambda;
+  const desired = device.desired && bendText(device.desired);
+  const effective = device.reported?.effective && bendText(device.reported.effective);
   if (desired === undefined && effective === undefined) return NONE;
-  if (desired === undefined || desired === effective) return String(effective);
+  if (desired === undefined || desired === effective) return effective!;
   return `${desired} > ${effective ?? NONE}`;
+}
+
+/** λ, or the method that bends without one. */
+function bendText({ routing, lambda, lambdas }: Pick<DeviceSpec, 'routing' | 'lambda' | 'lambdas'>): string {
+  if (routing === Routing.ROUTING_ORIGINAL) return '0';
+  if (routing !== Routing.ROUTING_UNSPECIFIED && routing !== Routing.ROUTING_CACHE_PRIOR) return routingName(routing)!;
+  return lambdas.length > 0 ? capacityText(lambdas) : String(lambda ?? 0);
 }
 
 function driftText(device: Device): string {
@@ -158,13 +165,32 @@ function valuesText(device: Device): string {
   const cache = desired?.cache?.$case === 'cacheBytes' ? formatSize(Number(desired.cache.value))
     : desired?.cache?.$case === 'capacities' ? `capacity ${capacityText(desired.cache.value.experts)}` : NONE;
   return table(['VALUE', 'DESIRED', 'IN FORCE', 'FROM'], [
-    ['lambda', String(desired?.lambda ?? NONE), String(effective?.lambda ?? NONE), source('lambda')],
-    ['top_j', String(desired?.topJ ?? NONE), String(effective?.topJ ?? NONE), source('top_j', 'topJ')],
-    ['routing', (desired && routingName(desired.routing)) ?? NONE, (effective && routingName(effective.routing)) ?? NONE, source('routing')],
-    ['cache', cache, effective ? `capacity ${capacityText(effective.capacities)}, ${formatSize(Number(effective.cacheBytes))}` : NONE, source('capacities', 'cache_bytes', 'cache', 'cacheBytes')],
-    ['trace_ratio', String(desired?.traceRatio ?? NONE), String(effective?.traceRatio ?? NONE), source('trace_ratio', 'traceRatio')],
-    ['router_sampling', desired?.routerSampling ? `${desired.routerSampling.windowTokens} tokens, ${formatSize(Number(desired.routerSampling.bytesPerHour))}/h` : NONE, effective ? (effective.routerSampling ? 'on' : 'off') : NONE, source('router_sampling', 'routerSampling')],
+    ['lambda', oneOrList(desired?.lambda, desired?.lambdas), oneOrList(effective?.lambda, effective?.lambdas), source('lambda')],
+    ['top_j', oneOrList(desired?.topJ, desired?.topJs), oneOrList(effective?.topJ, effective?.topJs), source('top_j')],
+    ['routing', desired ? routingText(desired) : NONE, effective ? routingText(effective) : NONE, source('routing')],
+    ['eviction', desired ? evictionText(desired) : NONE, effective ? evictionText(effective) : NONE, source('eviction')],
+    ['cache', cache, effective ? `capacity ${capacityText(effective.capacities)}, ${formatSize(Number(effective.cacheBytes))}` : NONE, source('capacities', 'cache_bytes')],
+    ['trace_ratio', String(desired?.traceRatio ?? NONE), String(effective?.traceRatio ?? NONE), source('trace_ratio')],
+    ['router_sampling', desired?.routerSampling ? `${desired.routerSampling.windowTokens} tokens, ${formatSize(Number(desired.routerSampling.bytesPerHour))}/h` : NONE, effective ? (effective.routerSampling ? 'on' : 'off') : NONE, source('router_sampling')],
   ]);
+}
+
+function oneOrList(one: number | undefined, list: readonly number[] | undefined): string {
+  return list && list.length > 0 ? list.join(',') : String(one ?? NONE);
+}
+
+/** The method with what it alone reads; a spec and what is in force have the same fields. */
+function routingText(spec: Pick<DeviceSpec, 'routing' | 'maxRank' | 'massThreshold' | 'firstBiasedLayer' | 'biasPrefill'>): string {
+  const parts = [routingName(spec.routing) ?? NONE];
+  if (spec.maxRank) parts.push(`max rank ${spec.maxRank}`);
+  if (spec.massThreshold) parts.push(`mass ${spec.massThreshold}`);
+  if (spec.firstBiasedLayer) parts.push(`from layer ${spec.firstBiasedLayer}`);
+  if (spec.biasPrefill) parts.push('prompts included');
+  return parts.join(', ');
+}
+
+function evictionText({ eviction, evictionHalfLifeTokens }: Pick<DeviceSpec, 'eviction' | 'evictionHalfLifeTokens'>): string {
+  return `${evictionName(eviction) ?? NONE}${evictionHalfLifeTokens ? `, half-life ${evictionHalfLifeTokens} tokens` : ''}`;
 }
 
 function adjustmentsText(device: Device): string {

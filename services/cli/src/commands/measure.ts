@@ -5,7 +5,7 @@ import { formatSize } from '@moefleet/runtime';
 import { collect, integerFrom, numberFrom } from '../argument';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
-import { routingName } from '../device-view';
+import { evictionName, routingName } from '../device-view';
 import { Failure, UsageFailure } from '../failure';
 import { jsonText, toJson } from '../json-text';
 import { operatorAction, type Run } from '../operator-command';
@@ -73,7 +73,7 @@ export function measuredJson(deviceId: string, result: MeasureResult) {
   const crossEntropyLoss = scored ? result.crossEntropy! - result.crossEntropyLambdaZero! : null;
   return {
     deviceId,
-    spec: result.spec ? { ...result.spec, routing: routingName(result.spec.routing) } : null,
+    spec: result.spec ? { ...result.spec, routing: routingName(result.spec.routing), eviction: evictionName(result.spec.eviction) } : null,
     generation: result.generation,
     decodeTokens,
     hits: result.hits,
@@ -97,7 +97,7 @@ export function measuredJson(deviceId: string, result: MeasureResult) {
 function measuredText(measured: ReturnType<typeof measuredJson>): string {
   const { spec } = measured;
   const rows: [string, string][] = [['device', measured.deviceId]];
-  if (spec) rows.push(['in force', `λ ${spec.lambda}, topJ ${spec.topJ}, ${spec.routing}, capacity ${capacityText(spec.capacities)} (${formatSize(Number(spec.cacheBytes))}), generation ${toJson(measured.generation)}`]);
+  if (spec) rows.push(['in force', `λ ${spec.lambdas.length > 0 ? spec.lambdas.join(',') : spec.lambda}, topJ ${spec.topJs.length > 0 ? spec.topJs.join(',') : spec.topJ}, ${spec.routing}, ${spec.eviction}, capacity ${capacityText(spec.capacities)} (${formatSize(Number(spec.cacheBytes))}), generation ${toJson(measured.generation)}`]);
   if (measured.decodeTokens > 0) {
     rows.push(['tokens/s', fixed(measured.tokensPerSecond, 1)]);
     rows.push(['miss rate', `${percent(measured.missRate, 2)} (${measured.misses} of ${measured.hits + measured.misses})`]);

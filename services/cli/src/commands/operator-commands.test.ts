@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
-import { type Proposal, type Rollout, RolloutDevice_State as State, Rollout_State } from '@moefleet/proto';
+import { DeviceSpec, EffectiveSpec, Eviction, type Proposal, type Rollout, Routing, RolloutDevice_State as State, Rollout_State } from '@moefleet/proto';
 import { until } from '../../../../test/harness/ports';
 import { type Captured, runCaptured } from '../testing/run-captured';
 import { device, ScriptedOperator } from '../testing/scripted-operator';
@@ -71,6 +71,21 @@ describe('devices', () => {
     expect(stdout).toMatch(/1 +0 +0 +10 +6 +37.5%/);
   });
 
+  test('shows the routing and the eviction in force with what they read, and the method for λ where it has none', async () => {
+    const method = { routing: Routing.ROUTING_MAX_RANK, maxRank: 8, topJs: [2, 1], biasPrefill: true, eviction: Eviction.EVICTION_LFU, evictionHalfLifeTokens: 64 };
+    const shown = device('a', { desired: DeviceSpec.fromPartial(method) });
+    shown.reported!.effective = EffectiveSpec.fromPartial(method);
+    operator.script.devices = [shown];
+    const { stdout } = await run(['devices', 'show', 'a']);
+    expect(stdout).toMatch(/routing +max_rank, max rank 8, prompts included +max_rank, max rank 8, prompts included/);
+    expect(stdout).toMatch(/eviction +lfu, half-life 64 tokens +lfu, half-life 64 tokens/);
+    expect(stdout).toMatch(/top_j +2,1 +2,1/);
+    expect((await run(['devices'])).stdout).toMatch(/^a +yes +max_rank +/m);
+    expect(JSON.parse((await run(['devices', 'show', 'a', '--json'])).stdout)).toMatchObject({
+      device: { desired: { routing: 'max_rank', maxRank: 8, eviction: 'lfu' }, reported: { effective: { routing: 'max_rank', eviction: 'lfu', topJs: [2, 1] } } },
+    });
+  });
+
   test('names the next step for an id nobody has', async () => {
     expect(await run(['devices', 'show', 'ghost'])).toEqual({ code: 1, stdout: '', stderr: 'moefleet: no device "ghost"; list them with: moefleet devices\n' });
   });
@@ -134,6 +149,12 @@ describe('lambda set', () => {
 
 test.each([
   [['lambda', 'auto'], { $case: 'clearLambda', value: {} }],
+  [['lambda', 'set', '0.1,0.2', '--top-j', '1'], { $case: 'setRouting', value: { routing: Routing.ROUTING_CACHE_PRIOR, lambda: undefined, lambdas: [0.1, 0.2], topJ: 1 } }],
+  [['routing', 'set', 'max_rank', '--max-rank', '8', '--top-j', '2,1'], { $case: 'setRouting', value: { routing: Routing.ROUTING_MAX_RANK, maxRank: 8, topJ: undefined, topJs: [2, 1], biasPrefill: undefined } }],
+  [['routing', 'set', 'cache_prior', '--lambda', '0.3', '--bias-prefill', '--first-biased-layer', '1'], { $case: 'setRouting', value: { lambda: 0.3, lambdas: [], biasPrefill: true, firstBiasedLayer: 1 } }],
+  [['routing', 'auto'], { $case: 'clearLambda', value: {} }],
+  [['eviction', 'set', 'lfu', '--half-life', '64'], { $case: 'setEviction', value: { eviction: Eviction.EVICTION_LFU, halfLifeTokens: 64 } }],
+  [['eviction', 'auto'], { $case: 'clearEviction', value: {} }],
   [['cache', 'auto'], { $case: 'clearCache', value: {} }],
   [['cache', 'set', '1.5MiB'], { $case: 'setCache', value: { size: { $case: 'cacheBytes', value: 1572864n } } }],
   [['cache', 'set', '--capacity', '12'], { $case: 'setCache', value: { size: { $case: 'capacity', value: 12 } } }],
@@ -157,7 +178,7 @@ describe('measure', () => {
     operator.script.measured = [
       { state: { $case: 'progress', value: { fraction: 0.5, what: 'generating' } } },
       { state: { $case: 'result', value: {
-        spec: { lambda: 0.3, topJ: 2, routing: 2, capacities: [8, 8], cacheBytes: 1000n, traceRatio: 1, routerSampling: false }, generation: 5n,
+        spec: EffectiveSpec.fromPartial({ lambda: 0.3, topJ: 2, routing: 2, capacities: [8, 8], cacheBytes: 1000n, traceRatio: 1 }), generation: 5n,
         decodeTokens: 100n, decodeNs: 4_000_000_000n, hits: 75n, misses: 25n, swaps: 10n, flashBytes: 3000n, prefillMisses: 4n,
         prefillFlashBytes: 1000n, crossEntropy: 3.01, crossEntropyLambdaZero: 3, textTokens: 512,
       } } },

@@ -1,7 +1,7 @@
 /** The other side of the wire, for tests: a real gRPC server whose answers a test writes. */
 import { Server, ServerCredentials, type ServiceError, status } from '@grpc/grpc-js';
 import {
-  type ChangeConfigRequest, type Device, DeviceInfo, type GetLearnerResponse, type MeasureDeviceRequest, type MeasureDeviceResponse,
+  type ChangeConfigRequest, type Device, DeviceInfo, DeviceSpec, type GetLearnerResponse, type MeasureDeviceRequest, type MeasureDeviceResponse,
   OperatorServiceService, type OperatorServiceServer, Reported, type Rollout, TelemetryFrame, type ListDevicesRequest,
 } from '@moefleet/proto';
 
@@ -77,7 +77,7 @@ export class ScriptedOperator {
 export function device(id: string, changed: Partial<Device> = {}): Device {
   return {
     id, online: true, lastSeenMs: 1_700_000_000_000n, desiredGeneration: 3n,
-    desired: { lambda: 0.25, topJ: 1, routing: 2, cache: { $case: 'capacities', value: { experts: [16, 16] } }, modelHash: 'abc123', traceRatio: undefined, routerSampling: undefined },
+    desired: DeviceSpec.fromPartial({ lambda: 0.25, topJ: 1, routing: 2, cache: { $case: 'capacities', value: { experts: [16, 16] } }, modelHash: 'abc123' }),
     desiredHash: Buffer.from('00ff', 'hex'), drift: false, sources: [{ field: 'lambda', layer: 3, detail: '' }],
     traceUrl: '', bootId: 'boot-1',
     info: DeviceInfo.fromPartial({

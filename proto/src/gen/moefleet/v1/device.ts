@@ -12,8 +12,14 @@ export enum Routing {
   ROUTING_UNSPECIFIED = 0,
   /** ROUTING_ORIGINAL - The model's own choice. */
   ROUTING_ORIGINAL = 1,
-  /** ROUTING_CACHE_PRIOR - Bent towards resident experts (arXiv 2412.00099). */
+  /** ROUTING_CACHE_PRIOR - Bent towards resident experts by lambda (arXiv 2412.00099). */
   ROUTING_CACHE_PRIOR = 2,
+  /** ROUTING_MAX_RANK - Resident experts of rank up to max_rank first, then the others by rank. */
+  ROUTING_MAX_RANK = 3,
+  /** ROUTING_CUMULATIVE_THRESHOLD - The same, up to the rank at which a token's softmax mass reaches mass_threshold. */
+  ROUTING_CUMULATIVE_THRESHOLD = 4,
+  /** ROUTING_PRUNED - The model's own choice without those beyond top_j that miss. */
+  ROUTING_PRUNED = 5,
   UNRECOGNIZED = -1,
 }
 
@@ -28,6 +34,15 @@ export function routingFromJSON(object: any): Routing {
     case 2:
     case "ROUTING_CACHE_PRIOR":
       return Routing.ROUTING_CACHE_PRIOR;
+    case 3:
+    case "ROUTING_MAX_RANK":
+      return Routing.ROUTING_MAX_RANK;
+    case 4:
+    case "ROUTING_CUMULATIVE_THRESHOLD":
+      return Routing.ROUTING_CUMULATIVE_THRESHOLD;
+    case 5:
+    case "ROUTING_PRUNED":
+      return Routing.ROUTING_PRUNED;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -43,7 +58,70 @@ export function routingToJSON(object: Routing): string {
       return "ROUTING_ORIGINAL";
     case Routing.ROUTING_CACHE_PRIOR:
       return "ROUTING_CACHE_PRIOR";
+    case Routing.ROUTING_MAX_RANK:
+      return "ROUTING_MAX_RANK";
+    case Routing.ROUTING_CUMULATIVE_THRESHOLD:
+      return "ROUTING_CUMULATIVE_THRESHOLD";
+    case Routing.ROUTING_PRUNED:
+      return "ROUTING_PRUNED";
     case Routing.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/** Who leaves a full cache. */
+export enum Eviction {
+  /** EVICTION_UNSPECIFIED - The agent's default. */
+  EVICTION_UNSPECIFIED = 0,
+  /** EVICTION_LRU - The least recently used. */
+  EVICTION_LRU = 1,
+  /** EVICTION_LFU - The least used. */
+  EVICTION_LFU = 2,
+  /** EVICTION_LFRU - The one with the fewest uses per token since its last. */
+  EVICTION_LFRU = 3,
+  /** EVICTION_ADAPTIVE - Each layer finds out by itself what suits it. */
+  EVICTION_ADAPTIVE = 4,
+  UNRECOGNIZED = -1,
+}
+
+export function evictionFromJSON(object: any): Eviction {
+  switch (object) {
+    case 0:
+    case "EVICTION_UNSPECIFIED":
+      return Eviction.EVICTION_UNSPECIFIED;
+    case 1:
+    case "EVICTION_LRU":
+      return Eviction.EVICTION_LRU;
+    case 2:
+    case "EVICTION_LFU":
+      return Eviction.EVICTION_LFU;
+    case 3:
+    case "EVICTION_LFRU":
+      return Eviction.EVICTION_LFRU;
+    case 4:
+    case "EVICTION_ADAPTIVE":
+      return Eviction.EVICTION_ADAPTIVE;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return Eviction.UNRECOGNIZED;
+  }
+}
+
+export function evictionToJSON(object: Eviction): string {
+  switch (object) {
+    case Eviction.EVICTION_UNSPECIFIED:
+      return "EVICTION_UNSPECIFIED";
+    case Eviction.EVICTION_LRU:
+      return "EVICTION_LRU";
+    case Eviction.EVICTION_LFU:
+      return "EVICTION_LFU";
+    case Eviction.EVICTION_LFRU:
+      return "EVICTION_LFRU";
+    case Eviction.EVICTION_ADAPTIVE:
+      return "EVICTION_ADAPTIVE";
+    case Eviction.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
   }
@@ -117,7 +195,7 @@ export interface DeviceSpec {
     | { $case: "cacheBytes"; value: bigint }
     | undefined;
   /**
-   * The model that lambda, top_j and capacities were chosen for (hex). With any other model lambda is 0.
+   * The model that routing, eviction and capacities were chosen for (hex). With any other model lambda is 0.
    * Empty: any model (an operator's pin).
    */
   modelHash: string;
@@ -126,7 +204,30 @@ export interface DeviceSpec {
     | number
     | undefined;
   /** Sampled windows of router logits; unset means off. */
-  routerSampling: RouterSampling | undefined;
+  routerSampling:
+    | RouterSampling
+    | undefined;
+  /** One per MoE layer in layer order, in place of lambda; empty: lambda for all. */
+  lambdas: number[];
+  /** Likewise, in place of top_j. */
+  topJs: number[];
+  /** ROUTING_MAX_RANK alone; unset: up to any rank. */
+  maxRank?:
+    | number
+    | undefined;
+  /** ROUTING_CUMULATIVE_THRESHOLD alone, in [0,1]; unset: the agent's default of 0.9. */
+  massThreshold?:
+    | number
+    | undefined;
+  /** That many MoE layers, from the first, keep the model's own choice; unset: none. */
+  firstBiasedLayer?:
+    | number
+    | undefined;
+  /** Prompts are routed as decoding is; unset: by the model's own choice. */
+  biasPrefill?: boolean | undefined;
+  eviction: Eviction;
+  /** Tokens in which a use loses half of its weight, for LFU and LFRU; unset or 0: uses do not age. */
+  evictionHalfLifeTokens?: number | undefined;
 }
 
 export interface RouterSampling {
@@ -168,6 +269,16 @@ export interface EffectiveSpec {
   cacheBytes: bigint;
   traceRatio: number;
   routerSampling: boolean;
+  /** Empty: lambda, top_j for all layers. */
+  lambdas: number[];
+  topJs: number[];
+  /** 0 under another routing. */
+  maxRank: number;
+  massThreshold: number;
+  firstBiasedLayer: number;
+  biasPrefill: boolean;
+  eviction: Eviction;
+  evictionHalfLifeTokens: number;
 }
 
 /** What an agent is and has; sent on connect and when it changes. */
@@ -355,6 +466,14 @@ function createBaseDeviceSpec(): DeviceSpec {
     modelHash: "",
     traceRatio: undefined,
     routerSampling: undefined,
+    lambdas: [],
+    topJs: [],
+    maxRank: undefined,
+    massThreshold: undefined,
+    firstBiasedLayer: undefined,
+    biasPrefill: undefined,
+    eviction: 0,
+    evictionHalfLifeTokens: undefined,
   };
 }
 
@@ -388,6 +507,38 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
     }
     if (message.routerSampling !== undefined) {
       RouterSampling.encode(message.routerSampling, writer.uint32(66).fork()).join();
+    }
+    if (message.lambdas.length !== 0) {
+      writer.uint32(74).fork();
+      for (const v of message.lambdas) {
+        writer.double(v);
+      }
+      writer.join();
+    }
+    if (message.topJs.length !== 0) {
+      writer.uint32(82).fork();
+      for (const v of message.topJs) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    if (message.maxRank !== undefined) {
+      writer.uint32(88).uint32(message.maxRank);
+    }
+    if (message.massThreshold !== undefined) {
+      writer.uint32(97).double(message.massThreshold);
+    }
+    if (message.firstBiasedLayer !== undefined) {
+      writer.uint32(104).uint32(message.firstBiasedLayer);
+    }
+    if (message.biasPrefill !== undefined) {
+      writer.uint32(112).bool(message.biasPrefill);
+    }
+    if (message.eviction !== 0) {
+      writer.uint32(120).int32(message.eviction);
+    }
+    if (message.evictionHalfLifeTokens !== undefined) {
+      writer.uint32(129).double(message.evictionHalfLifeTokens);
     }
     return writer;
   },
@@ -469,6 +620,90 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
             message.routerSampling = RouterSampling.decode(reader, reader.uint32());
             continue;
           }
+          case 9: {
+            if (tag === 73) {
+              message.lambdas.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 74) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.lambdas.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 10: {
+            if (tag === 80) {
+              message.topJs.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 82) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.topJs.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.maxRank = reader.uint32();
+            continue;
+          }
+          case 12: {
+            if (tag !== 97) {
+              break;
+            }
+
+            message.massThreshold = reader.double();
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.firstBiasedLayer = reader.uint32();
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.biasPrefill = reader.bool();
+            continue;
+          }
+          case 15: {
+            if (tag !== 120) {
+              break;
+            }
+
+            message.eviction = reader.int32() as any;
+            continue;
+          }
+          case 16: {
+            if (tag !== 129) {
+              break;
+            }
+
+            message.evictionHalfLifeTokens = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -512,6 +747,40 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
         : isSet(object.router_sampling)
         ? RouterSampling.fromJSON(object.router_sampling)
         : undefined,
+      lambdas: globalThis.Array.isArray(object?.lambdas)
+        ? object.lambdas.map((e: any) => globalThis.Number(e))
+        : [],
+      topJs: globalThis.Array.isArray(object?.topJs)
+        ? object.topJs.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.top_js)
+        ? object.top_js.map((e: any) => globalThis.Number(e))
+        : [],
+      maxRank: isSet(object.maxRank)
+        ? globalThis.Number(object.maxRank)
+        : isSet(object.max_rank)
+        ? globalThis.Number(object.max_rank)
+        : undefined,
+      massThreshold: isSet(object.massThreshold)
+        ? globalThis.Number(object.massThreshold)
+        : isSet(object.mass_threshold)
+        ? globalThis.Number(object.mass_threshold)
+        : undefined,
+      firstBiasedLayer: isSet(object.firstBiasedLayer)
+        ? globalThis.Number(object.firstBiasedLayer)
+        : isSet(object.first_biased_layer)
+        ? globalThis.Number(object.first_biased_layer)
+        : undefined,
+      biasPrefill: isSet(object.biasPrefill)
+        ? globalThis.Boolean(object.biasPrefill)
+        : isSet(object.bias_prefill)
+        ? globalThis.Boolean(object.bias_prefill)
+        : undefined,
+      eviction: isSet(object.eviction) ? evictionFromJSON(object.eviction) : 0,
+      evictionHalfLifeTokens: isSet(object.evictionHalfLifeTokens)
+        ? globalThis.Number(object.evictionHalfLifeTokens)
+        : isSet(object.eviction_half_life_tokens)
+        ? globalThis.Number(object.eviction_half_life_tokens)
+        : undefined,
     };
   },
 
@@ -539,6 +808,30 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
     }
     if (message.routerSampling !== undefined) {
       obj.routerSampling = RouterSampling.toJSON(message.routerSampling);
+    }
+    if (message.lambdas?.length) {
+      obj.lambdas = message.lambdas.map((e) => floatToJson(e));
+    }
+    if (message.topJs?.length) {
+      obj.topJs = message.topJs.map((e) => Math.round(e));
+    }
+    if (message.maxRank !== undefined) {
+      obj.maxRank = Math.round(message.maxRank);
+    }
+    if (message.massThreshold !== undefined) {
+      obj.massThreshold = floatToJson(message.massThreshold);
+    }
+    if (message.firstBiasedLayer !== undefined) {
+      obj.firstBiasedLayer = Math.round(message.firstBiasedLayer);
+    }
+    if (message.biasPrefill !== undefined) {
+      obj.biasPrefill = message.biasPrefill;
+    }
+    if (message.eviction !== 0) {
+      obj.eviction = evictionToJSON(message.eviction);
+    }
+    if (message.evictionHalfLifeTokens !== undefined) {
+      obj.evictionHalfLifeTokens = floatToJson(message.evictionHalfLifeTokens);
     }
     return obj;
   },
@@ -570,6 +863,14 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
     message.routerSampling = (object.routerSampling !== undefined && object.routerSampling !== null)
       ? RouterSampling.fromPartial(object.routerSampling)
       : undefined;
+    message.lambdas = object.lambdas?.map((e) => e) || [];
+    message.topJs = object.topJs?.map((e) => e) || [];
+    message.maxRank = object.maxRank ?? undefined;
+    message.massThreshold = object.massThreshold ?? undefined;
+    message.firstBiasedLayer = object.firstBiasedLayer ?? undefined;
+    message.biasPrefill = object.biasPrefill ?? undefined;
+    message.eviction = object.eviction ?? 0;
+    message.evictionHalfLifeTokens = object.evictionHalfLifeTokens ?? undefined;
     return message;
   },
 };
@@ -985,7 +1286,23 @@ export const Reported: MessageFns<Reported> = {
 };
 
 function createBaseEffectiveSpec(): EffectiveSpec {
-  return { lambda: 0, topJ: 0, routing: 0, capacities: [], cacheBytes: 0n, traceRatio: 0, routerSampling: false };
+  return {
+    lambda: 0,
+    topJ: 0,
+    routing: 0,
+    capacities: [],
+    cacheBytes: 0n,
+    traceRatio: 0,
+    routerSampling: false,
+    lambdas: [],
+    topJs: [],
+    maxRank: 0,
+    massThreshold: 0,
+    firstBiasedLayer: 0,
+    biasPrefill: false,
+    eviction: 0,
+    evictionHalfLifeTokens: 0,
+  };
 }
 
 export const EffectiveSpec: MessageFns<EffectiveSpec> = {
@@ -1017,6 +1334,38 @@ export const EffectiveSpec: MessageFns<EffectiveSpec> = {
     }
     if (message.routerSampling !== false) {
       writer.uint32(56).bool(message.routerSampling);
+    }
+    if (message.lambdas.length !== 0) {
+      writer.uint32(66).fork();
+      for (const v of message.lambdas) {
+        writer.double(v);
+      }
+      writer.join();
+    }
+    if (message.topJs.length !== 0) {
+      writer.uint32(74).fork();
+      for (const v of message.topJs) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    if (message.maxRank !== 0) {
+      writer.uint32(80).uint32(message.maxRank);
+    }
+    if (message.massThreshold !== 0) {
+      writer.uint32(89).double(message.massThreshold);
+    }
+    if (message.firstBiasedLayer !== 0) {
+      writer.uint32(96).uint32(message.firstBiasedLayer);
+    }
+    if (message.biasPrefill !== false) {
+      writer.uint32(104).bool(message.biasPrefill);
+    }
+    if (message.eviction !== 0) {
+      writer.uint32(112).int32(message.eviction);
+    }
+    if (message.evictionHalfLifeTokens !== 0) {
+      writer.uint32(121).double(message.evictionHalfLifeTokens);
     }
     return writer;
   },
@@ -1100,6 +1449,90 @@ export const EffectiveSpec: MessageFns<EffectiveSpec> = {
             message.routerSampling = reader.bool();
             continue;
           }
+          case 8: {
+            if (tag === 65) {
+              message.lambdas.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 66) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.lambdas.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 9: {
+            if (tag === 72) {
+              message.topJs.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 74) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.topJs.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.maxRank = reader.uint32();
+            continue;
+          }
+          case 11: {
+            if (tag !== 89) {
+              break;
+            }
+
+            message.massThreshold = reader.double();
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.firstBiasedLayer = reader.uint32();
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.biasPrefill = reader.bool();
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.eviction = reader.int32() as any;
+            continue;
+          }
+          case 15: {
+            if (tag !== 121) {
+              break;
+            }
+
+            message.evictionHalfLifeTokens = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1139,6 +1572,40 @@ export const EffectiveSpec: MessageFns<EffectiveSpec> = {
         : isSet(object.router_sampling)
         ? globalThis.Boolean(object.router_sampling)
         : false,
+      lambdas: globalThis.Array.isArray(object?.lambdas)
+        ? object.lambdas.map((e: any) => globalThis.Number(e))
+        : [],
+      topJs: globalThis.Array.isArray(object?.topJs)
+        ? object.topJs.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.top_js)
+        ? object.top_js.map((e: any) => globalThis.Number(e))
+        : [],
+      maxRank: isSet(object.maxRank)
+        ? globalThis.Number(object.maxRank)
+        : isSet(object.max_rank)
+        ? globalThis.Number(object.max_rank)
+        : 0,
+      massThreshold: isSet(object.massThreshold)
+        ? globalThis.Number(object.massThreshold)
+        : isSet(object.mass_threshold)
+        ? globalThis.Number(object.mass_threshold)
+        : 0,
+      firstBiasedLayer: isSet(object.firstBiasedLayer)
+        ? globalThis.Number(object.firstBiasedLayer)
+        : isSet(object.first_biased_layer)
+        ? globalThis.Number(object.first_biased_layer)
+        : 0,
+      biasPrefill: isSet(object.biasPrefill)
+        ? globalThis.Boolean(object.biasPrefill)
+        : isSet(object.bias_prefill)
+        ? globalThis.Boolean(object.bias_prefill)
+        : false,
+      eviction: isSet(object.eviction) ? evictionFromJSON(object.eviction) : 0,
+      evictionHalfLifeTokens: isSet(object.evictionHalfLifeTokens)
+        ? globalThis.Number(object.evictionHalfLifeTokens)
+        : isSet(object.eviction_half_life_tokens)
+        ? globalThis.Number(object.eviction_half_life_tokens)
+        : 0,
     };
   },
 
@@ -1165,6 +1632,30 @@ export const EffectiveSpec: MessageFns<EffectiveSpec> = {
     if (message.routerSampling !== false) {
       obj.routerSampling = message.routerSampling;
     }
+    if (message.lambdas?.length) {
+      obj.lambdas = message.lambdas.map((e) => floatToJson(e));
+    }
+    if (message.topJs?.length) {
+      obj.topJs = message.topJs.map((e) => Math.round(e));
+    }
+    if (message.maxRank !== 0) {
+      obj.maxRank = Math.round(message.maxRank);
+    }
+    if (message.massThreshold !== 0) {
+      obj.massThreshold = floatToJson(message.massThreshold);
+    }
+    if (message.firstBiasedLayer !== 0) {
+      obj.firstBiasedLayer = Math.round(message.firstBiasedLayer);
+    }
+    if (message.biasPrefill !== false) {
+      obj.biasPrefill = message.biasPrefill;
+    }
+    if (message.eviction !== 0) {
+      obj.eviction = evictionToJSON(message.eviction);
+    }
+    if (message.evictionHalfLifeTokens !== 0) {
+      obj.evictionHalfLifeTokens = floatToJson(message.evictionHalfLifeTokens);
+    }
     return obj;
   },
 
@@ -1182,6 +1673,14 @@ export const EffectiveSpec: MessageFns<EffectiveSpec> = {
       : 0n;
     message.traceRatio = object.traceRatio ?? 0;
     message.routerSampling = object.routerSampling ?? false;
+    message.lambdas = object.lambdas?.map((e) => e) || [];
+    message.topJs = object.topJs?.map((e) => e) || [];
+    message.maxRank = object.maxRank ?? 0;
+    message.massThreshold = object.massThreshold ?? 0;
+    message.firstBiasedLayer = object.firstBiasedLayer ?? 0;
+    message.biasPrefill = object.biasPrefill ?? false;
+    message.eviction = object.eviction ?? 0;
+    message.evictionHalfLifeTokens = object.evictionHalfLifeTokens ?? 0;
     return message;
   },
 };

@@ -21,7 +21,18 @@ import {
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 import { Measure, MeasureResult, TaskProgress } from "./agent";
-import { DeviceInfo, DeviceSpec, Reported, RouterSampling } from "./device";
+import {
+  DeviceInfo,
+  DeviceSpec,
+  Eviction,
+  evictionFromJSON,
+  evictionToJSON,
+  Reported,
+  RouterSampling,
+  Routing,
+  routingFromJSON,
+  routingToJSON,
+} from "./device";
 import { TelemetryFrame } from "./telemetry";
 
 /** All of the labels must match; ids, labels and all exclude each other. */
@@ -148,24 +159,51 @@ export interface ChangeConfigRequest {
   change:
     | { $case: "setLambda"; value: SetLambda }
     | //
-    /** Hands lambda and top_j back to the learner. */
+    /** Hands routing, lambda and top_j included, back to the learner. */
     { $case: "clearLambda"; value: ClearLambda }
     | { $case: "setCache"; value: SetCache }
     | { $case: "clearCache"; value: ClearCache }
     | { $case: "setTracing"; value: SetTracing }
     | { $case: "setRouterSampling"; value: SetRouterSampling }
+    | { $case: "setRouting"; value: SetRouting }
+    | { $case: "setEviction"; value: SetEviction }
+    | //
+    /** Back to the agents' default. */
+    { $case: "clearEviction"; value: ClearEviction }
     | undefined;
   why: string;
   /** How long to wait for devices to answer; 0: 30 s. */
   timeoutMs: number;
 }
 
+/** Short for SetRouting with ROUTING_CACHE_PRIOR; either replaces the other. */
 export interface SetLambda {
   lambda: number;
   topJ?: number | undefined;
 }
 
 export interface ClearLambda {
+}
+
+/** Which experts are chosen, as a whole. Fields as in DeviceSpec; one that the routing does not read is refused. */
+export interface SetRouting {
+  routing: Routing;
+  lambda?: number | undefined;
+  lambdas: number[];
+  topJ?: number | undefined;
+  topJs: number[];
+  maxRank?: number | undefined;
+  massThreshold?: number | undefined;
+  firstBiasedLayer?: number | undefined;
+  biasPrefill?: boolean | undefined;
+}
+
+export interface SetEviction {
+  eviction: Eviction;
+  halfLifeTokens?: number | undefined;
+}
+
+export interface ClearEviction {
 }
 
 export interface SetCache {
@@ -1424,6 +1462,15 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
       case "setRouterSampling":
         SetRouterSampling.encode(message.change.value, writer.uint32(58).fork()).join();
         break;
+      case "setRouting":
+        SetRouting.encode(message.change.value, writer.uint32(82).fork()).join();
+        break;
+      case "setEviction":
+        SetEviction.encode(message.change.value, writer.uint32(90).fork()).join();
+        break;
+      case "clearEviction":
+        ClearEviction.encode(message.change.value, writer.uint32(98).fork()).join();
+        break;
     }
     if (message.why !== "") {
       writer.uint32(66).string(message.why);
@@ -1503,6 +1550,30 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
             message.change = { $case: "setRouterSampling", value: SetRouterSampling.decode(reader, reader.uint32()) };
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.change = { $case: "setRouting", value: SetRouting.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.change = { $case: "setEviction", value: SetEviction.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.change = { $case: "clearEviction", value: ClearEviction.decode(reader, reader.uint32()) };
+            continue;
+          }
           case 8: {
             if (tag !== 66) {
               break;
@@ -1558,6 +1629,18 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
         ? { $case: "setRouterSampling", value: SetRouterSampling.fromJSON(object.setRouterSampling) }
         : isSet(object.set_router_sampling)
         ? { $case: "setRouterSampling", value: SetRouterSampling.fromJSON(object.set_router_sampling) }
+        : isSet(object.setRouting)
+        ? { $case: "setRouting", value: SetRouting.fromJSON(object.setRouting) }
+        : isSet(object.set_routing)
+        ? { $case: "setRouting", value: SetRouting.fromJSON(object.set_routing) }
+        : isSet(object.setEviction)
+        ? { $case: "setEviction", value: SetEviction.fromJSON(object.setEviction) }
+        : isSet(object.set_eviction)
+        ? { $case: "setEviction", value: SetEviction.fromJSON(object.set_eviction) }
+        : isSet(object.clearEviction)
+        ? { $case: "clearEviction", value: ClearEviction.fromJSON(object.clearEviction) }
+        : isSet(object.clear_eviction)
+        ? { $case: "clearEviction", value: ClearEviction.fromJSON(object.clear_eviction) }
         : undefined,
       why: isSet(object.why) ? globalThis.String(object.why) : "",
       timeoutMs: isSet(object.timeoutMs)
@@ -1585,6 +1668,12 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
       obj.setTracing = SetTracing.toJSON(message.change.value);
     } else if (message.change?.$case === "setRouterSampling") {
       obj.setRouterSampling = SetRouterSampling.toJSON(message.change.value);
+    } else if (message.change?.$case === "setRouting") {
+      obj.setRouting = SetRouting.toJSON(message.change.value);
+    } else if (message.change?.$case === "setEviction") {
+      obj.setEviction = SetEviction.toJSON(message.change.value);
+    } else if (message.change?.$case === "clearEviction") {
+      obj.clearEviction = ClearEviction.toJSON(message.change.value);
     }
     if (message.why !== "") {
       obj.why = message.why;
@@ -1637,6 +1726,24 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
       case "setRouterSampling": {
         if (object.change?.value !== undefined && object.change?.value !== null) {
           message.change = { $case: "setRouterSampling", value: SetRouterSampling.fromPartial(object.change.value) };
+        }
+        break;
+      }
+      case "setRouting": {
+        if (object.change?.value !== undefined && object.change?.value !== null) {
+          message.change = { $case: "setRouting", value: SetRouting.fromPartial(object.change.value) };
+        }
+        break;
+      }
+      case "setEviction": {
+        if (object.change?.value !== undefined && object.change?.value !== null) {
+          message.change = { $case: "setEviction", value: SetEviction.fromPartial(object.change.value) };
+        }
+        break;
+      }
+      case "clearEviction": {
+        if (object.change?.value !== undefined && object.change?.value !== null) {
+          message.change = { $case: "clearEviction", value: ClearEviction.fromPartial(object.change.value) };
         }
         break;
       }
@@ -1784,6 +1891,406 @@ export const ClearLambda: MessageFns<ClearLambda> = {
   },
   fromPartial<I extends Exact<DeepPartial<ClearLambda>, I>>(_: I): ClearLambda {
     const message = createBaseClearLambda();
+    return message;
+  },
+};
+
+function createBaseSetRouting(): SetRouting {
+  return {
+    routing: 0,
+    lambda: undefined,
+    lambdas: [],
+    topJ: undefined,
+    topJs: [],
+    maxRank: undefined,
+    massThreshold: undefined,
+    firstBiasedLayer: undefined,
+    biasPrefill: undefined,
+  };
+}
+
+export const SetRouting: MessageFns<SetRouting> = {
+  encode(message: SetRouting, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.routing !== 0) {
+      writer.uint32(8).int32(message.routing);
+    }
+    if (message.lambda !== undefined) {
+      writer.uint32(17).double(message.lambda);
+    }
+    if (message.lambdas.length !== 0) {
+      writer.uint32(26).fork();
+      for (const v of message.lambdas) {
+        writer.double(v);
+      }
+      writer.join();
+    }
+    if (message.topJ !== undefined) {
+      writer.uint32(32).uint32(message.topJ);
+    }
+    if (message.topJs.length !== 0) {
+      writer.uint32(42).fork();
+      for (const v of message.topJs) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    if (message.maxRank !== undefined) {
+      writer.uint32(48).uint32(message.maxRank);
+    }
+    if (message.massThreshold !== undefined) {
+      writer.uint32(57).double(message.massThreshold);
+    }
+    if (message.firstBiasedLayer !== undefined) {
+      writer.uint32(64).uint32(message.firstBiasedLayer);
+    }
+    if (message.biasPrefill !== undefined) {
+      writer.uint32(72).bool(message.biasPrefill);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SetRouting {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSetRouting();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.routing = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.lambda = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag === 25) {
+              message.lambdas.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 26) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.lambdas.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.topJ = reader.uint32();
+            continue;
+          }
+          case 5: {
+            if (tag === 40) {
+              message.topJs.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 42) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.topJs.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.maxRank = reader.uint32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 57) {
+              break;
+            }
+
+            message.massThreshold = reader.double();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.firstBiasedLayer = reader.uint32();
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.biasPrefill = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SetRouting {
+    return {
+      routing: isSet(object.routing) ? routingFromJSON(object.routing) : 0,
+      lambda: isSet(object.lambda) ? globalThis.Number(object.lambda) : undefined,
+      lambdas: globalThis.Array.isArray(object?.lambdas) ? object.lambdas.map((e: any) => globalThis.Number(e)) : [],
+      topJ: isSet(object.topJ)
+        ? globalThis.Number(object.topJ)
+        : isSet(object.top_j)
+        ? globalThis.Number(object.top_j)
+        : undefined,
+      topJs: globalThis.Array.isArray(object?.topJs)
+        ? object.topJs.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.top_js)
+        ? object.top_js.map((e: any) => globalThis.Number(e))
+        : [],
+      maxRank: isSet(object.maxRank)
+        ? globalThis.Number(object.maxRank)
+        : isSet(object.max_rank)
+        ? globalThis.Number(object.max_rank)
+        : undefined,
+      massThreshold: isSet(object.massThreshold)
+        ? globalThis.Number(object.massThreshold)
+        : isSet(object.mass_threshold)
+        ? globalThis.Number(object.mass_threshold)
+        : undefined,
+      firstBiasedLayer: isSet(object.firstBiasedLayer)
+        ? globalThis.Number(object.firstBiasedLayer)
+        : isSet(object.first_biased_layer)
+        ? globalThis.Number(object.first_biased_layer)
+        : undefined,
+      biasPrefill: isSet(object.biasPrefill)
+        ? globalThis.Boolean(object.biasPrefill)
+        : isSet(object.bias_prefill)
+        ? globalThis.Boolean(object.bias_prefill)
+        : undefined,
+    };
+  },
+
+  toJSON(message: SetRouting): unknown {
+    const obj: any = {};
+    if (message.routing !== 0) {
+      obj.routing = routingToJSON(message.routing);
+    }
+    if (message.lambda !== undefined) {
+      obj.lambda = floatToJson(message.lambda);
+    }
+    if (message.lambdas?.length) {
+      obj.lambdas = message.lambdas.map((e) => floatToJson(e));
+    }
+    if (message.topJ !== undefined) {
+      obj.topJ = Math.round(message.topJ);
+    }
+    if (message.topJs?.length) {
+      obj.topJs = message.topJs.map((e) => Math.round(e));
+    }
+    if (message.maxRank !== undefined) {
+      obj.maxRank = Math.round(message.maxRank);
+    }
+    if (message.massThreshold !== undefined) {
+      obj.massThreshold = floatToJson(message.massThreshold);
+    }
+    if (message.firstBiasedLayer !== undefined) {
+      obj.firstBiasedLayer = Math.round(message.firstBiasedLayer);
+    }
+    if (message.biasPrefill !== undefined) {
+      obj.biasPrefill = message.biasPrefill;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<SetRouting>, I>>(base?: I): SetRouting {
+    return SetRouting.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<SetRouting>, I>>(object: I): SetRouting {
+    const message = createBaseSetRouting();
+    message.routing = object.routing ?? 0;
+    message.lambda = object.lambda ?? undefined;
+    message.lambdas = object.lambdas?.map((e) => e) || [];
+    message.topJ = object.topJ ?? undefined;
+    message.topJs = object.topJs?.map((e) => e) || [];
+    message.maxRank = object.maxRank ?? undefined;
+    message.massThreshold = object.massThreshold ?? undefined;
+    message.firstBiasedLayer = object.firstBiasedLayer ?? undefined;
+    message.biasPrefill = object.biasPrefill ?? undefined;
+    return message;
+  },
+};
+
+function createBaseSetEviction(): SetEviction {
+  return { eviction: 0, halfLifeTokens: undefined };
+}
+
+export const SetEviction: MessageFns<SetEviction> = {
+  encode(message: SetEviction, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.eviction !== 0) {
+      writer.uint32(8).int32(message.eviction);
+    }
+    if (message.halfLifeTokens !== undefined) {
+      writer.uint32(17).double(message.halfLifeTokens);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SetEviction {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSetEviction();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.eviction = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.halfLifeTokens = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SetEviction {
+    return {
+      eviction: isSet(object.eviction) ? evictionFromJSON(object.eviction) : 0,
+      halfLifeTokens: isSet(object.halfLifeTokens)
+        ? globalThis.Number(object.halfLifeTokens)
+        : isSet(object.half_life_tokens)
+        ? globalThis.Number(object.half_life_tokens)
+        : undefined,
+    };
+  },
+
+  toJSON(message: SetEviction): unknown {
+    const obj: any = {};
+    if (message.eviction !== 0) {
+      obj.eviction = evictionToJSON(message.eviction);
+    }
+    if (message.halfLifeTokens !== undefined) {
+      obj.halfLifeTokens = floatToJson(message.halfLifeTokens);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<SetEviction>, I>>(base?: I): SetEviction {
+    return SetEviction.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<SetEviction>, I>>(object: I): SetEviction {
+    const message = createBaseSetEviction();
+    message.eviction = object.eviction ?? 0;
+    message.halfLifeTokens = object.halfLifeTokens ?? undefined;
+    return message;
+  },
+};
+
+function createBaseClearEviction(): ClearEviction {
+  return {};
+}
+
+export const ClearEviction: MessageFns<ClearEviction> = {
+  encode(_: ClearEviction, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ClearEviction {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseClearEviction();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(_: any): ClearEviction {
+    return {};
+  },
+
+  toJSON(_: ClearEviction): unknown {
+    const obj: any = {};
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ClearEviction>, I>>(base?: I): ClearEviction {
+    return ClearEviction.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ClearEviction>, I>>(_: I): ClearEviction {
+    const message = createBaseClearEviction();
     return message;
   },
 };
