@@ -226,6 +226,10 @@ export interface WindowResult {
   rangeMeans: number[];
 }
 
+/** One token of a stepped evaluation is EVAL_STEP_FIELDS numbers, in this order. Times are nanoseconds of CLOCK_MONOTONIC. */
+export const EVAL_STEP_FIELDS = 6;
+export const EVAL_STEP = { startNs: 0, endNs: 1, hits: 2, misses: 3, flashBytes: 4, stallNs: 5 } as const;
+
 export interface EvalResult {
   /** scored */
   tokens: number;
@@ -248,6 +252,8 @@ export interface EvalResult {
    * and where nothing was computed: of a prompt, the last block sees the last token alone
    */
   routes: Int32Array | null;
+  /** stepped: scored tokens x EVAL_STEP_FIELDS numbers; null for a batched one */
+  steps: Float64Array | null;
   evalNs: number;
 }
 
@@ -346,6 +352,11 @@ export function loadAddon(path = defaultAddonPath()): EngineAddon {
   }
   // eslint-disable-next-line @typescript-eslint/no-require-imports
   return require(path) as EngineAddon;
+}
+
+/** `moefleet_bench`: the stock library and the bare disk, for `moefleet engine bench` to measure against. */
+export function benchToolPath(): string {
+  return join(__dirname, '..', 'native', 'build', 'moefleet_bench');
 }
 
 function defaultAddonPath(): string {

@@ -356,6 +356,17 @@ static Napi::Value from_windows(Napi::Env env, const std::vector<window_result> 
     return out;
 }
 
+// EVAL_STEP of native.ts.
+static Napi::Value from_evaluate_steps(Napi::Env env, const std::vector<evaluate_step> & steps) {
+    if (steps.empty()) return env.Null();
+    Napi::Float64Array out = Napi::Float64Array::New(env, steps.size() * EVALUATE_STEP_FIELDS);
+    double * to = out.Data();
+    for (const evaluate_step & s : steps) {
+        for (const int64_t value : {s.start_ns, s.end_ns, s.hits, s.misses, s.flash_bytes, s.stall_ns}) *to++ = double(value);
+    }
+    return out;
+}
+
 static Napi::Value from_routes(Napi::Env env, const std::vector<int32_t> & routes) {
     if (routes.empty()) return env.Null();
     Napi::Int32Array out = Napi::Int32Array::New(env, routes.size());
@@ -397,6 +408,7 @@ Napi::Value from_evaluate_result(Napi::Env env, const evaluate_result & r) {
     if (!r.token_nll.empty()) memcpy(nll.Data(), r.token_nll.data(), r.token_nll.size() * sizeof(float));
     out.Set("tokenNll", nll);
     out.Set("routes", from_routes(env, r.routes));
+    out.Set("steps", from_evaluate_steps(env, r.steps));
     out.Set("evalNs", double(r.eval_ns));
     return out;
 }

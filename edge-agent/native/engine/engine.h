@@ -174,6 +174,13 @@ struct layer_result {
     double mean_lifetime_tokens = -1;  // negative: nothing was evicted
 };
 
+enum { EVALUATE_STEP_FIELDS = 6 };
+
+// One token of a stepped evaluation, scoring included. Times are nanoseconds of CLOCK_MONOTONIC.
+struct evaluate_step {
+    int64_t start_ns, end_ns, hits, misses, flash_bytes, stall_ns;
+};
+
 // What happened in one window; the caches live on across windows.
 struct window_result {
     int64_t hits = 0, misses = 0;
@@ -192,6 +199,7 @@ struct evaluate_result {
     std::vector<float> token_nll;
     std::vector<int32_t> routes;     // all N tokens x MoE layers x top_k chosen experts, best ranked first, -1: dropped, or not
                                      // computed: of a prompt, the last block sees the last token alone
+    std::vector<evaluate_step> steps;  // stepped only: one per scored token
     int64_t eval_ns = 0;
 };
 

@@ -88,10 +88,15 @@ engine_status run_window(evaluation & v, int64_t first) {
         if (v.request.record_routes) e.hook.routes = v.result.routes.data() + size_t(first + at) * route;
         e.hook.route_tokens = part;
         const pass_outputs outputs = scored ? OUTPUTS_ALL : at + part == prompt ? OUTPUTS_LAST : OUTPUTS_NONE;
+        const int64_t start = now_ns();
         const engine_status status = engine_run_pass(e, v.context, v.batch, tokens, part, at, outputs, scored ? PASS_ROUTED : PASS_PREFILL);
         if (failed(status)) return status;
         for (int32_t i = 0; scored && i < part; i++) {
             v.result.token_nll.push_back(negative_log_likelihood(llama_get_logits_ith(v.context, i), vocab, tokens[i + 1]));
+        }
+        if (v.request.stepped && scored) {
+            const pass_outcome & did = e.hook.outcome;
+            v.result.steps.push_back({start, now_ns(), did.hits, did.misses, did.flash_bytes, did.stall_ns});
         }
         at += part;
     }
@@ -182,6 +187,7 @@ engine_status evaluate(evaluation & v, const progress_callback & progress) {
     const int64_t routed = int64_t(v.request.tokens.size()) - 1;
     v.result.tokens = routed / v.request.context * (v.request.context - v.request.prompt_tokens);
     v.result.token_nll.reserve(size_t(v.result.tokens));
+    if (v.request.stepped) v.result.steps.reserve(size_t(v.result.tokens));
     if (v.request.record_routes) {
         v.result.routes.assign(size_t(routed) * e.file.info.moe_layers.size() * size_t(e.file.info.top_k), -1);
     }

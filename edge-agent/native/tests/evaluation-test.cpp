@@ -3,6 +3,19 @@
 
 #include <cstring>
 
+// A stepped evaluation tells of each token what it took; the parts add up to the whole.
+static void check_steps(const evaluate_result & r, bool stepped) {
+    CHECK_EQUAL(r.steps.size(), stepped ? size_t(r.tokens) : size_t(0));
+    int64_t hits = 0, misses = 0, before = 0;
+    for (const evaluate_step & s : r.steps) {
+        CHECK(s.start_ns >= before && s.end_ns > s.start_ns && s.stall_ns <= s.end_ns - s.start_ns && s.flash_bytes >= 0);
+        before = s.end_ns;
+        hits += s.hits;
+        misses += s.misses;
+    }
+    if (stepped) CHECK(hits == r.hits && misses == r.misses);
+}
+
 static evaluate_result evaluate(engine * e, const std::vector<int32_t> & tokens, const engine_spec & spec, bool stepped) {
     evaluate_request request;
     request.tokens = tokens;
@@ -17,6 +30,7 @@ static evaluate_result evaluate(engine * e, const std::vector<int32_t> & tokens,
     double sum = 0;
     for (const float nll : result.token_nll) sum += nll;
     CHECK_NEAR(sum / double(result.tokens), result.cross_entropy, 1e-6);
+    check_steps(result, stepped);
     return result;
 }
 

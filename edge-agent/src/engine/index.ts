@@ -6,7 +6,7 @@ export {
   EngineInternalError, EngineIoError, ModelFormatError, NotMoeError, toEngineError,
 } from './engine-error';
 export { modelHash } from './model-hash';
-export { MISS_EVENT, MISS_EVENT_FIELDS, PREFETCH } from '../native';
+export { benchToolPath, EVAL_STEP, EVAL_STEP_FIELDS, MISS_EVENT, MISS_EVENT_FIELDS, PREFETCH } from '../native';
 export type {
   EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, Eviction, GenerateRequest, GenerateResult, LayerResult, ModelInfo,
   OpenOptions, Routing, RoutingSpec, SimulatedLayer, SimulateRequest, Step, TensorPlace, WindowResult,

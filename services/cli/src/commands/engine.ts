@@ -19,23 +19,25 @@ import { addSimulate } from './simulate';
 const RESERVE_BYTES = 150 * 1024 ** 2;
 const MIB = 1024 ** 2;
 
-interface EngineFlags {
+export interface EngineFlags {
   model: string; capacity?: number; cacheMib?: number;
   threads: number; lanes: number; prefill: number; directIo: boolean; context?: number;
 }
 
 /** Absent on `inspect`, which routes nothing. */
-interface RoutingFlags {
+export interface RoutingFlags {
   lambda: number | number[]; topJ: number | number[]; routing: Routing; maxRank: number; massThreshold: number; rank: number; seed: number;
   firstBiasedLayer: number; biasPrefill: boolean; eviction: Eviction; halfLife: number;
 }
 
-export function addEngine(program: Command, context: Context): void {
+/** Returns the group, for commands of other files. */
+export function addEngine(program: Command, context: Context): Command {
   const engine = addCommonOptions(program.command('engine').description('the native engine on this machine: look at a model, score a text, generate, compare eviction policies'), { operator: false });
   addInspect(engine, context);
   addEval(engine, context);
   addSimulate(engine, context);
   addGenerate(engine, context);
+  return engine;
 }
 
 function addInspect(engine: Command, context: Context): void {
@@ -124,7 +126,7 @@ Examples:
 
 interface GenerateFlags { prompt: string; tokens: number; temperature: number; topP: number; }
 
-function addEngineOptions(command: Command): Command {
+export function addEngineOptions(command: Command): Command {
   return command
     .requiredOption('--model <file>', 'GGUF file of a Mixture-of-Experts model')
     .addOption(new Option('--capacity <n>', 'experts per layer that may be in memory (default: all)').argParser(integerFrom(1, 65_536)).conflicts('cacheMib'))
@@ -135,7 +137,7 @@ function addEngineOptions(command: Command): Command {
     .option('--no-direct-io', 'read through the page cache');
 }
 
-function addRoutingOptions(command: Command): Command {
+export function addRoutingOptions(command: Command): Command {
   return command
     .addOption(new Option('--routing <how>', 'how experts are chosen; see below').choices([...ROUTINGS]).default('cache_prior'))
     .addOption(new Option('--lambda <x>', 'cache_prior: strength of the pull towards cached experts, in [0,1]; a,b,... gives one per layer').argParser(listOf(numberFrom(0, 1))).default(0))
@@ -166,7 +168,7 @@ Eviction:
   lfru  the fewest uses per token since the last use
 `;
 
-function settings(flags: EngineFlags & Partial<RoutingFlags>, contextTokens: number): EngineSettings {
+export function settings(flags: EngineFlags & Partial<RoutingFlags>, contextTokens: number): EngineSettings {
   return {
     modelPath: flags.model,
     routing: {
@@ -260,7 +262,7 @@ function evalJson(flags: EngineFlags & EvalFlags, { result, baseline, spec, peak
   const loss = baseline ? result.crossEntropy - baseline.crossEntropy : null;
   return {
     ...specJson(spec), context: flags.context!, promptTokens: flags.promptTokens,
-    ...without(result, 'tokenNll', 'routes', 'evalNs', ...(flags.windows ? [] : ['windows' as const])),
+    ...without(result, 'tokenNll', 'routes', 'steps', 'evalNs', ...(flags.windows ? [] : ['windows' as const])),
     perplexity: Math.exp(result.crossEntropy),
     seconds: result.evalNs / 1e9,
     peakRssBytes,
