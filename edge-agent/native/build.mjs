@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /**
  * Builds the native engine: headers from the source bundle that the pinned `node-llama-cpp` ships, libraries from its
- * prebuilt package for this platform. `node build.mjs` leaves `build/moefleet_engine.node`, put into place in one
- * rename so that a running process never sees half a file. `--test` builds and runs the C++ tests, `--sanitize` does
+ * prebuilt package for this platform. `node build.mjs` leaves `build/moefleet_engine.node` and `build/moefleet_bench`,
+ * each put into place in one rename so that a running process never sees half a file. `--test` builds and runs the C++ tests, `--sanitize` does
  * so under AddressSanitizer and UBSan; `--junit FILE` has the results written there too. Does nothing, quietly, when everything is up to date.
  */
 import { spawnSync } from 'node:child_process';
@@ -94,9 +94,10 @@ if (wantTests) {
   process.exit(tests.status ?? 1);
 }
 
-const built = join(folder, 'moefleet_engine.node');
-const target = join(here, 'build', 'moefleet_engine.node');
-if (!existsSync(target) || statSync(target).mtimeMs < statSync(built).mtimeMs) {
+for (const name of ['moefleet_engine.node', 'moefleet_bench']) {
+  const built = join(folder, name);
+  const target = join(here, 'build', name);
+  if (existsSync(target) && statSync(target).mtimeMs >= statSync(built).mtimeMs) continue;
   cpSync(built, `${target}.part`);
   renameSync(`${target}.part`, target);
 }

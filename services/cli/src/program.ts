@@ -5,6 +5,7 @@ import { addCache, addLambda, addTracing, addWindows } from './commands/change';
 import { addEviction, addRouting } from './commands/change-routing';
 import { addDevices } from './commands/devices';
 import { addEngine } from './commands/engine';
+import { addEngineBench } from './commands/engine-bench';
 import { addLearnerQueries } from './commands/learner';
 import { addMeasure } from './commands/measure';
 import { addModel } from './commands/model';
@@ -74,7 +75,7 @@ export function buildProgram(context: Context): Command {
     return { settings: SETTINGS, run: runAgent };
   });
 
-  addEngine(program, context);
+  addEngineBench(addEngine(program, context), context);
   addModel(program, context);
   return program;
 }

@@ -10,7 +10,7 @@ import {
   capacitiesForBytes, Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec, simulateCache, widenModel,
 } from '@moefleet/edge-agent/engine';
 import {
-  type EngineJob, type EngineSettings, type EvaluateOutcome, fileOf, type FromChild, type GenerateOutcome, type InspectOutcome, type Outcomes, type SimulateOutcome,
+  type DecodeOutcome, type EngineJob, type EngineSettings, type EvaluateOutcome, fileOf, type FromChild, type GenerateOutcome, type InspectOutcome, type Outcomes, type SimulateOutcome,
   type ToChild, type WidenOutcome,
 } from './engine-job';
 
@@ -61,6 +61,7 @@ function start(job: Exclude<EngineJob, { t: 'simulate' }>): Promise<Outcomes[key
   switch (job.t) {
     case 'inspect': return inspect(job.settings);
     case 'evaluate': return evaluate(job);
+    case 'decode': return decode(job);
     case 'generate': return generate(job);
     case 'widen': return widen(job);
   }
@@ -97,8 +98,23 @@ async function evaluate(job: Extract<EngineJob, { t: 'evaluate' }>): Promise<Eva
   }
 }
 
+async function decode(job: Extract<EngineJob, { t: 'decode' }>): Promise<DecodeOutcome> {
+  const { engine, spec } = await open({ ...job.settings, contextTokens: job.context }, false);
+  try {
+    const once = scoredTokens(engine.tokenize(job.text, false, false), job);
+    const tokens = new Int32Array(job.tokens * job.passes + 1);
+    for (let pass = 0; pass < job.passes; pass += 1) tokens.set(once, pass * job.tokens);
+    const memory = engine.memory();
+    const result = await engine.evaluate({ tokens, context: job.context, spec, stepped: true },
+      (done, total) => send({ t: 'progress', fraction: done / total, what: 'decoding' }), cancelled.signal);
+    return { result, spec, memory, counters: engine.counters(), peakRssBytes: peakRssBytes(), cpuSeconds: cpuSeconds() };
+  } finally {
+    await engine.close();
+  }
+}
+
 /** The first N+1 tokens of the text: N are routed and scored on their next. */
-function scoredTokens(all: Int32Array, job: Extract<EngineJob, { t: 'evaluate' }>): Int32Array {
+function scoredTokens(all: Int32Array, job: { textPath: string; tokens: number | null; context: number }): Int32Array {
   const windows = Math.floor((all.length - 1) / job.context);
   const wanted = job.tokens ?? windows * job.context;
   if (wanted === 0 || all.length < wanted + 1) {
@@ -209,6 +225,11 @@ function capacities(info: ModelInfo, { cache }: EngineSettings): number[] {
 
 function peakRssBytes(): number {
   return process.resourceUsage().maxRSS * 1024;
+}
+
+function cpuSeconds(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
 }
 
 function send(message: FromChild, then?: () => void): void {

@@ -1,5 +1,5 @@
 /** What crosses between the command line and the child process that holds the native engine. */
-import type { EngineMemory, EvalResult, GenerateResult, ModelInfo, RoutingSpec, SimulateRequest } from '@moefleet/edge-agent/engine';
+import type { EngineCounters, EngineMemory, EvalResult, GenerateResult, ModelInfo, RoutingSpec, SimulateRequest } from '@moefleet/edge-agent/engine';
 import type { RecordedRoutes } from './route-file';
 
 /** How much of the model may be in memory: experts per layer, bytes over all layers, or everything. */
@@ -33,6 +33,8 @@ export type EngineJob =
   | { t: 'inspect'; settings: EngineSettings }
   /** `tokens` null: as many whole windows as the text gives */
   | { t: 'evaluate'; settings: EngineSettings; text: string; textPath: string; tokens: number | null; context: number; promptTokens: number; stepped: boolean; compare: boolean; recordRoutes: boolean }
+  /** one token at a time through the real cache, `passes` times over the same tokens, from an empty cache */
+  | { t: 'decode'; settings: EngineSettings; text: string; textPath: string; tokens: number; context: number; passes: number }
   | { t: 'generate'; settings: EngineSettings; prompt: string; tokens: number; temperature: number; topP: number; seed: number }
   | { t: 'simulate'; routes: RecordedRoutes; routesPath: string; policies: Policy[]; capacities: number[]; halfLifeTokens: number }
   | { t: 'widen'; source: string; target: string; width: number };
@@ -53,11 +55,12 @@ export interface SimulatedRow {
 export interface InspectOutcome { info: ModelInfo; modelHash: string; engine: string; memory: EngineMemory; capacities: number[]; contextTokens: number; }
 /** The result's `routes` are there where they were asked for. */
 export interface EvaluateOutcome { info: ModelInfo; result: EvalResult; baseline: EvalResult | null; spec: RoutingSpec; peakRssBytes: number; }
+export interface DecodeOutcome { result: EvalResult; spec: RoutingSpec; memory: EngineMemory; counters: EngineCounters; peakRssBytes: number; cpuSeconds: number; }
 export interface GenerateOutcome { text: string; result: GenerateResult; spec: RoutingSpec; memory: EngineMemory; peakRssBytes: number; }
 export interface SimulateOutcome { rows: SimulatedRow[]; }
 export interface WidenOutcome { bytes: number; }
 
-export interface Outcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; generate: GenerateOutcome; simulate: SimulateOutcome; widen: WidenOutcome; }
+export interface Outcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; decode: DecodeOutcome; generate: GenerateOutcome; simulate: SimulateOutcome; widen: WidenOutcome; }
 
 export type ToChild = { t: 'job'; job: EngineJob } | { t: 'cancel' };
 

@@ -4,6 +4,7 @@
  */
 import { fork } from 'node:child_process';
 import { join } from 'node:path';
+import type { Launcher } from '../bench/cgroup';
 import { EXIT, Failure, UsageFailure } from '../failure';
 import { type EngineJob, fileOf, type FromChild, type Outcomes, type ToChild } from './engine-job';
 
@@ -14,14 +15,17 @@ export interface JobListener {
   onText?(text: string): void;
 }
 
-/** Rejects with UsageFailure for bad input, Failure for the rest. Aborting `signal` ends the child. */
-export function runEngineJob<T extends EngineJob>(job: T, listener: JobListener, signal: AbortSignal): Promise<Outcomes[T['t']]> {
+/**
+ * Rejects with UsageFailure for bad input, Failure for the rest. Aborting `signal` ends the child. With a `launcher` the
+ * child's program is started by that command, which puts it where it belongs first.
+ */
+export function runEngineJob<T extends EngineJob>(job: T, listener: JobListener, signal: AbortSignal, launcher: Launcher | null = null): Promise<Outcomes[T['t']]> {
   return new Promise((resolve, reject) => {
     // From src and from dist alike.
     const child = fork(join(__dirname, '..', '..', 'dist', 'engine', 'engine-child.js'), [], {
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-      execArgv: [],
+      ...(launcher ? { execPath: launcher.command, execArgv: [...launcher.args, process.execPath] } : { execArgv: [] }),
     });
     let said = '';
     let ended: (() => void) | null = null;

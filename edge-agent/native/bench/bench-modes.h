@@ -1,0 +1,33 @@
+// What `moefleet engine bench` needs beside the engine: each mode is one process, so that it can be put into control
+// groups of its own. Results are one line of JSON on standard output; errors one line on standard error.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+struct stock_options {
+    std::string model, text_path;
+    int32_t tokens = 0;      // of the text, each decoded on its own
+    int32_t context = 0;     // tokens per window; each starts with an empty KV cache
+    int32_t threads = 0;
+    int32_t passes = 1;      // how often the same tokens are decoded
+    bool extra_bufts = true; // llama.cpp's own default: weights may be repacked into memory of their own
+};
+
+// Decodes a text with the stock library and its defaults: the file mapped, no hook. Times of each token, in nanoseconds
+// of CLOCK_MONOTONIC, and its negative log likelihood.
+int stock_decode(const stock_options & options);
+
+struct probe_options {
+    std::string path;
+    int32_t lanes = 0;
+    uint64_t slice_bytes = 0, burst_bytes = 0;
+    int64_t pause_ns = 0, for_ns = 0, skip_ns = 0;
+};
+
+// Reads bursts from random places with O_DIRECT, `lanes` slices at a time, and pauses after each, for `for_ns` in all;
+// what the first `skip_ns` read is not counted. Prints bytes, the time spent reading and the time that passed.
+int read_probe(const probe_options & options);
+
+// Asks the kernel to forget its cached pages of a file. Pages that a process maps stay.
+int drop_cache(const std::string & path);
