@@ -6,7 +6,7 @@
  * so under AddressSanitizer and UBSan; `--junit FILE` has the results written there too. Does nothing, quietly, when everything is up to date.
  */
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -56,20 +56,23 @@ function prebuiltFolder() {
   return join(folder, 'bins', platform);
 }
 
-/** Headers only: a sparse checkout of the bundle, made again when the pinned release changes. */
-function checkOutHeaders(llama, release) {
+/** What of llama.cpp's source is needed: headers, and SHA-256, which no prebuilt library has. */
+const LLAMA_SOURCES = ['/include/', '/ggml/include/', '/ggml/src/ggml-backend-impl.h', '/src/llama-ext.h', '/vendor/hash/sha256/', '/vendor/hash/rotate-bits/'];
+
+/** A sparse checkout of the bundle, made again when the pinned release or the list above changes. */
+function checkOutSources(llama, release) {
   const target = join(here, 'build', 'llama-src');
-  const stamp = join(target, `.release-${release}`);
-  if (existsSync(stamp)) return target;
+  const stamp = join(target, '.contents');
+  const contents = [release, ...LLAMA_SOURCES, ''].join('\n');
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === contents) return target;
   rmSync(target, { recursive: true, force: true });
   mkdirSync(join(here, 'build'), { recursive: true });
   const part = `${target}.part-${process.pid}`;
   rmSync(part, { recursive: true, force: true });
   run('git', ['clone', '-q', '--no-checkout', join(llama, 'gitRelease.bundle'), part], 'cloning llama.cpp');
-  run('git', ['-C', part, 'sparse-checkout', 'set', '--no-cone', '/include/', '/ggml/include/',
-    '/ggml/src/ggml-backend-impl.h', '/src/llama-ext.h'], 'choosing headers');
-  run('git', ['-C', part, 'checkout', '-q', 'HEAD'], 'checking out headers');
-  run('touch', [join(part, `.release-${release}`)], 'marking the release');
+  run('git', ['-C', part, 'sparse-checkout', 'set', '--no-cone', ...LLAMA_SOURCES], 'choosing sources');
+  run('git', ['-C', part, 'checkout', '-q', 'HEAD'], 'checking out sources');
+  writeFileSync(join(part, '.contents'), contents);
   rmSync(join(part, '.git'), { recursive: true, force: true });
   renameSync(part, target);
   return target;
@@ -79,7 +82,7 @@ requireTools();
 const nodeLlama = packageFolder('node-llama-cpp') ?? fail('node-llama-cpp is not installed; run: npm install');
 const llama = join(nodeLlama, 'llama');
 const { release } = JSON.parse(readFileSync(join(llama, 'binariesGithubRelease.json'), 'utf8'));
-const headers = checkOutHeaders(llama, release);
+const headers = checkOutSources(llama, release);
 const prebuilt = prebuiltFolder();
 
 const folder = join(here, sanitize ? 'build-asan' : wantTests ? 'build-test' : join('build', 'cmake'));

@@ -51,7 +51,8 @@ export interface RoutingSpec {
   evictionHalfLifeTokens?: number;
 }
 
-export interface TensorPlace { name: string; offset: number; bytes: number; }
+/** `type` is ggml's name, such as "q8_0"; `shape` begins with the length of a row. */
+export interface TensorPlace { name: string; offset: number; bytes: number; type: string; shape: number[]; }
 
 export interface ModelInfo {
   path: string;
@@ -72,6 +73,8 @@ export interface ModelInfo {
   tokenCycleBytes: number;
   /** alignment of tensor data in the file (general.alignment) */
   alignment: number;
+  /** layout of the file's checksums; 0: it has none */
+  packVersion: number;
   contextTrain: number;
   vocab: number;
   /** what the hook ranks by: the router's logits, the logits after a gate bias, or the final selection score */
@@ -81,6 +84,18 @@ export interface ModelInfo {
   /** where each tensor's data lies in the file; for hashing and packing */
   tensors: TensorPlace[];
 }
+
+/** `keptBytes`: of the file, written by an interrupted call before, compared and kept. */
+export interface WriteResult { bytes: number; keptBytes: number; }
+
+/**
+ * Exactly one of the first three is above 0: the width itself, or the least width that reaches a size, of each expert or
+ * of all together, and puts each expert's matrices on whole pages (where there is such a width).
+ */
+export interface WidenOptions { width: number; expertBytes: number; totalBytes: number; replace: boolean; }
+
+/** `damaged` names experts and tensors, the first 1,000 of `damagedCount`. */
+export interface CheckResult { checkedBytes: number; damagedCount: number; damaged: string[]; }
 
 export interface OpenOptions {
   modelPath: string;
@@ -310,10 +325,17 @@ export interface EngineAddon {
   version(): string;
   inspect(modelPath: string): Promise<ModelInfo>;
   /**
-   * Widens every expert's hidden width to `width` without changing the model's function, so that a small model
-   * gets experts of a realistic size. Writes `target` in full (no holes), 4096-aligned; fails if it exists.
+   * Writes the model with tensors aligned to 4096 and a checksum for every expert and every other tensor; still a GGUF.
+   * Goes on where an interrupted call stopped. Fails if `target` exists, unless `replace`.
    */
-  widen(source: string, target: string, width: number, onProgress: (done: number, total: number) => void): Promise<{ bytes: number }>;
+  pack(source: string, target: string, replace: boolean, onProgress: (done: number, total: number) => void): Promise<WriteResult>;
+  /** Reads all of a packed file and compares it with its checksums. */
+  check(modelPath: string, onProgress: (done: number, total: number) => void): Promise<CheckResult>;
+  /**
+   * Widens every expert's hidden width without changing the model's function, so that a small model gets experts of a
+   * realistic size. Writes `target` in full (no holes), packed; resumed and refused as `pack` is.
+   */
+  widen(source: string, target: string, options: WidenOptions, onProgress: (done: number, total: number) => void): Promise<WriteResult & { width: number }>;
   /** Each layer starts with an empty cache; see native/engine/cache-replay.cpp. Needs no model. */
   simulate(request: SimulateRequest): Promise<SimulatedLayer[]>;
   open(options: OpenOptions): Promise<EngineHandle>;

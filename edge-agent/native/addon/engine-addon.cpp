@@ -75,26 +75,40 @@ Napi::Value inspect(const Napi::CallbackInfo & info) {
                                            [out](Napi::Env env) { return from_info(env, *out); }), info.Env().Undefined());
 }
 
+// A status and two paths in front of a callback: what the functions that write a file begin with.
+engine_status to_paths(const Napi::CallbackInfo & info, std::string & source, std::string & target) {
+    const engine_status status = to_string(info[0], "source", source);
+    return failed(status) ? status : to_string(info[1], "target", target);
+}
+
+Napi::Value pack(const Napi::CallbackInfo & info) {
+    std::string source, target;
+    const engine_status status = to_paths(info, source, target);
+    if (failed(status)) return rejected(info.Env(), status);
+    const bool replace = info[2].ToBoolean();
+    auto out = std::make_shared<write_result>();
+    const auto work = [source, target, replace, out](task & t) { return engine_pack(source, target, replace, report_to(t), *out); };
+    return task_start(info.Env(), new_task(work, [out](Napi::Env env) { return from_write_result(env, *out); }), info[3]);
+}
+
+Napi::Value check(const Napi::CallbackInfo & info) {
+    std::string path;
+    const engine_status status = to_string(info[0], "modelPath", path);
+    if (failed(status)) return rejected(info.Env(), status);
+    auto out = std::make_shared<check_result>();
+    const auto work = [path, out](task & t) { return engine_check(path, report_to(t), *out); };
+    return task_start(info.Env(), new_task(work, [out](Napi::Env env) { return from_check_result(env, *out); }), info[1]);
+}
+
 Napi::Value widen(const Napi::CallbackInfo & info) {
     std::string source, target;
-    engine_status status = to_string(info[0], "source", source);
-    if (!failed(status)) status = to_string(info[1], "target", target);
-    const double width = info[2].IsNumber() ? info[2].As<Napi::Number>().DoubleValue() : -1;
-    if (!failed(status) && !(width >= 1 && width <= (1 << 20) && width == double(int64_t(width)))) {
-        status.code = ENGINE_BAD_ARGUMENT;
-        snprintf(status.message, sizeof(status.message), "width: expected a whole number from 1 to %d", 1 << 20);
-    }
+    widen_options options;
+    engine_status status = to_paths(info, source, target);
+    if (!failed(status)) status = to_widen_options(info.Env(), info[2], options);
     if (failed(status)) return rejected(info.Env(), status);
-    auto bytes = std::make_shared<uint64_t>(0);
-    const auto work = [source, target, width, bytes](task & t) {
-        return engine_widen(source, target, int64_t(width), report_to(t), *bytes);
-    };
-    const auto result = [bytes](Napi::Env env) {
-        const Napi::Object out = Napi::Object::New(env);
-        out.Set("bytes", double(*bytes));
-        return out.As<Napi::Value>();
-    };
-    return task_start(info.Env(), new_task(work, result), info[3]);
+    auto out = std::make_shared<widen_result>();
+    const auto work = [source, target, options, out](task & t) { return engine_widen(source, target, options, report_to(t), *out); };
+    return task_start(info.Env(), new_task(work, [out](Napi::Env env) { return from_widen_result(env, *out); }), info[3]);
 }
 
 Napi::Value simulate(const Napi::CallbackInfo & info) {
@@ -270,6 +284,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     tasks_end_at_exit(env);
     exports.Set("version", Napi::Function::New(env, version, "version"));
     exports.Set("inspect", Napi::Function::New(env, inspect, "inspect"));
+    exports.Set("pack", Napi::Function::New(env, pack, "pack"));
+    exports.Set("check", Napi::Function::New(env, check, "check"));
     exports.Set("widen", Napi::Function::New(env, widen, "widen"));
     exports.Set("simulate", Napi::Function::New(env, simulate, "simulate"));
     exports.Set("open", Napi::Function::New(env, open, "open"));

@@ -179,6 +179,15 @@ engine_status to_open_options(Napi::Env env, const Napi::Value & value, engine_o
     return r.status;
 }
 
+engine_status to_widen_options(Napi::Env env, const Napi::Value & value, widen_options & out) {
+    object_reader r = read_object(env, value, "options");
+    out.width = int64_t(read_whole(r, "width", 0, 9007199254740991.0));
+    out.expert_bytes = uint64_t(read_whole(r, "expertBytes", 0, 9007199254740991.0));
+    out.total_bytes = uint64_t(read_whole(r, "totalBytes", 0, 9007199254740991.0));
+    out.replace = read_bool(r, "replace");
+    return r.status;
+}
+
 engine_status to_generate_request(Napi::Env env, const Napi::Value & value, generate_request & out) {
     object_reader r = read_object(env, value, "request");
     out.request_id = read_string(r, "requestId");
@@ -252,6 +261,31 @@ static const char * select_name(engine_select_by by) {
     return by == SELECT_BY_LOGITS ? "logits" : by == SELECT_BY_LOGITS_BIASED ? "logits_biased" : "selection_score";
 }
 
+static Napi::Object write_object(Napi::Env env, const write_result & r) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("bytes", double(r.bytes));
+    out.Set("keptBytes", double(r.kept));
+    return out;
+}
+
+Napi::Value from_write_result(Napi::Env env, const write_result & r) { return write_object(env, r); }
+
+Napi::Value from_widen_result(Napi::Env env, const widen_result & r) {
+    const Napi::Object out = write_object(env, r.file);
+    out.Set("width", double(r.width));
+    return out;
+}
+
+Napi::Value from_check_result(Napi::Env env, const check_result & r) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("checkedBytes", double(r.bytes));
+    out.Set("damagedCount", double(r.damaged_count));
+    const Napi::Array names = Napi::Array::New(env, r.damaged.size());
+    for (size_t i = 0; i < r.damaged.size(); i++) names.Set(uint32_t(i), r.damaged[i]);
+    out.Set("damaged", names);
+    return out;
+}
+
 Napi::Value from_info(Napi::Env env, const model_info & info) {
     const Napi::Object out = Napi::Object::New(env);
     out.Set("path", info.path);
@@ -268,6 +302,7 @@ Napi::Value from_info(Napi::Env env, const model_info & info) {
     out.Set("denseBytes", double(info.dense_bytes));
     out.Set("tokenCycleBytes", double(info.token_cycle_bytes));
     out.Set("alignment", double(info.alignment));
+    out.Set("packVersion", double(info.pack_version));
     out.Set("contextTrain", double(info.context_train));
     out.Set("vocab", double(info.vocab));
     out.Set("selectBy", select_name(info.select_by));
@@ -278,6 +313,10 @@ Napi::Value from_info(Napi::Env env, const model_info & info) {
         t.Set("name", info.tensors[i].name);
         t.Set("offset", double(info.tensors[i].offset));
         t.Set("bytes", double(info.tensors[i].bytes));
+        t.Set("type", info.tensors[i].type);
+        const Napi::Array shape = Napi::Array::New(env, info.tensors[i].shape.size());
+        for (size_t d = 0; d < info.tensors[i].shape.size(); d++) shape.Set(uint32_t(d), double(info.tensors[i].shape[d]));
+        t.Set("shape", shape);
         tensors.Set(uint32_t(i), t);
     }
     out.Set("tensors", tensors);

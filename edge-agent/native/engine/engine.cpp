@@ -3,6 +3,7 @@
 
 #include "llama-runtime.h"
 #include "model-load.h"
+#include "model-pack.h"
 #include "model-widen.h"
 
 #include "llama-ext.h"
@@ -28,11 +29,29 @@ engine_status engine_inspect(const std::string & path, model_info & out) {
     }
 }
 
-engine_status engine_widen(const std::string & source, const std::string & target, int64_t width, const progress_callback & progress,
-                           uint64_t & bytes) {
+engine_status engine_pack(const std::string & source, const std::string & target, bool replace, const progress_callback & progress,
+                          write_result & out) {
     try {
         const engine_status status = llama_runtime_start();
-        return failed(status) ? status : model_widen(source, target, width, progress, bytes);
+        return failed(status) ? status : model_pack(source, target, replace, progress, out);
+    } catch (const std::exception & error) {
+        return status_error(ENGINE_INTERNAL, "%s: %s", target.c_str(), error.what());
+    }
+}
+
+engine_status engine_check(const std::string & path, const progress_callback & progress, check_result & out) {
+    try {
+        return model_check(path, progress, out);
+    } catch (const std::exception & error) {
+        return status_error(ENGINE_INTERNAL, "%s: %s", path.c_str(), error.what());
+    }
+}
+
+engine_status engine_widen(const std::string & source, const std::string & target, const widen_options & options,
+                           const progress_callback & progress, widen_result & out) {
+    try {
+        const engine_status status = llama_runtime_start();
+        return failed(status) ? status : model_widen(source, target, options, progress, out);
     } catch (const std::exception & error) {
         return status_error(ENGINE_INTERNAL, "%s: %s", target.c_str(), error.what());
     }

@@ -64,6 +64,8 @@ struct tensor_place {
     std::string name;
     uint64_t offset = 0;  // from the start of the file
     uint64_t bytes = 0;
+    std::string type;     // ggml's name of it, e.g. "q8_0"
+    std::vector<int64_t> shape;
 };
 
 enum engine_select_by { SELECT_BY_LOGITS = 0, SELECT_BY_LOGITS_BIASED, SELECT_BY_SELECTION_SCORE };
@@ -81,6 +83,7 @@ struct model_info {
     uint64_t dense_bytes = 0;
     uint64_t token_cycle_bytes = 0;       // sum over MoE layers of top_k x expert_bytes
     uint64_t alignment = 32;
+    int64_t pack_version = 0;             // 0: the file has no checksums
     int64_t context_train = 0;
     int64_t vocab = 0;
     engine_select_by select_by = SELECT_BY_LOGITS;
@@ -250,9 +253,35 @@ engine_status engine_version(std::string & out);
 // Reads and checks the header of a GGUF file; touches no tensor data. MODEL_FORMAT, NOT_MOE, IO.
 engine_status engine_inspect(const std::string & path, model_info & out);
 
-// See model-widen.h.
-engine_status engine_widen(const std::string & source, const std::string & target, int64_t width,
-                           const progress_callback & progress, uint64_t & bytes);
+// The three ways to write a model file; see model-write.h, model-pack.h, model-widen.h and model-quantize.h. A file that is
+// there already is left alone unless `replace`. An interrupted one goes on where it stopped when it is called again.
+struct write_result {
+    uint64_t bytes = 0;  // of the file
+    uint64_t kept = 0;   // of them, left by an interrupted attempt, compared and kept
+};
+engine_status engine_pack(const std::string & source, const std::string & target, bool replace, const progress_callback & progress,
+                          write_result & out);
+
+// Checks a packed file against its checksums.
+struct check_result {
+    uint64_t bytes = 0;                 // that were read and checked
+    uint64_t damaged_count = 0;
+    std::vector<std::string> damaged;   // the first 1,000
+};
+engine_status engine_check(const std::string & path, const progress_callback & progress, check_result & out);
+
+// Exactly one of the first three is set. `expert_bytes`: of one expert, at least; `total_bytes`: of all experts.
+struct widen_options {
+    int64_t width = 0;
+    uint64_t expert_bytes = 0, total_bytes = 0;
+    bool replace = false;
+};
+struct widen_result {
+    write_result file;
+    int64_t width = 0;
+};
+engine_status engine_widen(const std::string & source, const std::string & target, const widen_options & options,
+                           const progress_callback & progress, widen_result & out);
 
 // Needs no engine. Each layer starts with an empty cache; see cache-replay.cpp. BAD_ARGUMENT, CAPACITY.
 engine_status engine_simulate(const simulate_request & request, simulate_result & out);

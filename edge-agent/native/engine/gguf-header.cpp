@@ -52,6 +52,8 @@ bool read_bytes(reader & r, void * out, uint64_t n) {
             while (have < r.window.size()) {
                 const ssize_t got = pread(r.fd, r.window.data() + have, r.window.size() - have, off_t(r.at + have));
                 if (got < 0 && errno == EINTR) continue;
+                // A file still being written is shorter than it will be.
+                if (got == 0 && have > 0) break;
                 if (got <= 0) {
                     r.status = status_error(ENGINE_IO, "reading the header failed at byte %llu: %s",
                                             (unsigned long long) (r.at + have), got < 0 ? strerror(errno) : "end of file");
@@ -60,6 +62,7 @@ bool read_bytes(reader & r, void * out, uint64_t n) {
                 }
                 have += size_t(got);
             }
+            r.window.resize(have);
         }
         const uint64_t from = r.at - r.window_start;
         const uint64_t part = std::min<uint64_t>(n, r.window.size() - from);
@@ -115,6 +118,8 @@ bool read_array(reader & r, gguf_value & out) {
     uint32_t type = 0;
     if (!read_value(r, type) || !read_value(r, out.count)) return false;
     out.kind = gguf_value::ARRAY;
+    out.element_type = type;
+    out.at = r.at;
     if (type >= VALUE_TYPES || type == ARRAY) return fail(r, "an array has an unknown or nested element type");
     const uint64_t least = type == STRING ? 8 : VALUE_BYTES[type];
     if (out.count > bytes_left(r) / least) return fail(r, "an array has more elements than the file has bytes");
@@ -244,8 +249,11 @@ engine_status gguf_header_read(const std::string & path, gguf_header & out) {
     struct stat info;
     if (fstat(file.fd, &info) != 0) return status_error(ENGINE_IO, "%s: %s", path.c_str(), strerror(errno));
     if (!S_ISREG(info.st_mode)) return status_error(ENGINE_IO, "%s: not a regular file", path.c_str());
+    return gguf_header_read_from(file.fd, uint64_t(info.st_size), path, out);
+}
 
-    reader r{file.fd, uint64_t(info.st_size)};
+engine_status gguf_header_read_from(int fd, uint64_t file_bytes, const std::string & path, gguf_header & out) {
+    reader r{fd, file_bytes};
     out = gguf_header();
     out.file_bytes = r.file_bytes;
     char magic[4] = {0, 0, 0, 0};

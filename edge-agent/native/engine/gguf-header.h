@@ -15,6 +15,8 @@ struct gguf_value {
     double real = 0;
     std::string text;
     uint64_t count = 0;              // of an array
+    uint32_t element_type = 0;       // of an array: gguf_type
+    uint64_t at = 0;                 // of an array of numbers: where its elements lie in the file
     std::vector<int64_t> integers;   // of an array of at most GGUF_SMALL_ARRAY integers
 };
 enum { GGUF_SMALL_ARRAY = 4096 };
@@ -36,6 +38,9 @@ struct gguf_header {
     std::map<std::string, gguf_value> values;
     std::vector<gguf_tensor> tensors;  // in file order of their descriptions
 };
+
+// The same of an open file that is `file_bytes` long, or will be. `path` is for messages.
+engine_status gguf_header_read_from(int fd, uint64_t file_bytes, const std::string & path, gguf_header & out);
 
 // MODEL_FORMAT, IO.
 engine_status gguf_header_read(const std::string & path, gguf_header & out);

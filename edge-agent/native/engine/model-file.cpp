@@ -1,5 +1,7 @@
 #include "model-file.h"
 
+#include "ggml.h"
+
 #include <cstdlib>
 #include <map>
 
@@ -95,6 +97,8 @@ static engine_status read_metadata(const gguf_header & h, model_info & info) {
     const std::string * name = gguf_find_text(h, "general.name");
     info.name = name ? *name : *arch;
     info.alignment = h.alignment;
+    const int64_t * pack = gguf_find_integer(h, "moefleet.pack.version");
+    info.pack_version = pack ? *pack : 0;
 
     const int64_t * shards = gguf_find_integer(h, "split.count");
     if (shards && *shards > 1) {
@@ -157,7 +161,7 @@ engine_status model_file_read(const std::string & path, model_file & out) {
 
     std::map<int32_t, matrices_by_kind> blocks;
     for (const auto & t : h.tensors) {
-        info.tensors.push_back({t.name, t.offset, t.bytes});
+        info.tensors.push_back({t.name, t.offset, t.bytes, ggml_type_name(ggml_type(t.type)), {t.ne, t.ne + t.dims}});
         int32_t block = 0;
         std::string kind;
         if (!expert_tensor_name(t.name, block, kind)) {

@@ -66,8 +66,10 @@ int main() {
     // Five times the experts: the peak must not follow.
     temporary_folder folder;
     const std::string wide = folder.file("wide.gguf");
-    uint64_t bytes = 0;
-    REQUIRE_OK(engine_widen(MODEL, wide, 3200, nullptr, bytes));
+    widen_options options;
+    widen_result widened;
+    options.width = 3200;
+    REQUIRE_OK(engine_widen(MODEL, wide, options, nullptr, widened));
     REQUIRE_OK(model_file_read(wide, file));
     expert_memory_init(direct, file);
     expert_memory_init(streamed, file);
@@ -75,7 +77,7 @@ int main() {
     REQUIRE_OK(model_load(file, direct, nullptr, nullptr, one));
     REQUIRE_OK(model_load_by_stream(file, streamed, nullptr, nullptr, two));
     const long grown = status_kib("VmHWM") - before;
-    printf("a file of %.0f MiB, loaded twice: %+.1f MiB at most\n", double(bytes) / (1 << 20), double(grown) / 1024);
+    printf("a file of %.0f MiB, loaded twice: %+.1f MiB at most\n", double(widened.file.bytes) / (1 << 20), double(grown) / 1024);
     CHECK(grown < 60 * 1024);
     llama_model_free(one);
     llama_model_free(two);

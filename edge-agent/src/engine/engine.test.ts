@@ -218,9 +218,9 @@ test('identifies a model by its header and the heads of its tensors', async () =
 
 test('widens a model without changing its text', async () => {
   const wide = join(folder, 'wide.gguf');
-  const { bytes } = await widenModel(MODEL, wide, 256);
+  const { bytes } = await widenModel(MODEL, wide, { width: 256 });
   expect((await inspectModel(wide))).toMatchObject({ fileBytes: bytes, alignment: 4096 });
-  await expect(widenModel(MODEL, wide, 256)).rejects.toThrow(BadArgumentError);
+  await expect(widenModel(MODEL, wide, { width: 256 })).rejects.toThrow(BadArgumentError);
   await engine.apply(specOf(0, 8));
   const text = async (each: Engine) => {
     const parts: Uint8Array[] = [];

@@ -19,13 +19,6 @@ const addon = (): EngineAddon => loadAddon();
 /** llama.cpp release and CPU backend, e.g. "v0.5.0 haswell". */
 export const engineVersion = (): string => typed(() => addon().version());
 
-/** Reads and checks a model's header; touches no tensor data. ModelFormatError, NotMoeError, EngineIoError. */
-export const inspectModel = (modelPath: string): Promise<ModelInfo> => typedAsync(() => addon().inspect(modelPath));
-
-/** Widens every expert to `width` without changing the model's function; progress is in bytes. Fails if `target` exists. */
-export const widenModel = (source: string, target: string, width: number, onProgress: Progress = () => {}): Promise<{ bytes: number }> =>
-  typedAsync(() => addon().widen(source, target, width, onProgress));
-
 /** Runs recorded routes through the cache that the engine runs, each layer from empty. BadArgumentError, CapacityError. */
 export const simulateCache = (request: SimulateRequest): Promise<SimulatedLayer[]> => typedAsync(() => addon().simulate(request));
 

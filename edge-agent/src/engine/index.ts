@@ -1,13 +1,14 @@
 /** The engine for programs of this repository: the addon behind typed errors, and pure helpers around a model. */
 export { bytesOfCapacities, capacitiesForBytes } from './capacity-plan';
-export { Engine, engineVersion, EVALUATE_REQUEST_ID, inspectModel, simulateCache, widenModel } from './engine';
+export { Engine, engineVersion, EVALUATE_REQUEST_ID, simulateCache } from './engine';
 export {
   BadArgumentError, CapacityError, ContextFullError, EngineBusyError, EngineCancelledError, EngineClosedError, EngineError,
   EngineInternalError, EngineIoError, ModelFormatError, NotMoeError, toEngineError,
 } from './engine-error';
+export { checkModel, inspectModel, packModel, widenModel } from './model-files';
 export { modelHash } from './model-hash';
 export { benchToolPath, EVAL_STEP, EVAL_STEP_FIELDS, MISS_EVENT, MISS_EVENT_FIELDS, PREFETCH } from '../native';
 export type {
-  EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, Eviction, GenerateRequest, GenerateResult, LayerResult, ModelInfo,
-  OpenOptions, Routing, RoutingSpec, SimulatedLayer, SimulateRequest, Step, TensorPlace, WindowResult,
+  CheckResult, EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, Eviction, GenerateRequest, GenerateResult, LayerResult, ModelInfo,
+  OpenOptions, Routing, RoutingSpec, SimulatedLayer, SimulateRequest, Step, TensorPlace, WidenOptions, WindowResult, WriteResult,
 } from '../native';

@@ -7,7 +7,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import type { ModelInfo } from '../native';
 import { ModelFormatError } from './engine-error';
-import { inspectModel } from './engine';
+import { inspectModel } from './model-files';
 
 const TENSOR_HEAD_BYTES = 4096;
 const CHUNK_BYTES = 1 << 20;

@@ -8,6 +8,12 @@ const PATIENCE_MS = 2000;
 const TERMINAL_EVERY_MS = 200;
 const LOG_EVERY_MS = 5000;
 
+const BAR_CELLS = 20;
+
+function bar(fraction: number): string {
+  return `[${'#'.repeat(Math.floor(Math.min(1, fraction) * BAR_CELLS)).padEnd(BAR_CELLS, '.')}]`;
+}
+
 export class ProgressLine {
   private readonly startedMs: number;
   private lastMs = -Infinity;
@@ -17,13 +23,13 @@ export class ProgressLine {
     this.startedMs = nowMs();
   }
 
-  /** `fraction` in [0,1]. */
-  update(fraction: number, what: string): void {
+  /** `fraction` in [0,1]; `detail` follows the percentage. */
+  update(fraction: number, what: string, detail = ''): void {
     const now = this.nowMs();
     if (now - this.startedMs < PATIENCE_MS) return;
     if (now - this.lastMs < (this.stream.isTTY ? TERMINAL_EVERY_MS : LOG_EVERY_MS)) return;
     this.lastMs = now;
-    const text = `${what} ${Math.floor(fraction * 100)}%`;
+    const text = `${what} ${this.stream.isTTY ? `${bar(fraction)} ` : ''}${Math.floor(fraction * 100)}%${detail && `, ${detail}`}`;
     this.stream.write(this.stream.isTTY ? `\r\x1b[K${text}` : `${text}\n`);
     this.shown = true;
   }

@@ -7,12 +7,13 @@ import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { freemem } from 'node:os';
 import {
-  capacitiesForBytes, Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec, simulateCache, widenModel,
+  capacitiesForBytes, Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec, simulateCache,
 } from '@moefleet/edge-agent/engine';
 import {
   type DecodeOutcome, type EngineJob, type EngineSettings, type EvaluateOutcome, fileOf, type FromChild, type GenerateOutcome, type InspectOutcome, type Outcomes, type SimulateOutcome,
-  type ToChild, type WidenOutcome,
+  type ToChild,
 } from './engine-job';
+import { isModelFileJob, type ModelFileJob, performModelFileJob } from './model-file-job';
 
 /** Engine error codes that are the caller's input. */
 const BAD_INPUT_CODES = ['MODEL_FORMAT', 'NOT_MOE', 'BAD_ARGUMENT', 'CAPACITY', 'CONTEXT_FULL'];
@@ -25,13 +26,16 @@ class BadInputError extends Error {
 }
 
 const cancelled = new AbortController();
+let onModelFile = false;
 
 // Ctrl-C reaches the whole process group; the parent decides what it means.
 process.on('SIGINT', () => {});
 process.on('disconnect', () => process.exit(1));
 process.on('message', (message: ToChild) => {
-  if (message.t === 'cancel') cancelled.abort();
-  else void run(message.job);
+  if (message.t === 'job') return void run(message.job);
+  cancelled.abort();
+  // A file half written is gone on with next time: nothing to wait for.
+  if (onModelFile) process.exit(1);
 });
 
 async function run(job: EngineJob): Promise<void> {
@@ -54,16 +58,17 @@ async function perform(job: EngineJob): Promise<Outcomes[keyof Outcomes]> {
   await access(path, constants.R_OK).catch((error: NodeJS.ErrnoException) => {
     throw new BadInputError(`${path}: cannot read the model file (${error.code === 'ENOENT' ? 'no such file' : error.message})`);
   });
-  return start(job);
+  if (!isModelFileJob(job)) return start(job);
+  onModelFile = true;
+  return performModelFileJob(job, (done, total, what) => send({ t: 'progress', fraction: done / total, what, bytes: { done, total } }));
 }
 
-function start(job: Exclude<EngineJob, { t: 'simulate' }>): Promise<Outcomes[keyof Outcomes]> {
+function start(job: Exclude<EngineJob, { t: 'simulate' } | ModelFileJob>): Promise<Outcomes[keyof Outcomes]> {
   switch (job.t) {
     case 'inspect': return inspect(job.settings);
     case 'evaluate': return evaluate(job);
     case 'decode': return decode(job);
     case 'generate': return generate(job);
-    case 'widen': return widen(job);
   }
 }
 
@@ -164,10 +169,6 @@ async function simulate({ routes, policies, capacities, halfLifeTokens }: Extrac
 
 function sum(values: readonly number[]): number {
   return values.reduce((total, value) => total + value, 0);
-}
-
-async function widen(job: Extract<EngineJob, { t: 'widen' }>): Promise<WidenOutcome> {
-  return widenModel(job.source, job.target, job.width, (done, total) => send({ t: 'progress', fraction: done / total, what: `writing ${job.target}` }));
 }
 
 async function open(settings: EngineSettings, mayKeepAll: boolean): Promise<{ engine: Engine; info: ModelInfo; spec: RoutingSpec }> {

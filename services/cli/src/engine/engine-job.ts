@@ -1,5 +1,6 @@
 /** What crosses between the command line and the child process that holds the native engine. */
 import type { EngineCounters, EngineMemory, EvalResult, GenerateResult, ModelInfo, RoutingSpec, SimulateRequest } from '@moefleet/edge-agent/engine';
+import { isModelFileJob, type ModelFileJob, modelFileOf, type ModelFileOutcomes } from './model-file-job';
 import type { RecordedRoutes } from './route-file';
 
 /** How much of the model may be in memory: experts per layer, bytes over all layers, or everything. */
@@ -37,11 +38,12 @@ export type EngineJob =
   | { t: 'decode'; settings: EngineSettings; text: string; textPath: string; tokens: number; context: number; passes: number }
   | { t: 'generate'; settings: EngineSettings; prompt: string; tokens: number; temperature: number; topP: number; seed: number }
   | { t: 'simulate'; routes: RecordedRoutes; routesPath: string; policies: Policy[]; capacities: number[]; halfLifeTokens: number }
-  | { t: 'widen'; source: string; target: string; width: number };
+  | ModelFileJob;
 
 /** What the job is about, for messages. */
 export function fileOf(job: EngineJob): string {
-  return job.t === 'widen' ? job.source : job.t === 'simulate' ? job.routesPath : job.settings.modelPath;
+  if (isModelFileJob(job)) return modelFileOf(job);
+  return job.t === 'simulate' ? job.routesPath : job.settings.modelPath;
 }
 
 export type Policy = SimulateRequest['policy'];
@@ -58,14 +60,14 @@ export interface EvaluateOutcome { info: ModelInfo; result: EvalResult; baseline
 export interface DecodeOutcome { result: EvalResult; spec: RoutingSpec; memory: EngineMemory; counters: EngineCounters; peakRssBytes: number; cpuSeconds: number; }
 export interface GenerateOutcome { text: string; result: GenerateResult; spec: RoutingSpec; memory: EngineMemory; peakRssBytes: number; }
 export interface SimulateOutcome { rows: SimulatedRow[]; }
-export interface WidenOutcome { bytes: number; }
 
-export interface Outcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; decode: DecodeOutcome; generate: GenerateOutcome; simulate: SimulateOutcome; widen: WidenOutcome; }
+export interface Outcomes extends ModelFileOutcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; decode: DecodeOutcome; generate: GenerateOutcome; simulate: SimulateOutcome; }
 
 export type ToChild = { t: 'job'; job: EngineJob } | { t: 'cancel' };
 
 export type FromChild =
-  | { t: 'progress'; fraction: number; what: string }
+  /** `bytes` where progress is counted in bytes */
+  | { t: 'progress'; fraction: number; what: string; bytes?: { done: number; total: number } }
   /** the next piece of generated text, whole characters */
   | { t: 'text'; text: string }
   | { t: 'outcome'; outcome: Outcomes[keyof Outcomes] }

@@ -11,7 +11,7 @@ import { type EngineJob, fileOf, type FromChild, type Outcomes, type ToChild } f
 const STDERR_KEPT = 4000;
 
 export interface JobListener {
-  onProgress(fraction: number, what: string): void;
+  onProgress(fraction: number, what: string, bytes?: { done: number; total: number }): void;
   onText?(text: string): void;
 }
 
@@ -37,7 +37,7 @@ export function runEngineJob<T extends EngineJob>(job: T, listener: JobListener,
     child.stderr!.on('data', (data: Buffer) => { said = (said + data.toString()).slice(-STDERR_KEPT); });
     child.on('message', (message: FromChild) => {
       switch (message.t) {
-        case 'progress': return listener.onProgress(message.fraction, message.what);
+        case 'progress': return listener.onProgress(message.fraction, message.what, message.bytes);
         case 'text': return listener.onText?.(message.text);
         case 'outcome': ended = () => resolve(message.outcome as Outcomes[T['t']]); return;
         case 'failure': {

@@ -1,0 +1,44 @@
+/** Jobs on model files: what they ask for, what they bring, and how the child process does them. */
+import {
+  checkModel, type CheckResult, inspectModel, type ModelInfo, packModel, type WidenOptions, widenModel, type WriteResult,
+} from '@moefleet/edge-agent/engine';
+
+export type ModelFileJob = { t: 'inspectFile'; path: string } | { t: 'check'; path: string } | WriteJob;
+
+/** Each writes `target`; what an interrupted one leaves is taken up by the next. */
+export type WriteJob = { source: string; target: string; replace: boolean } & (
+  | { t: 'pack' }
+  /** one of them */
+  | { t: 'widen'; size: Partial<Pick<WidenOptions, 'width' | 'expertBytes' | 'totalBytes'>> });
+
+/** `width`: of `widen` */
+export type WriteOutcome = WriteResult & { width?: number };
+
+export interface ModelFileOutcomes {
+  inspectFile: { info: ModelInfo };
+  check: CheckResult;
+  pack: WriteOutcome;
+  widen: WriteOutcome;
+}
+
+const JOBS: readonly string[] = ['inspectFile', 'check', 'pack', 'widen'] satisfies ModelFileJob['t'][];
+
+export function isModelFileJob<T extends { t: string }>(job: T | ModelFileJob): job is ModelFileJob {
+  return JOBS.includes(job.t);
+}
+
+export function modelFileOf(job: ModelFileJob): string {
+  return 'path' in job ? job.path : job.source;
+}
+
+export type ReportBytes = (done: number, total: number, what: string) => void;
+
+export async function performModelFileJob(job: ModelFileJob, report: ReportBytes): Promise<ModelFileOutcomes[keyof ModelFileOutcomes]> {
+  const writing = (done: number, total: number) => report(done, total, `writing ${'target' in job ? job.target : ''}`);
+  switch (job.t) {
+    case 'inspectFile': return { info: await inspectModel(job.path) };
+    case 'check': return checkModel(job.path, (done, total) => report(done, total, `verifying ${job.path}`));
+    case 'pack': return packModel(job.source, job.target, job.replace, writing);
+    case 'widen': return widenModel(job.source, job.target, { ...job.size, replace: job.replace }, writing);
+  }
+}
