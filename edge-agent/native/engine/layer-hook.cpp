@@ -29,6 +29,8 @@ void layer_hook_init(layer_hook & hook, const model_info & info, expert_memory &
     }
     hook.slices.resize(slices);
     hook.needed.resize(experts);
+    hook.before.resize(experts);
+    hook.members.resize(experts);
     hook.missed.resize(experts);
     hook.evicted.resize(experts);
     hook.victim.resize(experts);
@@ -142,7 +144,7 @@ static void count_distinct(layer_hook & hook, layer_tally & tally) {
     int64_t hits = 0, misses = 0;
     for (int e = 0; e < hook.info->experts; e++) {
         if (!hook.needed[size_t(e)]) continue;
-        if (hook.before[size_t(e)]) hits++;
+        if (hook.members[size_t(e)]) hits++;
         else misses++;
     }
     hook.outcome.hits += hits;
@@ -226,7 +228,8 @@ static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) 
     }
 
     layer_state & state = (*hook.layers)[layer];
-    hook.before = hook.owner == hook.layers ? state.cache.resident : hook.memory->layers[size_t(layer)].present;
+    hook.members = state.cache.resident;
+    hook.before = hook.owner == hook.layers ? hook.members : hook.memory->layers[size_t(layer)].present;
     std::fill(hook.needed.begin(), hook.needed.end(), 0);
     int32_t * ids = nullptr;
     for (int64_t r = 0; r < rows; r++) {

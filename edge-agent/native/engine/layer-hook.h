@@ -73,7 +73,8 @@ struct layer_hook {
     std::vector<int32_t> kept;           // per row: experts used, the others of the K being dropped
     std::vector<int32_t> ranking;        // for route_select
     std::vector<uint8_t> needed;         // per expert: selected by a row of this layer
-    std::vector<uint8_t> before;         // per expert: a hit for this layer's pass
+    std::vector<uint8_t> before;         // per expert: nothing to read for this layer's pass
+    std::vector<uint8_t> members;        // per expert: a member before the pass, of the virtual cache where there is one
     std::vector<int32_t> missed, evicted, victim, order;
     std::vector<flash_slice> slices;
     std::vector<miss_event> events;

@@ -386,6 +386,8 @@ int main() {
     REQUIRE_OK(engine_get_counters(all, second_time));
     CHECK(once.cross_entropy == again.cross_entropy && once.misses == again.misses);
     CHECK_EQUAL(first_time.flash_reads, second_time.flash_reads);
+    // Misses are those of the evaluation's own cache, whatever is in memory by now.
+    CHECK(evaluate_after_prompt(all, first(text, 1024), spec_of(0.1, 8), 128, false).prompt_misses > 0);
     engine_free(all);
     return checks_done();
 }
