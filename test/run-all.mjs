@@ -1,9 +1,9 @@
 /**
  * The whole suite, in one run with one sum: checks (each counts as one test), C++ tests through ctest, plain and under
- * sanitizers, TypeScript tests through jest. The last line is `N passed, M failed, K skipped`.
+ * sanitizers, TypeScript tests through jest, the benchmarks' through Node's own runner. The last line is `N passed, M failed, K skipped`.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -55,6 +55,17 @@ function jestTests(title, project) {
   add(title, result.numPassedTests, failed, result.numPendingTests + result.numTodoTests);
 }
 
+/** Of the benchmarks, which are plain JavaScript. */
+function benchTests(title) {
+  const files = readdirSync(join(root, 'test', 'bench'), { recursive: true }).filter((file) => file.endsWith('.test.mjs')).map((file) => join('test', 'bench', file));
+  process.stdout.write(`\n== ${title}\n`);
+  const { status, stdout } = spawnSync(process.execPath, ['--test', '--test-reporter=tap', ...files], { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 26 });
+  const number = (name) => Number(new RegExp(`^# ${name} (\\d+)$`, 'm').exec(stdout)?.[1] ?? 0);
+  const failed = number('fail') + number('cancelled');
+  if (status !== 0) process.stdout.write(stdout);
+  add(title, number('pass'), Math.max(failed, status === 0 ? 0 : 1), number('skipped') + number('todo'));
+}
+
 check('lint', 'npx', ['--no-install', 'eslint', '.']);
 check('types', 'npx', ['--no-install', 'tsc', '-p', 'tsconfig.check.json']);
 check('protocol: lint, generated code is current, compatible with what was committed before', 'node', ['proto/check.mjs']);
@@ -70,6 +81,7 @@ if (!jaegerThere) {
 nativeTests('native engine', 'test:native');
 nativeTests('native engine under AddressSanitizer and UBSan', 'test:native:sanitize');
 jestTests('unit tests', 'unit');
+benchTests('benchmarks');
 jestTests('system tests', 'system');
 
 rmSync(scratch, { recursive: true, force: true });
