@@ -1,5 +1,6 @@
 #include "bench-modes.h"
 
+#include "compute-threads.h"
 #include "llama-runtime.h"
 
 #include "llama.h"
@@ -19,6 +20,7 @@ struct free_model { void operator()(llama_model * m) const { llama_model_free(m)
 struct free_context { void operator()(llama_context * c) const { llama_free(c); } };
 
 struct stock_run {
+    compute_threads compute;
     std::unique_ptr<llama_model, free_model> model;
     std::unique_ptr<llama_context, free_context> context;
     std::vector<llama_token> tokens;  // one more than is decoded: each is scored on its next
@@ -92,6 +94,10 @@ int stock_decode(const stock_options & o) {
     context_params.n_threads = context_params.n_threads_batch = o.threads;
     run.context.reset(llama_init_from_model(run.model.get(), context_params));
     if (!run.context) return fail(o.model + ": llama.cpp makes no context: " + llama_runtime_errors());
+    // As llama.cpp's own programs do.
+    const engine_status started = compute_threads_start(run.compute, o.threads);
+    if (failed(started)) return fail(started.message);
+    llama_attach_threadpool(run.context.get(), run.compute.pool, nullptr);
     if (!read_tokens(o, run)) return fail(o.text_path + ": too short for " + std::to_string(o.tokens) + " tokens and a next one");
     for (int32_t pass = 0; pass < o.passes; pass++) {
         if (!decode_all(o, run)) return fail("llama.cpp could not decode: " + llama_runtime_errors());

@@ -5,6 +5,7 @@
 // read at any time.
 #pragma once
 
+#include "compute-threads.h"
 #include "layer-hook.h"
 
 #include "llama.h"
@@ -18,6 +19,7 @@ struct engine {
     int32_t context_tokens = 0, batch_tokens = 0, threads = 1;
     uint64_t prefill_bytes = 0;
 
+    compute_threads compute;
     llama_model * model = nullptr;
     llama_context * context = nullptr;
     const llama_vocab * vocab = nullptr;

@@ -136,6 +136,7 @@ engine_status engine_make_context(engine & e, int32_t tokens, int32_t batch, int
     if (!out) {
         return status_error(ENGINE_IO, "no context of %d tokens could be made: %s", tokens, llama_runtime_errors().c_str());
     }
+    llama_attach_threadpool(out, e.compute.pool, nullptr);
     return {};
 }
 
@@ -198,7 +199,8 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
     e.spec = e.options.spec;
     // One micro-batch misses at most every expert of every layer once.
     event_ring_init(e.ring, std::max<uint64_t>(4096, 2 * info.moe_layers.size() * uint64_t(info.experts)));
-    status = engine_make_context(e, e.context_tokens, e.batch_tokens, 1, e.context);
+    status = compute_threads_start(e.compute, e.threads);
+    if (!failed(status)) status = engine_make_context(e, e.context_tokens, e.batch_tokens, 1, e.context);
     if (!failed(status)) status = look_at_graph(e);
     if (failed(status)) return status;
     info.select_by = e.hook.routers[0].select_by;
@@ -209,6 +211,7 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
 
 static void free_resources(engine & e) {
     if (e.context) llama_free(e.context);
+    compute_threads_stop(e.compute);
     if (e.model) llama_model_free(e.model);
     e.context = nullptr;
     e.model = nullptr;
