@@ -280,13 +280,14 @@ bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * data) {
         if (ask) look(hook, tensor);
         return !ask;
     }
-    if (!is_router_node(tensor)) return !ask;
-    const char * dash = strrchr(tensor->name, '-');
+    const ggml_tensor * node = router_rows_of(tensor);
+    if (!is_router_node(node)) return !ask;
+    const char * dash = strrchr(node->name, '-');
     const int layer = dash ? layer_of(hook, atoi(dash + 1)) : -1;
     if (layer < 0) return !ask;
     const router_place & router = hook.routers[size_t(layer)];
     const bool is_topk = strcmp(tensor->name, router.topk) == 0;
-    const bool is_scores = !router.scores_at_topk && strcmp(tensor->name, router.scores) == 0;
+    const bool is_scores = !router.scores_at_topk && strcmp(node->name, router.scores) == 0;
     const bool is_weights = drops_experts(hook, layer) && strcmp(tensor->name, router.weights) == 0;
     if (ask) return is_topk || is_scores || is_weights;
     if (is_scores && !failed(hook.error)) take_scores(hook, layer, tensor);

@@ -21,6 +21,10 @@ static bool is_unary(const ggml_tensor * t, ggml_unary_op op) {
     return t->op == GGML_OP_UNARY && ggml_get_unary_op(t) == op;
 }
 
+const ggml_tensor * router_rows_of(const ggml_tensor * t) {
+    return t->op == GGML_OP_GET_ROWS && !is_router_node(t) && is_router_node(t->src[0]) ? t->src[0] : t;
+}
+
 // Logits of the router's matrix, with or without its bias, a leaf of the graph.
 static bool are_logits(const ggml_tensor * t) {
     if (t->op == GGML_OP_ADD) return t->src[0]->op == GGML_OP_MUL_MAT && t->src[1]->op == GGML_OP_NONE;
@@ -34,6 +38,7 @@ static const ggml_tensor * gate_input(const ggml_tensor * t) {
     if (t->op == GGML_OP_SOFT_MAX && !t->src[1]) input = t->src[0];
     if (is_unary(t, GGML_UNARY_OP_SIGMOID)) input = t->src[0];
     if (t->op == GGML_OP_SQRT && is_unary(t->src[0], GGML_UNARY_OP_SOFTPLUS)) input = t->src[0]->src[0];
+    if (input) input = router_rows_of(input);
     return input && are_logits(input) ? input : nullptr;
 }
 

@@ -9,6 +9,10 @@ int graph_node_block(const char * name, const char * stem);
 // What the hook listens to: llama.cpp's names for the nodes of the router.
 bool is_router_node(const ggml_tensor * t);
 
+// The router's node of which `t` takes rows, where a model routes before it leaves out the tokens without output, in its
+// last layer; `t` itself otherwise.
+const ggml_tensor * router_rows_of(const ggml_tensor * t);
+
 // `topk` is the view of the sorted indices. MODEL_FORMAT, with the node's name, where the rule behind them is none of
 // those known: a pull on scores that were misread would still select something.
 engine_status router_place_find(const ggml_tensor * topk, router_place & out);
