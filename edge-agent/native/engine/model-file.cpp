@@ -2,7 +2,9 @@
 
 #include "ggml.h"
 
+#include <cctype>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 
 bool expert_tensor_name(const std::string & name, int32_t & block, std::string & kind) {
@@ -19,6 +21,30 @@ bool expert_tensor_name(const std::string & name, int32_t & block, std::string &
         }
     }
     return false;
+}
+
+// What is no expert matrix but belongs to a way of using experts that the hook cannot follow.
+static engine_status refuse_by_name(const gguf_tensor & t) {
+    const auto has = [&](const char * part) { return t.name.find(part) != std::string::npos; };
+    const auto refuse = [&](const char * why) { return status_error(ENGINE_MODEL_FORMAT, "%s: %s", t.name.c_str(), why); };
+    if (has("_chexps.")) return refuse("chunked experts, a second set that each layer chooses from, are not supported");
+    if (has(".ffn_gate_tid2eid")) return refuse("experts that are looked up by the token's id, not chosen by scores, are not supported");
+    for (const char * one : {".ffn_gate.", ".ffn_up.", ".ffn_down."}) {
+        const size_t at = t.name.find(one);
+        if (at != std::string::npos && isdigit(t.name[at + strlen(one)])) {
+            return refuse("one tensor per expert is a form that llama.cpp reads no more; convert the model again with a current one");
+        }
+    }
+    if (has("_exps.") && t.dims == 3) {
+        return refuse("an unknown kind of expert matrix; known are ffn_gate_exps, ffn_up_exps, ffn_down_exps and ffn_gate_up_exps");
+    }
+    return {};
+}
+
+// Integers and doubles hold no weights, Q8_1 and Q8_K only activations; llama.cpp ends the process when it multiplies by them.
+static bool holds_weights(int32_t type) {
+    const ggml_type t = ggml_type(type);
+    return t == GGML_TYPE_F32 || t == GGML_TYPE_F16 || t == GGML_TYPE_BF16 || (ggml_is_quantized(t) && t != GGML_TYPE_Q8_1 && t != GGML_TYPE_Q8_K);
 }
 
 // Whether the graph normalises the selected weights, by architecture; those in neither list follow the file's
@@ -45,6 +71,9 @@ using matrices_by_kind = std::map<std::string, const gguf_tensor *>;
 
 static engine_status check_shapes(int32_t block, const matrices_by_kind & m, int64_t experts) {
     for (const auto & [kind, t] : m) {
+        if (!holds_weights(t->type)) {
+            return status_error(ENGINE_MODEL_FORMAT, "%s: experts cannot be of type %s", t->name.c_str(), ggml_type_name(ggml_type(t->type)));
+        }
         if (t->dims != 3 || t->ne[2] != experts) {
             return status_error(ENGINE_MODEL_FORMAT, "%s: expected %lld experts, found %lld", t->name.c_str(),
                                 (long long) experts, (long long) (t->dims == 3 ? t->ne[2] : 0));
@@ -75,11 +104,16 @@ static engine_status read_top_k(const gguf_header & h, const std::string & key, 
     if (found != h.values.end() && found->second.kind == gguf_value::INTEGER) {
         k = found->second.integer;
     } else if (found != h.values.end() && !found->second.integers.empty()) {
-        for (const int64_t v : found->second.integers) {
-            if (v != 0 && k != 0 && v != k) {
-                return status_error(ENGINE_MODEL_FORMAT, "%s differs between layers, which is not supported", key.c_str());
+        // 0 stands for a layer without experts.
+        const std::vector<int64_t> & per_layer = found->second.integers;
+        size_t first = 0;
+        for (size_t i = 0; i < per_layer.size(); i++) {
+            if (k == 0) first = i;
+            if (per_layer[i] != 0 && k != 0 && per_layer[i] != k) {
+                return status_error(ENGINE_MODEL_FORMAT, "%s: blk.%zu uses %lld experts a token, blk.%zu %lld; layers that differ in it are "
+                                    "not supported", key.c_str(), first, (long long) k, i, (long long) per_layer[i]);
             }
-            if (v != 0) k = v;
+            if (k == 0) k = per_layer[i];
         }
     }
     if (k < 1 || k > info.experts || k > 128) {
@@ -120,6 +154,9 @@ static engine_status read_metadata(const gguf_header & h, model_info & info) {
     info.vocab = int64_t(tokens->second.count);
 
     const int64_t * experts = gguf_find_integer(h, *arch + ".expert_count");
+    if (!experts && h.values.count(*arch + ".expert_count")) {
+        return status_error(ENGINE_MODEL_FORMAT, "%s.expert_count: expected one number for all layers", arch->c_str());
+    }
     if (!experts || *experts == 0) {
         return status_error(ENGINE_NOT_MOE, "%s: %s has no experts; this engine runs Mixture-of-Experts models", info.path.c_str(),
                             info.name.c_str());
@@ -165,6 +202,8 @@ engine_status model_file_read(const std::string & path, model_file & out) {
         int32_t block = 0;
         std::string kind;
         if (!expert_tensor_name(t.name, block, kind)) {
+            status = refuse_by_name(t);
+            if (failed(status)) return status;
             info.dense_bytes += t.bytes;
         } else if (block >= info.layers) {
             return status_error(ENGINE_MODEL_FORMAT, "%s: the model has %d blocks", t.name.c_str(), info.layers);
