@@ -94,11 +94,6 @@ gguf_ptr make_metadata(const tiny_model & model, bool predicting) {
     return g;
 }
 
-struct wanted_tensor {
-    std::string name;
-    std::vector<int64_t> ne;
-};
-
 // Lists a tensor without its shape.
 void name_tensor(gguf_context * g, const std::string & name) {
     ggml_tensor t;
@@ -113,7 +108,7 @@ void name_tensor(gguf_context * g, const std::string & name) {
 }
 
 void note_wish(ggml_tensor * tensor, void * data) {
-    std::vector<wanted_tensor> & wishes = *static_cast<std::vector<wanted_tensor> *>(data);
+    std::vector<tiny_tensor> & wishes = *static_cast<std::vector<tiny_tensor> *>(data);
     for (const auto & t : wishes) {
         if (t.name == tensor->name) return;
     }
@@ -121,7 +116,7 @@ void note_wish(ggml_tensor * tensor, void * data) {
 }
 
 // False where the library was told of another number of tensors than it wants; `more` is then what is missing.
-bool ask_with(const tiny_model & model, gguf_context * metadata, std::vector<wanted_tensor> & out, int & more) {
+bool ask_with(const tiny_model & model, gguf_context * metadata, std::vector<tiny_tensor> & out, int & more) {
     ggml_backend_dev_t no_devices[1] = {nullptr};
     llama_model_params params = llama_model_default_params();
     params.devices = no_devices;
@@ -141,7 +136,7 @@ bool ask_with(const tiny_model & model, gguf_context * metadata, std::vector<wan
     return false;
 }
 
-std::vector<wanted_tensor> ask_for_tensors(const tiny_model & model) {
+std::vector<tiny_tensor> ask_for_tensors(const tiny_model & model) {
     // Blocks past the trunk are declared as part of it: llama.cpp does not describe what it skips.
     gguf_ptr metadata = make_metadata(model, false);
     name_tensor(metadata.get(), "output.weight");
@@ -149,7 +144,7 @@ std::vector<wanted_tensor> ask_for_tensors(const tiny_model & model) {
         for (int i = 0; i < model.layers + model.predicting_layers; i++) name_tensor(metadata.get(), "blk." + std::to_string(i) + "." + name);
     }
     // The library checks how many tensors it was told of before it asks for their values.
-    std::vector<wanted_tensor> wanted;
+    std::vector<tiny_tensor> wanted;
     int more = 0;
     if (!ask_with(model, metadata.get(), wanted, more)) {
         for (int i = 0; i < more; i++) name_tensor(metadata.get(), "unnamed." + std::to_string(i));
@@ -161,6 +156,7 @@ std::vector<wanted_tensor> ask_for_tensors(const tiny_model & model) {
         wanted.push_back({block + "enorm.weight", {model.width}});
         wanted.push_back({block + "hnorm.weight", {model.width}});
     }
+    wanted.insert(wanted.end(), model.extra.begin(), model.extra.end());
     return wanted;
 }
 
@@ -170,7 +166,7 @@ bool ends_with(const std::string & s, const char * end) {
 }
 
 // Such that activations keep about their size from layer to layer, and the router's logits spread over several nats.
-std::vector<float> random_values(const wanted_tensor & t, const tiny_model & model) {
+std::vector<float> random_values(const tiny_tensor & t, const tiny_model & model) {
     uint64_t seed = 1469598103934665603ull;  // FNV-1a
     for (const char c : model.name + t.name) seed = (seed ^ uint8_t(c)) * 1099511628211ull;
     std::mt19937_64 random(seed);
@@ -191,17 +187,39 @@ std::vector<float> random_values(const wanted_tensor & t, const tiny_model & mod
     return values;
 }
 
-ggml_type type_of(const wanted_tensor & t, const tiny_model & model) {
+ggml_type type_of(const tiny_tensor & t, const tiny_model & model) {
     int32_t block;
     std::string kind;
     return expert_tensor_name(t.name, block, kind) ? model.expert_type : GGML_TYPE_F32;
 }
 
-void fill(ggml_tensor * tensor, const std::vector<float> & values) {
-    if (tensor->type == GGML_TYPE_F32) {
-        memcpy(tensor->data, values.data(), ggml_nbytes(tensor));
-        return;
+// To find codes for these, the library first spends up to ten seconds on tables. Any code is valid, so they are random
+// here, under one scale per block that keeps the values small: half precision in front or, in IQ1_M, in the upper four
+// bits of its four words of scales.
+bool is_slow_to_quantise(ggml_type type) {
+    return type == GGML_TYPE_IQ1_S || type == GGML_TYPE_IQ1_M || type == GGML_TYPE_IQ2_XXS || type == GGML_TYPE_IQ2_XS || type == GGML_TYPE_IQ2_S;
+}
+
+void fill_with_codes(ggml_tensor * tensor, uint64_t seed) {
+    std::mt19937_64 random(seed);
+    char * data = static_cast<char *>(tensor->data);
+    for (size_t i = 0; i < ggml_nbytes(tensor); i++) data[i] = char(random());
+    const bool ternary = tensor->type == GGML_TYPE_IQ1_S || tensor->type == GGML_TYPE_IQ1_M;
+    const uint16_t scale = ggml_fp32_to_fp16(ternary ? 0.01f : 0.0005f);
+    for (size_t at = 0; at < ggml_nbytes(tensor); at += ggml_type_size(tensor->type)) {
+        if (tensor->type != GGML_TYPE_IQ1_M) {
+            memcpy(data + at, &scale, sizeof(scale));
+            continue;
+        }
+        for (size_t word = 0; word < 4; word++) {
+            char & upper = data[at + ggml_type_size(tensor->type) - 8 + 2 * word + 1];
+            upper = char((uint8_t(upper) & 0x0f) | ((scale >> (4 * word)) & 0x0f) << 4);
+        }
     }
+}
+
+void fill(ggml_tensor * tensor, const std::vector<float> & values) {
+    if (is_slow_to_quantise(tensor->type)) return fill_with_codes(tensor, values.size());
     const std::vector<float> flat(size_t(tensor->ne[0]), 1.0f);
     ggml_quantize_chunk(tensor->type, values.data(), tensor->data, 0, ggml_nrows(tensor), tensor->ne[0], flat.data());
 }
@@ -210,7 +228,7 @@ void fill(ggml_tensor * tensor, const std::vector<float> & values) {
 
 void tiny_model_write(const tiny_model & model, const std::string & path) {
     REQUIRE_OK(llama_runtime_start());
-    const std::vector<wanted_tensor> wanted = ask_for_tensors(model);
+    const std::vector<tiny_tensor> wanted = ask_for_tensors(model);
     size_t bytes = 0;
     for (const auto & t : wanted) {
         int64_t n = 1;
@@ -331,6 +349,141 @@ std::vector<tiny_model> tiny_models() {
         m.pairs = {count("embedding_length_per_layer_input", 0), count("attention.sliding_window", 8),
                    list("attention.sliding_window_pattern", {1, 1, 0}), count("attention.key_length", 16), count("attention.value_length", 16),
                    count("attention.key_length_swa", 16), count("attention.value_length_swa", 16)};
+    }
+    {
+        tiny_model & m = add("deepseek", "deepseek");
+        m.moe_layers = {1, 2};
+        m.pairs = {count("attention.head_count_kv", 4), count("leading_dense_block_count", 1), count("expert_shared_count", 2),
+                   real("expert_weights_scale", 1)};
+    }
+    {
+        tiny_model & m = add("hunyuan-moe", "hunyuan-moe");
+        m.normalises = true;
+        m.pairs = {count("expert_shared_feed_forward_length", 96)};
+    }
+    {
+        tiny_model & m = add("ernie4_5-moe", "ernie4_5-moe");
+        with_selection_bias(m, GATE_SOFTMAX);
+        m.normalises = true;
+        m.moe_layers = {1, 2};
+        m.optional.push_back("ffn_gate_exps.weight");
+        m.pairs = {count("interleave_moe_layer_step", 1), count("leading_dense_block_count", 1), count("expert_shared_feed_forward_length", 32)};
+    }
+    {
+        tiny_model & m = add("minimax-m2", "minimax-m2");
+        with_selection_bias(m, GATE_SIGMOID);
+        m.normalises = true;
+        m.pairs = {count("expert_gating_func", BY_SIGMOID)};
+    }
+    {
+        tiny_model & m = add("bailingmoe", "bailingmoe");
+        m.normalises = true;
+        m.pairs = {count("expert_shared_count", 1), flag("expert_weights_norm", true)};
+    }
+    {
+        tiny_model & m = add("bailingmoe2", "bailingmoe2");
+        with_selection_bias(m, GATE_SIGMOID);
+        m.normalises = true;
+        m.moe_layers = {1, 2};
+        m.groups = 4;
+        m.groups_used = 3;
+        m.pairs = {count("leading_dense_block_count", 1), count("expert_shared_count", 1), real("expert_weights_scale", 2.5),
+                   flag("expert_weights_norm", true), count("expert_gating_func", BY_SIGMOID)};
+    }
+    {
+        tiny_model & m = add("dots1", "dots1");
+        with_selection_bias(m, GATE_SIGMOID);
+        m.moe_layers = {1, 2};
+        m.pairs = {count("attention.head_count_kv", 4), count("leading_dense_block_count", 1), count("expert_shared_count", 1),
+                   flag("expert_weights_norm", false), count("expert_gating_func", BY_SIGMOID)};
+    }
+    for (const tiny_gate gate : {GATE_SOFTMAX, GATE_SIGMOID}) {
+        tiny_model & m = add(gate == GATE_SOFTMAX ? "smallthinker-softmax" : "smallthinker-sigmoid", "smallthinker");
+        m.gate = gate;
+        m.normalises = true;
+        m.pairs = {count("expert_gating_func", gate == GATE_SIGMOID ? BY_SIGMOID : BY_SOFTMAX)};
+    }
+    {
+        tiny_model & m = add("afmoe", "afmoe");
+        with_selection_bias(m, GATE_SIGMOID);
+        m.normalises = true;
+        m.moe_layers = {1, 2};
+        m.pairs = {count("leading_dense_block_count", 1), count("expert_shared_count", 1), flag("expert_weights_norm", true),
+                   real("expert_weights_scale", 2.8), count("attention.sliding_window", 8)};
+    }
+    {
+        tiny_model & m = add("llama4", "llama4");
+        m.gate = GATE_SIGMOID;
+        m.layers = 4;
+        m.top_k = 2;
+        m.moe_layers = {1, 3};
+        m.pairs = {count("interleave_moe_layer_step", 2)};
+    }
+    {
+        tiny_model & m = add("grok", "grok");
+        m.normalises = true;
+        m.experts = 8;
+        m.top_k = 2;
+        m.optional = {"ffn_gate_exps.weight"};
+        m.pairs = {count("attention.head_count_kv", 4)};
+    }
+    {
+        tiny_model & m = add("dbrx", "dbrx");
+        m.normalises = true;
+        m.pairs = {real("attention.clamp_kqv", 8)};
+    }
+    {
+        tiny_model & m = add("mimo2", "mimo2");
+        with_selection_bias(m, GATE_SIGMOID);
+        m.normalises = true;
+        for (const char * name : {"ffn_gate_inp.weight", "ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"}) m.optional.push_back(name);
+        m.pairs = {count("attention.sliding_window", 8), list("attention.sliding_window_pattern", {1, 1, 0})};
+    }
+    {
+        tiny_model & m = add("exaone-moe", "exaone-moe");
+        with_selection_bias(m, GATE_SIGMOID);
+        m.layers = 4;
+        m.normalises = true;
+        m.moe_layers = {1, 2, 3};
+        m.pairs = {count("attention.sliding_window", 8), count("leading_dense_block_count", 1), count("expert_shared_count", 1),
+                   flag("expert_weights_norm", true), count("expert_gating_func", BY_SIGMOID)};
+    }
+    {
+        tiny_model & m = add("laguna", "laguna");
+        with_selection_bias(m, GATE_SIGMOID);
+        m.normalises = true;
+        m.moe_layers = {1, 2};
+        m.pairs = {count("leading_dense_block_count", 1), count("expert_shared_count", 1), flag("expert_weights_norm", true),
+                   count("expert_gating_func", BY_SIGMOID), count("expert_shared_feed_forward_length", 64)};
+    }
+    {
+        tiny_model & m = add("cohere2moe", "cohere2moe");
+        m.gate = GATE_SIGMOID;
+        m.layers = 4;
+        m.normalises = true;
+        m.moe_layers = {1, 2, 3};
+        m.pairs = {count("attention.sliding_window", 8), real("logit_scale", 0.5), count("leading_dense_block_count", 1), flag("expert_weights_norm", true)};
+    }
+    {
+        tiny_model & m = add("hy_v3", "hy_v3");
+        with_selection_bias(m, GATE_SIGMOID);
+        m.normalises = true;
+        for (const char * name : {"exp_probs_b", "ffn_gate_inp.weight", "ffn_gate_up_exps.weight", "ffn_down_exps.weight"}) m.optional.push_back(name);
+        m.pairs = {flag("expert_weights_norm", true)};
+    }
+    {
+        tiny_model & m = add("arctic", "arctic");
+        m.normalises = true;
+        m.pairs = {count("feed_forward_length", 64)};
+    }
+    {
+        tiny_model & m = add("mellum", "mellum");
+        m.normalises = true;
+    }
+    {
+        tiny_model & m = add("qwen3vlmoe", "qwen3vlmoe");
+        m.normalises = true;
+        m.pairs = {list("rope.dimension_sections", {4, 2, 2, 0})};
     }
     return all;
 }

@@ -20,6 +20,11 @@ struct tiny_pair {
     std::vector<uint32_t> list;   // one per layer, in place of `number`
 };
 
+struct tiny_tensor {
+    std::string name;
+    std::vector<int64_t> ne;
+};
+
 struct tiny_model {
     std::string name;             // of the test case
     std::string architecture;
@@ -30,6 +35,7 @@ struct tiny_model {
     int expert_width = 64;
     std::vector<tiny_pair> pairs;     // beside and before what every model gets
     std::vector<std::string> optional;  // tensors that llama.cpp would do without, of every block where it takes them
+    std::vector<tiny_tensor> extra;     // beside what llama.cpp asks for
     int predicting_layers = 0;        // blocks past the last one that the graph leaves out
     ggml_type expert_type = GGML_TYPE_Q8_0;
 
