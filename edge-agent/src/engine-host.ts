@@ -36,6 +36,8 @@ export interface EngineHost {
   readonly crashes: number;
   onStateChange(listener: (state: HostState) => void): () => void;
   apply(spec: RoutingSpec): Promise<void>;
+  /** Gives memory back at the next layer of a running request; holds until the next `apply`. */
+  shrink(capacities: number[]): Promise<void>;
   dropCache(): Promise<void>;
   tokenize(text: string, addBos: boolean, parseSpecial: boolean): Promise<Int32Array>;
   applyChatTemplate(messages: { role: string; content: string }[]): Promise<string>;

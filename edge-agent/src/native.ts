@@ -169,7 +169,7 @@ export const PREFETCH = ['none', 'late', 'ready'] as const;
 /** One step: step 0 is the prefill (its token is the first one sampled), step n the n-th decode. */
 export interface Step {
   step: number;
-  /** the token sampled after this step, or -1 when generation ended with this step */
+  /** the token sampled after this step, or -1 when generation ended with it, or more of step 0 follows (a long prefill) */
   token: number;
   /** bytes of the token's text; may end inside a UTF-8 sequence */
   text: Uint8Array;
@@ -202,6 +202,8 @@ export interface GenerateResult {
   stallNs: number;
   /** miss events lost because the ring was full; 0 in any healthy run */
   missEventsDropped: number;
+  /** most expert bytes in memory at any moment of it */
+  peakExpertBytes: number;
 }
 
 export interface EvalRequest {
@@ -280,6 +282,8 @@ export interface EngineCounters {
   /** misses of prefill and decode together: equals the last missNumber */
   missesTotal: number;
   missEventsDropped: number;
+  /** specs that changed a capacity, and calls of `shrink` */
+  resizes: number; shrinks: number;
   /** read times: count of reads of up to 2^i microseconds, i = 0..23 */
   readMicrosLog2: number[];
   layers: {
@@ -290,6 +294,8 @@ export interface EngineCounters {
     massLost: number; events: number;
     /** running mean of max(z) - min(z), the formula's delta */
     rangeMean: number;
+    /** experts that left for a smaller capacity: a spec's, and one that `shrink` asked for */
+    resizeEvictions: number; pressureEvictions: number;
   }[];
 }
 
@@ -343,6 +349,13 @@ export interface EngineAddon {
   memory(engine: EngineHandle): EngineMemory;
   /** Resolves when the spec is in force: at the next token boundary of a running request, at once when idle. */
   apply(engine: EngineHandle, spec: RoutingSpec): Promise<void>;
+  /**
+   * Gives memory back: evicts down to `capacities`, one per MoE layer; those that are no lower than what is in force
+   * change nothing. Resolves when it is done: at the next layer of a running request, at once when idle. Holds until the
+   * next spec is applied, which alone can grow a cache. Rejects with CAPACITY below topK.
+   */
+  shrink(engine: EngineHandle, capacities: number[]): Promise<void>;
+  /** as applied, with the capacities that every `shrink` since has left */
   spec(engine: EngineHandle): Required<RoutingSpec>;
   /** Drops every resident expert and resets the running means; rejects with BUSY while a request runs. */
   dropCache(engine: EngineHandle): Promise<void>;

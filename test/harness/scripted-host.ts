@@ -52,6 +52,7 @@ export class ScriptedHost implements EngineHost {
   }
 
   async apply(_spec: RoutingSpec): Promise<void> {}
+  async shrink(): Promise<void> {}
   async dropCache(): Promise<void> {}
 
   async tokenize(text: string): Promise<Int32Array> {
@@ -81,9 +82,9 @@ export class ScriptedHost implements EngineHost {
     if (this.state.t !== 'ready') return null;
     return {
       prefillTokens: 3, decodeTokens: 5, prefillNs: 1e9, decodeNs: 2e9, stallNs: 5e8, flashBytes: 4096, flashReads: 7,
-      missesTotal: this.missNumber, missEventsDropped: 0, readMicrosLog2: new Array<number>(24).fill(0),
+      missesTotal: this.missNumber, missEventsDropped: 0, resizes: 0, shrinks: 0, readMicrosLog2: new Array<number>(24).fill(0),
       layers: [0, 1].map((layer) => ({
-        layer, capacity: 8, resident: 6, hits: 10, misses: 4, swaps: 1, prefillHits: 2, prefillMisses: 3, massLost: 0.5, events: 14, rangeMean: 6,
+        layer, capacity: 8, resident: 6, hits: 10, misses: 4, swaps: 1, prefillHits: 2, prefillMisses: 3, massLost: 0.5, events: 14, rangeMean: 6, resizeEvictions: 0, pressureEvictions: 0,
       })),
     };
   }
@@ -96,7 +97,7 @@ export class ScriptedHost implements EngineHost {
     const { pieces, misses, lostEvents, beforeStep } = this.script;
     const result: GenerateResult = {
       promptTokens: request.prompt.length, completionTokens: 0, finishReason: 'stop', prefillNs: 1e6, decodeNs: 0,
-      prefillHits: 2, prefillMisses: 0, decodeHits: 0, decodeMisses: 0, decodeSwaps: 0, decodeDropped: 0, flashBytes: 0, flashReads: 0, stallNs: 0, missEventsDropped: 0,
+      prefillHits: 2, prefillMisses: 0, decodeHits: 0, decodeMisses: 0, decodeSwaps: 0, decodeDropped: 0, flashBytes: 0, flashReads: 0, stallNs: 0, missEventsDropped: 0, peakExpertBytes: 0,
     };
     for (let step = 0; step < pieces.length; step += 1) {
       await beforeStep(step, request.requestId);

@@ -166,6 +166,16 @@ Napi::Value apply(const Napi::CallbackInfo & info) {
     return task_start(info.Env(), std::move(t), info.Env().Undefined());
 }
 
+Napi::Value shrink(const Napi::CallbackInfo & info) {
+    const box_ptr box = box_of(info);
+    std::vector<int32_t> capacities;
+    const engine_status status = box ? to_capacities(info.Env(), info[1], capacities) : handle_status();
+    if (failed(status)) return rejected(info.Env(), status);
+    std::unique_ptr<task> t = new_task([box, capacities](task &) { return engine_shrink(box->e, capacities); }, undefined_result);
+    t->cancel = [box] { engine_close(box->e); };
+    return task_start(info.Env(), std::move(t), info.Env().Undefined());
+}
+
 Napi::Value spec(const Napi::CallbackInfo & info) {
     const box_ptr box = box_of(info);
     engine_spec out;
@@ -292,6 +302,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("info", Napi::Function::New(env, get_info, "info"));
     exports.Set("memory", Napi::Function::New(env, memory, "memory"));
     exports.Set("apply", Napi::Function::New(env, apply, "apply"));
+    exports.Set("shrink", Napi::Function::New(env, shrink, "shrink"));
     exports.Set("spec", Napi::Function::New(env, spec, "spec"));
     exports.Set("dropCache", Napi::Function::New(env, drop_cache, "dropCache"));
     exports.Set("tokenize", Napi::Function::New(env, tokenize, "tokenize"));

@@ -153,6 +153,14 @@ engine_status to_spec(Napi::Env env, const Napi::Value & value, engine_spec & ou
     return r.status;
 }
 
+engine_status to_capacities(Napi::Env env, const Napi::Value & value, std::vector<int32_t> & out) {
+    const Napi::Object holder = Napi::Object::New(env);
+    holder.Set("capacities", value);
+    object_reader r = read_object(env, holder, "shrink");
+    out = read_whole_numbers(r, "capacities");
+    return r.status;
+}
+
 engine_spec read_spec(object_reader & r, const char * field) {
     engine_spec spec;
     const Napi::Value v = field_value(r, field);
@@ -372,6 +380,7 @@ Napi::Value from_generate_result(Napi::Env env, const generate_result & r) {
     out.Set("flashReads", double(r.flash_reads));
     out.Set("stallNs", double(r.stall_ns));
     out.Set("missEventsDropped", double(r.miss_events_dropped));
+    out.Set("peakExpertBytes", double(r.peak_expert_bytes));
     return out;
 }
 
@@ -474,6 +483,8 @@ Napi::Value from_counters(Napi::Env env, const engine_counters & c) {
     out.Set("flashReads", double(c.flash_reads));
     out.Set("missesTotal", double(c.misses_total));
     out.Set("missEventsDropped", double(c.miss_events_dropped));
+    out.Set("resizes", double(c.resizes));
+    out.Set("shrinks", double(c.shrinks));
     const Napi::Array buckets = Napi::Array::New(env, READ_TIME_BUCKETS);
     for (uint32_t i = 0; i < READ_TIME_BUCKETS; i++) buckets.Set(i, double(c.read_micros_log2[i]));
     out.Set("readMicrosLog2", buckets);
@@ -492,6 +503,8 @@ Napi::Value from_counters(Napi::Env env, const engine_counters & c) {
         one.Set("massLost", l.mass_lost);
         one.Set("events", double(l.events));
         one.Set("rangeMean", l.range_mean);
+        one.Set("resizeEvictions", double(l.resize_evictions));
+        one.Set("pressureEvictions", double(l.pressure_evictions));
         layers.Set(uint32_t(i), one);
     }
     out.Set("layers", layers);

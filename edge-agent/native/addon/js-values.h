@@ -24,6 +24,7 @@ engine_spec read_spec(object_reader & r, const char * field);
 
 engine_status to_spec(Napi::Env env, const Napi::Value & value, engine_spec & out);
 engine_status to_string(const Napi::Value & value, const char * what, std::string & out);
+engine_status to_capacities(Napi::Env env, const Napi::Value & value, std::vector<int32_t> & out);
 engine_status to_tokens(const Napi::Value & value, const char * what, std::vector<int32_t> & out);
 engine_status to_open_options(Napi::Env env, const Napi::Value & value, engine_open_options & out);
 engine_status to_widen_options(Napi::Env env, const Napi::Value & value, widen_options & out);

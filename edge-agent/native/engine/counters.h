@@ -16,6 +16,7 @@ template <typename T> struct counter {
 // micro-batch.
 struct layer_tally {
     counter<int64_t> hits, misses, dropped, swaps, prefill_hits, prefill_misses, events;
+    counter<int64_t> resize_evictions, pressure_evictions;  // by a spec with less capacity, by engine_shrink
     counter<double> mass_lost, range_mean;
     counter<int32_t> capacity, resident;
 };
@@ -23,6 +24,7 @@ struct layer_tally {
 struct engine_totals {
     counter<int64_t> prefill_tokens, decode_tokens, prefill_ns, decode_ns, stall_ns;
     counter<int64_t> flash_bytes, flash_reads, misses, events_dropped;
+    counter<int64_t> resizes, shrinks;  // specs that changed a capacity, requests to give memory back
     counter<int64_t> read_micros_log2[READ_TIME_BUCKETS];
 };
 

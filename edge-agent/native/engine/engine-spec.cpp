@@ -1,6 +1,7 @@
 // Specs: checking them and bringing them into force at a token boundary.
 #include "engine-state.h"
 
+#include <chrono>
 #include <cmath>
 
 static engine_status check_capacity(const model_info & info, size_t layer, int32_t capacity) {
@@ -17,6 +18,16 @@ static engine_status check_capacity(const model_info & info, size_t layer, int32
                             (unsigned long long) (capacity > 0 ? capacity : 0) * bytes);
     }
     return {};
+}
+
+static engine_status check_capacities(const model_info & info, const std::vector<int32_t> & capacities) {
+    if (capacities.size() != info.moe_layers.size()) {
+        return status_error(ENGINE_BAD_ARGUMENT, "capacities: expected one per MoE layer (%zu), found %zu", info.moe_layers.size(),
+                            capacities.size());
+    }
+    engine_status status;
+    for (size_t i = 0; i < capacities.size() && !failed(status); i++) status = check_capacity(info, i, capacities[i]);
+    return status;
 }
 
 static engine_status check_lambda(const char * what, double lambda) {
@@ -77,10 +88,6 @@ engine_status engine_check_spec(const model_info & info, const engine_spec & spe
     if (!failed(status)) status = check_method(info, spec);
     if (failed(status)) return status;
     if (!std::isfinite(spec.generation)) return status_error(ENGINE_BAD_ARGUMENT, "generation: expected a number");
-    if (spec.capacities.size() != info.moe_layers.size()) {
-        return status_error(ENGINE_BAD_ARGUMENT, "capacities: expected one per MoE layer (%zu), found %zu", info.moe_layers.size(),
-                            spec.capacities.size());
-    }
     if (spec.eviction == EVICT_BELADY) {
         return status_error(ENGINE_BAD_ARGUMENT, "eviction: 'belady' knows the future, which only a recorded run has; simulate it");
     }
@@ -88,11 +95,7 @@ engine_status engine_check_spec(const model_info & info, const engine_spec & spe
         return status_error(ENGINE_BAD_ARGUMENT, "evictionHalfLifeTokens: expected 0 (uses do not age) or a number of tokens, found %g",
                             spec.eviction_half_life);
     }
-    for (size_t i = 0; i < spec.capacities.size(); i++) {
-        status = check_capacity(info, i, spec.capacities[i]);
-        if (failed(status)) return status;
-    }
-    return {};
+    return check_capacities(info, spec.capacities);
 }
 
 // Here rather than at the first token, so that a spec that cannot be followed is refused while the old one is in force.
@@ -108,16 +111,16 @@ static engine_status check_graph(const layer_hook & hook, const engine_spec & sp
 
 // Evicts what no longer fits. The caller holds the request slot, or the mutex while no request runs.
 static void bring_into_force(engine & e, const engine_spec & spec) {
+    std::vector<int32_t> before = e.spec.capacities;
+    cache_shrink_limit(e.shrink, before);
+    if (before != spec.capacities) e.totals.resizes.add(1);
     e.spec = spec;
     for (int l = 0; l < e.layers.count; l++) {
-        layer_state & state = e.layers[l];
-        state.cache.eviction = spec.eviction;
-        state.cache.half_life = spec.eviction_half_life;
-        const int n = expert_cache_resize(state.cache, spec.capacities[size_t(l)], e.hook.evicted.data());
-        for (int i = 0; i < n && !e.options.keep_all; i++) expert_memory_release(e.memory, l, e.hook.evicted[size_t(i)]);
-        state.tally.capacity.set(spec.capacities[size_t(l)]);
-        state.tally.resident.set(state.cache.size);
+        e.layers[l].cache.eviction = spec.eviction;
+        e.layers[l].cache.half_life = spec.eviction_half_life;
     }
+    cache_resize({&e.layers, &e.memory, e.options.keep_all, e.hook.evicted.data()}, spec.capacities);
+    cache_shrink_clear(e.shrink);
 }
 
 void engine_apply_pending_locked(engine & e) {
@@ -138,14 +141,18 @@ void engine_lend_cache(engine & e) {
     std::lock_guard<std::mutex> lock(e.mutex);
     engine_apply_pending_locked(e);
     e.spec_deferred = true;
+    e.hook.shrink = nullptr;
     engine_empty_cache(e);
 }
 
 void engine_take_back_cache(engine & e) {
     std::lock_guard<std::mutex> lock(e.mutex);
     e.spec_deferred = false;
+    e.hook.shrink = &e.shrink;
     engine_empty_cache(e);
-    bring_into_force(e, e.spec);
+    engine_spec spec = e.spec;
+    cache_shrink_limit(e.shrink, spec.capacities);
+    bring_into_force(e, spec);
 }
 
 engine_status engine_apply(engine * e, const engine_spec & spec) {
@@ -160,6 +167,7 @@ engine_status engine_apply(engine * e, const engine_spec & spec) {
     }
     if (e->spec_deferred) {
         e->spec = spec;
+        cache_shrink_clear(e->shrink);
         return {};
     }
     e->pending = spec;
@@ -174,5 +182,28 @@ engine_status engine_get_spec(engine * e, engine_spec & out) {
     std::lock_guard<std::mutex> lock(e->mutex);
     if (e->closed) return status_error(ENGINE_CLOSED, "the engine is closed");
     out = e->spec;
+    cache_shrink_limit(e->shrink, out.capacities);
+    return {};
+}
+
+void engine_serve_shrink(engine & e) {
+    if (e.hook.shrink && cache_shrink_waits(e.shrink)) layer_hook_shrink(e.hook);
+}
+
+engine_status engine_shrink(engine * e, const std::vector<int32_t> & capacities) {
+    std::unique_lock<std::mutex> lock(e->mutex);
+    if (e->closed) return status_error(ENGINE_CLOSED, "the engine is closed");
+    const engine_status status = check_capacities(e->file.info, capacities);
+    if (failed(status)) return status;
+    e->totals.shrinks.add(1);
+    const uint64_t ticket = cache_shrink_ask(e->shrink, capacities);
+    // A spec that waits was asked for before this.
+    if (e->applied_ticket != e->pending_ticket) cache_shrink_limit(e->shrink, e->pending.capacities);
+    if (!e->running) engine_serve_shrink(*e);
+    // The hook cannot ring a bell, as that would take a lock.
+    while (e->shrink.served.load(std::memory_order_acquire) < ticket) {
+        if (e->closed) return status_error(ENGINE_CLOSED, "the engine was closed before memory was given back");
+        e->changed.wait_for(lock, std::chrono::milliseconds(1));
+    }
     return {};
 }

@@ -29,6 +29,7 @@ struct engine {
     event_ring ring;
     engine_totals totals;
     layer_states layers;                 // the real cache
+    cache_shrink shrink;                 // memory asked back of it
     uint64_t dense_bytes = 0, kv_bytes = 0, compute_bytes = 0;
 
     std::mutex mutex;
@@ -57,12 +58,15 @@ void engine_take_back_cache(engine & e);
 engine_status engine_check_spec(const model_info & info, const engine_spec & spec);
 engine_status engine_check_tokens(const engine & e, const std::vector<int32_t> & tokens);
 
+// Brings memory asked back into force, where the thread that holds the request slot is between two layers.
+void engine_serve_shrink(engine & e);
+
 // Empties the real cache and gives its memory back.
 void engine_empty_cache(engine & e);
 
-// Most tokens of a prefill micro-batch such that a layer's surplus beyond `capacities` stays within prefill_bytes;
-// an empty list counts every expert a layer needs as surplus. 0 where not even one token fits.
-int32_t engine_batch_limit(const engine & e, const std::vector<int32_t> & capacities, int32_t most);
+// Most tokens of a prefill micro-batch such that what a layer needs beyond the members of `cache` stays within
+// prefill_bytes; null counts every expert it needs. 0 where not even one token fits, which a cache always prevents.
+int32_t engine_batch_limit(const engine & e, const layer_states * cache, int32_t most);
 
 // A context over the loaded model with the hook attached. IO (no memory).
 engine_status engine_make_context(engine & e, int32_t tokens, int32_t batch, int32_t outputs, llama_context *& out);

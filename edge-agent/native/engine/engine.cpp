@@ -72,6 +72,7 @@ void engine_abandon(engine * e) { engine_end_request(*e); }
 void engine_end_request(engine & e) {
     std::lock_guard<std::mutex> lock(e.mutex);
     engine_apply_pending_locked(e);
+    engine_serve_shrink(e);
     e.running = false;
     e.request_id.clear();
     e.changed.notify_all();
@@ -107,11 +108,17 @@ engine_status engine_check_tokens(const engine & e, const std::vector<int32_t> &
     return {};
 }
 
-int32_t engine_batch_limit(const engine & e, const std::vector<int32_t> & capacities, int32_t most) {
+// Members a layer that has routed a micro-batch holds for certain among the experts it needs: the last token's. Under LRU
+// the last `capacity` experts used are members, so that those are all needed ones as soon as there are that many.
+static int64_t needed_members(const expert_cache & cache, int32_t top_k) {
+    return cache.eviction == EVICT_LRU ? cache.capacity : top_k;
+}
+
+int32_t engine_batch_limit(const engine & e, const layer_states * cache, int32_t most) {
     const model_info & info = e.file.info;
     int32_t limit = most;
     for (size_t l = 0; l < info.expert_bytes.size(); l++) {
-        const int64_t held = capacities.empty() ? 0 : capacities[l];
+        const int64_t held = cache ? needed_members((*cache)[int(l)].cache, info.top_k) : 0;
         const int64_t distinct = held + int64_t(e.prefill_bytes / info.expert_bytes[l]);
         // n tokens touch at most min(experts, n * top_k) experts of a layer.
         if (distinct < info.experts) limit = std::min<int32_t>(limit, int32_t(distinct / info.top_k));
@@ -196,6 +203,8 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
     layer_states_init(e.layers, info.experts, e.options.spec);
     layer_hook_init(e.hook, info, e.memory, e.reader, e.totals, e.options.keep_all);
     e.hook.layers = e.hook.owner = &e.layers;
+    cache_shrink_init(e.shrink, e.layers.count);
+    e.hook.shrink = &e.shrink;
     e.spec = e.options.spec;
     // One micro-batch misses at most every expert of every layer once.
     event_ring_init(e.ring, std::max<uint64_t>(4096, 2 * info.moe_layers.size() * uint64_t(info.experts)));
@@ -267,8 +276,10 @@ engine_status engine_get_memory(engine * e, engine_memory & out) {
     const model_info & info = e->file.info;
     out = engine_memory{e->dense_bytes, e->kv_bytes, e->compute_bytes, 0, e->prefill_bytes,
                         uint64_t(e->memory.resident_bytes.load(std::memory_order_relaxed)), e->reader.direct};
+    std::vector<int32_t> capacities = e->spec.capacities;
+    cache_shrink_limit(e->shrink, capacities);
     for (size_t l = 0; l < info.expert_bytes.size(); l++) {
-        const int32_t held = e->options.keep_all ? info.experts : e->spec.capacities[l];
+        const int32_t held = e->options.keep_all ? info.experts : capacities[l];
         out.cache_bytes += uint64_t(held) * info.expert_bytes[l];
     }
     return {};
@@ -287,13 +298,15 @@ engine_status engine_get_counters(engine * e, engine_counters & out) {
     out.flash_reads = t.flash_reads.get();
     out.misses_total = t.misses.get();
     out.miss_events_dropped = t.events_dropped.get();
+    out.resizes = t.resizes.get();
+    out.shrinks = t.shrinks.get();
     for (int i = 0; i < READ_TIME_BUCKETS; i++) out.read_micros_log2[i] = t.read_micros_log2[i].get();
     out.layers.clear();
     for (int l = 0; l < e->layers.count; l++) {
         const layer_tally & y = e->layers[l].tally;
         out.layers.push_back({e->file.info.moe_layers[size_t(l)], y.capacity.get(), y.resident.get(), y.hits.get(), y.misses.get(),
                               y.swaps.get(), y.prefill_hits.get(), y.prefill_misses.get(), y.events.get(), y.mass_lost.get(),
-                              y.range_mean.get()});
+                              y.range_mean.get(), y.resize_evictions.get(), y.pressure_evictions.get()});
     }
     return {};
 }

@@ -126,7 +126,7 @@ struct miss_event {
 
 struct engine_step {
     int32_t step;
-    int32_t token;               // -1: generation ended with this step
+    int32_t token;               // -1: generation ended with this step, or more of this step (a long prefill) follows
     const uint8_t * text;
     size_t text_bytes;
     int64_t start_ns, end_ns;
@@ -156,6 +156,7 @@ struct generate_result {
     int64_t prefill_ns = 0, decode_ns = 0;
     int64_t prefill_hits = 0, prefill_misses = 0, decode_hits = 0, decode_misses = 0, decode_swaps = 0, decode_dropped = 0;
     int64_t flash_bytes = 0, flash_reads = 0, stall_ns = 0, miss_events_dropped = 0;
+    int64_t peak_expert_bytes = 0;   // most expert bytes in memory at any moment of it
 };
 
 // `tokens` holds N+1 ids; N, a multiple of `context`, are routed. The first `prompt_tokens` of each window are a prompt:
@@ -212,11 +213,13 @@ struct layer_counters {
     int32_t layer, capacity, resident;
     int64_t hits, misses, swaps, prefill_hits, prefill_misses, events;
     double mass_lost, range_mean;
+    int64_t resize_evictions, pressure_evictions;  // experts that left for a smaller capacity: a spec's, engine_shrink's
 };
 
 struct engine_counters {
     int64_t prefill_tokens, decode_tokens, prefill_ns, decode_ns, stall_ns;
     int64_t flash_bytes, flash_reads, misses_total, miss_events_dropped;
+    int64_t resizes, shrinks;  // specs that changed a capacity, calls of engine_shrink
     int64_t read_micros_log2[READ_TIME_BUCKETS];
     std::vector<layer_counters> layers;
 };
@@ -302,7 +305,13 @@ engine_status engine_get_memory(engine * e, engine_memory & out);
 // A stepped evaluation has the cache to itself: a spec applied meanwhile is in force from its end on.
 // BAD_ARGUMENT (a value or a list's length is out of range, capacity above experts), CAPACITY (below top_k).
 engine_status engine_apply(engine * e, const engine_spec & spec);
+// The capacities in it are those in force, after every engine_shrink since it was applied.
 engine_status engine_get_spec(engine * e, engine_spec & out);
+// Gives memory back: evicts down to `capacities`, one per MoE layer; those that are no lower than what is in force change
+// nothing. Returns when it has been done: at the next layer of a running request, at once when idle, at the end of a
+// stepped evaluation. Holds until the next spec is applied, which alone can grow a cache.
+// BAD_ARGUMENT (length, capacity above experts), CAPACITY (below top_k).
+engine_status engine_shrink(engine * e, const std::vector<int32_t> & capacities);
 engine_status engine_drop_cache(engine * e);
 
 engine_status engine_tokenize(engine * e, const std::string & text, bool add_bos, bool parse_special,

@@ -56,7 +56,7 @@ engine_status choose_batch(evaluation & v) {
     if (v.request.stepped) return {};
     const int64_t by_output = MOST_OUTPUT_BYTES / (int64_t(sizeof(float)) * llama_vocab_n_tokens(e.vocab));
     v.batch_tokens = int32_t(std::clamp<int64_t>(by_output, 1, std::min(v.request.context, 512)));
-    if (!e.options.keep_all) v.batch_tokens = engine_batch_limit(e, {}, v.batch_tokens);
+    if (!e.options.keep_all) v.batch_tokens = engine_batch_limit(e, nullptr, v.batch_tokens);
     if (v.batch_tokens > 0) return {};
     return status_error(ENGINE_CAPACITY, "prefillBytes %llu is below the %llu bytes of experts one token needs of one layer; raise it, "
                         "keep all experts in memory, or evaluate stepped", (unsigned long long) e.prefill_bytes,

@@ -146,7 +146,8 @@ void expert_memory_mark(expert_memory & memory, int layer, int expert) {
     layer_memory & l = memory.layers[layer];
     if (l.present[expert]) return;
     l.present[expert] = 1;
-    memory.resident_bytes.fetch_add(int64_t(l.expert_bytes), std::memory_order_relaxed);
+    const int64_t before = memory.resident_bytes.fetch_add(int64_t(l.expert_bytes), std::memory_order_relaxed);
+    memory.peak_bytes = std::max(memory.peak_bytes, before + int64_t(l.expert_bytes));
 }
 
 void expert_memory_release(expert_memory & memory, int layer, int expert) {

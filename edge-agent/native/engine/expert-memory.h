@@ -33,6 +33,7 @@ struct expert_memory {
     int experts = 0;
     size_t page = 4096;
     std::atomic<int64_t> resident_bytes{0};
+    int64_t peak_bytes = 0;         // most that were resident since the owner of the cache last set it
     bool placement_failed = false;
 };
 

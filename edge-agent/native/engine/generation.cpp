@@ -9,6 +9,9 @@
 
 namespace {
 
+// Misses of a prefill that are handed out together: small micro-batches on a long prompt read the same experts many times.
+enum { PREFILL_PART_MISSES = 4096 };
+
 struct generation {
     engine & e;
     const generate_request & request;
@@ -35,6 +38,7 @@ engine_status check_request(const engine & e, const generate_request & r) {
 // Hands the spec in force to the hook; nothing changes it until the next boundary.
 void boundary(engine & e, int32_t step) {
     engine_apply_pending(e);
+    engine_serve_shrink(e);
     layer_hook & hook = e.hook;
     layer_hook_follow(hook, e.spec);
     hook.step = step;
@@ -44,7 +48,7 @@ void boundary(engine & e, int32_t step) {
 
 // Most tokens of the next micro-batch.
 int32_t micro_batch(const engine & e) {
-    return std::max(1, engine_batch_limit(e, e.spec.capacities, e.batch_tokens));
+    return std::max(1, engine_batch_limit(e, &e.layers, e.batch_tokens));
 }
 
 void add_outcome(generation & g, bool prefill) {
@@ -58,6 +62,20 @@ void add_outcome(generation & g, bool prefill) {
     g.result.flash_bytes += o.flash_bytes;
     g.result.flash_reads += o.flash_reads;
     g.result.stall_ns += o.stall_ns;
+}
+
+void push_step(generation & g, step_record & record) {
+    record.end_ns = now_ns();
+    record.last_miss = g.e.totals.misses.get();
+    step_queue_push(g.queue, record);
+}
+
+// Hands the misses so far out as a part of the prefill, once there are many.
+void push_part(generation & g, step_record & record) {
+    if (record.misses < PREFILL_PART_MISSES) return;
+    push_step(g, record);
+    record = step_record();
+    record.start_ns = now_ns();
 }
 
 engine_status prefill(generation & g, step_record & record) {
@@ -77,6 +95,7 @@ engine_status prefill(generation & g, step_record & record) {
         if (failed(status)) return status;
         e.totals.prefill_tokens.add(part);
         at += part;
+        if (at < n) push_part(g, record);
     }
     return {};
 }
@@ -119,15 +138,14 @@ engine_status run_steps(generation & g) {
     for (int32_t step = 0;; step++) {
         step_record record;
         record.step = step;
-        record.start_ns = now_ns();
+        const int64_t start = record.start_ns = now_ns();
         engine_status status = step == 0 ? prefill(g, record) : decode(g, token, position, record);
         if (!failed(status)) token = next_token(g);
         record.token = failed(status) ? -1 : token;
-        record.end_ns = now_ns();
-        const int64_t took = record.end_ns - record.start_ns;
+        push_step(g, record);
+        const int64_t took = record.end_ns - start;
         (step == 0 ? g.result.prefill_ns : g.result.decode_ns) += took;
         (step == 0 ? e.totals.prefill_ns : e.totals.decode_ns).add(took);
-        step_queue_push(g.queue, record);
         if (failed(status)) return status;
         if (step > 0) position++;
         if (token < 0) return {};
@@ -147,6 +165,7 @@ engine_status engine_generate(engine * e, const generate_request & request, cons
         if (!failed(status)) {
             const model_info & info = e->file.info;
             if (request.cold_cache) engine_empty_cache(*e);
+            e->memory.peak_bytes = e->memory.resident_bytes.load();
             llama_memory_clear(llama_get_memory(e->context), false);
             const int64_t dropped = e->totals.events_dropped.get();
             generation g{*e, request, out, {}, {}, {}, e->context_tokens};
@@ -157,6 +176,7 @@ engine_status engine_generate(engine * e, const generate_request & request, cons
             status = run_steps(g);
             step_queue_finish(g.queue);
             pass_batch_free(g.batch);
+            out.peak_expert_bytes = e->memory.peak_bytes;
             out.miss_events_dropped = e->totals.events_dropped.get() - dropped;
             if (status.code == ENGINE_CANCELLED) {
                 out.finish = FINISH_CANCELLED;

@@ -71,6 +71,10 @@ static void release_surplus(layer_hook & hook) {
 
 void layer_hook_end(layer_hook & hook) { release_surplus(hook); }
 
+void layer_hook_shrink(layer_hook & hook) {
+    cache_shrink_serve(*hook.shrink, {hook.owner, hook.memory, hook.keep_all, hook.evicted.data()});
+}
+
 static void stop_with(layer_hook & hook, const engine_status & status) {
     if (!failed(hook.error)) hook.error = status;
 }
@@ -208,6 +212,7 @@ static void record_route(layer_hook & hook, int layer, int64_t row, int64_t rows
 
 static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) {
     release_surplus(hook);
+    if (hook.shrink && cache_shrink_waits(*hook.shrink)) layer_hook_shrink(hook);
     const int k = int(topk->ne[0]);
     const int64_t rows = topk->ne[1];
     if (rows == 0 || failed(hook.error)) return;

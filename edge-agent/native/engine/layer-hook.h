@@ -10,6 +10,7 @@
 // logs; scratch space is sized by `layer_hook_init` and `layer_hook_reserve`.
 #pragma once
 
+#include "cache-resize.h"
 #include "event-ring.h"
 #include "expert-memory.h"
 #include "flash-reader.h"
@@ -51,6 +52,7 @@ struct layer_hook {
     pass_kind pass = PASS_LOOK;
     layer_states * layers = nullptr;     // what routing reads and changes
     layer_states * owner = nullptr;      // whose members keep their bytes when a layer is done
+    cache_shrink * shrink = nullptr;     // requests that the owner shall follow; null: they wait
     event_ring * ring = nullptr;         // where misses are reported; null: nowhere
     int32_t * routes = nullptr;          // tokens of the pass x MoE layers x K chosen experts, -1: dropped; null: not recorded
     int32_t route_tokens = 0;            // how many those are; valid only with `routes`
@@ -91,6 +93,8 @@ void layer_hook_follow(layer_hook & hook, const engine_spec & spec);
 void layer_hook_begin(layer_hook & hook, pass_kind pass);
 // Gives back what only the last layer needed.
 void layer_hook_end(layer_hook & hook);
+// Brings what `hook.shrink` asks for into force.
+void layer_hook_shrink(layer_hook & hook);
 // After the look pass: MODEL_FORMAT where a layer's router was not found or layers differ in kind.
 engine_status layer_hook_check(const layer_hook & hook);
 

@@ -29,9 +29,9 @@ std::string piece_of(const llama_vocab * vocab, int32_t token) {
 
 void hand_out(step_queue & q, uint64_t at, std::vector<miss_event> & events) {
     const step_record & record = q.slots[at % STEP_SLOTS];
-    // Events of this step were pushed before its record; later ones may be there already.
+    // Its events were pushed before the record; later ones may be there already.
     size_t n = 0;
-    while (n < events.size() && events[n].step <= record.step) n++;
+    while (n < events.size() && events[n].miss_number <= record.last_miss) n++;
     const std::string text = piece_of(q.vocab, record.token);
     engine_step step;
     step.step = record.step;

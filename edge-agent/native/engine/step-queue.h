@@ -1,6 +1,6 @@
 // Carries steps from the decoding thread to the thread that hands them out. Fixed slots; the decoding thread waits
 // only when the reader is STEP_SLOTS steps behind, so no step is ever lost. The misses of a step travel in the event
-// ring and are joined to it here, by step number.
+// ring and are joined to it here, by miss number. A long prefill comes in parts, so that its misses never pile up.
 #pragma once
 
 #include "event-ring.h"
@@ -15,6 +15,7 @@ enum { STEP_SLOTS = 64 };
 struct step_record {
     int32_t step = 0, token = -1;
     int64_t start_ns = 0, end_ns = 0, hits = 0, misses = 0;
+    int64_t last_miss = 0;               // number of the latest miss when it was pushed
     bool has_logits = false;
 };
 

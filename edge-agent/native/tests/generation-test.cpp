@@ -280,6 +280,53 @@ static void keeps_prefill_within_its_bytes(const std::vector<int32_t> & prompt) 
     engine_free(small);
 }
 
+// Whoever stays in the cache: a policy that is no LRU may keep members that a micro-batch does not need.
+static void keeps_to_its_bytes_under_every_policy(const std::vector<int32_t> & prompt) {
+    const int64_t expert = 78336;
+    for (const engine_eviction eviction : {EVICT_LRU, EVICT_LFU, EVICT_LFRU}) {
+        for (const int beyond : {0, 2, 9}) {
+            engine_spec spec = spec_of(0, 8);
+            spec.eviction = eviction;
+            engine_open_options options = options_of(MODEL, spec);
+            options.prefill_bytes = uint64_t(beyond * expert + 1);
+            engine * e = open_engine(options);
+            generate_request request = request_of(prompt, 8);
+            for (int round = 0; round < 2; round++) {
+                const run r = generate(e, request);
+                REQUIRE_OK(r.status);
+                CHECK(r.result.peak_expert_bytes > 6 * 7 * expert);
+                CHECK(r.result.peak_expert_bytes <= (6 * 8 + beyond) * expert);
+                request.cold_cache = false;
+            }
+            engine_free(e);
+        }
+    }
+}
+
+// Small micro-batches read the same experts over and over; their events must not pile up until the prompt is done.
+static void hands_a_long_prefill_out_in_parts() {
+    engine_open_options options = options_of(MODEL, spec_of(0, 4));
+    options.prefill_bytes = 1;
+    options.context_tokens = 1024;
+    engine * e = open_engine(options);
+    std::vector<int32_t> prompt = text_tokens(e, "wikitext.txt", 3000);
+    prompt.resize(600);
+    const run r = generate(e, request_of(prompt, 2));
+    REQUIRE_OK(r.status);
+    int parts = 0;
+    for (const engine_step & s : r.steps) {
+        if (s.step > 0) break;
+        parts++;
+        CHECK(s.misses < 4096 + 6 * 32);
+    }
+    CHECK(parts > 1);
+    CHECK_EQUAL(int64_t(r.events.size()), r.result.prefill_misses + r.result.decode_misses);
+    CHECK_EQUAL(int(r.tokens.size()), 2);
+    for (size_t i = 1; i < r.events.size(); i++) CHECK_EQUAL(r.events[i].miss_number, r.events[i - 1].miss_number + 1);
+    CHECK_EQUAL(r.result.miss_events_dropped, int64_t(0));
+    engine_free(e);
+}
+
 static void refuses_what_it_cannot_do(engine * e, const std::vector<int32_t> & prompt) {
     const auto code = [&](const generate_request & r) { return generate(e, r).status.code; };
     generate_request r = request_of({}, 1);
@@ -368,6 +415,8 @@ int main() {
     accounts_for_every_miss(e, prompt);
     lambda_takes_effect_at_the_next_token(e, prompt);
     keeps_prefill_within_its_bytes(prompt);
+    keeps_to_its_bytes_under_every_policy(prompt);
+    hands_a_long_prefill_out_in_parts();
     refuses_what_it_cannot_do(e, prompt);
     is_busy_cancels_and_closes(e, prompt);
     engine_free(e);

@@ -7,14 +7,15 @@ import type { EngineCounters } from '../native';
 
 type Layer = EngineCounters['layers'][number];
 /** All of a layer but its place and its gauges. */
-const SUMMED = ['hits', 'misses', 'swaps', 'prefillHits', 'prefillMisses', 'massLost', 'events'] as const;
+const SUMMED = ['hits', 'misses', 'swaps', 'prefillHits', 'prefillMisses', 'massLost', 'events', 'resizeEvictions', 'pressureEvictions'] as const;
 const SCALARS = [
   'prefillTokens', 'decodeTokens', 'prefillNs', 'decodeNs', 'stallNs', 'flashBytes', 'flashReads', 'missesTotal', 'missEventsDropped',
+  'resizes', 'shrinks',
 ] as const;
 
 const ZERO: EngineCounters = {
   prefillTokens: 0, decodeTokens: 0, prefillNs: 0, decodeNs: 0, stallNs: 0, flashBytes: 0, flashReads: 0,
-  missesTotal: 0, missEventsDropped: 0, readMicrosLog2: [], layers: [],
+  missesTotal: 0, missEventsDropped: 0, resizes: 0, shrinks: 0, readMicrosLog2: [], layers: [],
 };
 
 /** `a + b`; a layer's capacity, resident and rangeMean are those of `b` where it has the layer. */

@@ -39,6 +39,8 @@ export class Engine {
 
   /** Resolves when the spec is in force: at the next token boundary of a running request, at once when idle. */
   apply(spec: RoutingSpec): Promise<void> { return typedAsync(() => this.addon.apply(this.handle, spec)); }
+  /** Gives memory back at the next layer; holds until the next spec is applied. */
+  shrink(capacities: number[]): Promise<void> { return typedAsync(() => this.addon.shrink(this.handle, capacities)); }
   dropCache(): Promise<void> { return typedAsync(() => this.addon.dropCache(this.handle)); }
 
   tokenize(text: string, addBos: boolean, parseSpecial: boolean): Int32Array {

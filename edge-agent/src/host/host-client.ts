@@ -124,6 +124,9 @@ export class EngineHostClient implements EngineHost, Service {
   apply(spec: RoutingSpec): Promise<void> {
     return this.ready('apply', { spec }).then(() => {});
   }
+  shrink(capacities: number[]): Promise<void> {
+    return this.ready('shrink', { capacities }).then(() => {});
+  }
   dropCache(): Promise<void> {
     return this.ready('dropCache', {}).then(() => {});
   }

@@ -38,6 +38,7 @@ async function answer(request: Exclude<HostRequest, { t: 'cancel' | 'close' }>):
       engine = await addon.open(request.options);
       return null;
     case 'apply': return (await addon.apply(opened(), request.spec), null);
+    case 'shrink': return (await addon.shrink(opened(), request.capacities), null);
     case 'dropCache': return (await addon.dropCache(opened()), null);
     case 'tokenize': return addon.tokenize(opened(), request.text, request.addBos, request.parseSpecial);
     case 'applyChatTemplate': return addon.applyChatTemplate(opened(), request.messages);

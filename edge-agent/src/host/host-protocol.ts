@@ -14,6 +14,7 @@ export interface HostCalls {
   identify: { args: { modelPath: string }; result: { hash: string; info: ModelInfo } };
   open: { args: { options: OpenOptions }; result: null };
   apply: { args: { spec: RoutingSpec }; result: null };
+  shrink: { args: { capacities: number[] }; result: null };
   dropCache: { args: Record<never, never>; result: null };
   tokenize: { args: { text: string; addBos: boolean; parseSpecial: boolean }; result: Int32Array };
   applyChatTemplate: { args: { messages: { role: string; content: string }[] }; result: string };

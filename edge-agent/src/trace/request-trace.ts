@@ -7,7 +7,8 @@
  *       flash.read                   one per miss, however many reads it took
  *
  * A trace holds at most `maxSpansPerTrace` spans and then continues in another one, whose root
- * `chat <model> (continued)` links to the request's span. A step stays whole unless it alone is larger than a trace.
+ * `chat <model> (continued)` links to the request's span. A step stays whole unless it alone is larger than a trace, or
+ * comes in parts, as a long prefill does; each part has a span then.
  * No prompt, completion or token id is on any span.
  */
 import { type Attributes, SpanKind, type SpanStatus, SpanStatusCode } from '@opentelemetry/api';
@@ -61,6 +62,8 @@ export class RequestTrace {
   private readonly beganNs: bigint;
   private part: Part;
   private pending: ReadableSpan[] = [];
+  /** of the latest step: its number, and the spans it has got */
+  private latest = { step: -1, spans: 0 };
 
   constructor(
     private readonly begin: RequestBegin,
@@ -82,14 +85,16 @@ export class RequestTrace {
     const misses = step.missEvents.length / MISS_EVENT_FIELDS;
     const fits = this.part.spans + 1 + misses <= this.limits.maxSpansPerTrace;
     if (!fits && this.part.spans > 1) this.continueTrace();
+    if (step.step !== this.latest.step) this.latest = { step: step.step, spans: 0 };
     let done = 0;
-    for (let slice = 0; slice === 0 || done < misses; slice += 1) {
-      if (slice > 0) this.continueTrace();
+    do {
+      if (done > 0) this.continueTrace();
       const room = this.limits.maxSpansPerTrace - this.part.spans - 1;
       const until = Math.min(misses, done + room);
-      this.addStep(step, slice, done, until);
+      this.addStep(step, this.latest.spans, done, until);
+      this.latest.spans += 1;
       done = until;
-    }
+    } while (done < misses);
   }
 
   end(end: RequestEnd): void {

@@ -49,7 +49,7 @@ function step(index: number, misses: number, lost = 0): Step {
 function result(prefillMisses: number, decodeMisses: number): GenerateResult {
   return {
     promptTokens: 2, completionTokens: 3, finishReason: 'length', prefillNs: 1, decodeNs: 2, prefillHits: 4, prefillMisses, decodeHits: 5, decodeMisses,
-    decodeSwaps: 6, decodeDropped: 0, flashBytes: 7, flashReads: 8, stallNs: 9, missEventsDropped: 0,
+    decodeSwaps: 6, decodeDropped: 0, flashBytes: 7, flashReads: 8, stallNs: 9, missEventsDropped: 0, peakExpertBytes: 0,
   };
 }
 
@@ -97,6 +97,23 @@ test('a request, its steps and its misses, with every attribute', async () => {
     'moefleet.prefetch': 'late', 'moefleet.evicted_expert': 9, 'moefleet.lambda': 0.25, 'moefleet.generation': 12, 'moefleet.miss_number': first, 'moefleet.reads': 3,
   });
   expect(JSON.stringify(spans, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value))).not.toContain('secret');
+});
+
+test('a prefill that comes in parts has a span for each, and each its own misses', async () => {
+  const { recorder, spool } = await setUp();
+  const recorded = begin(recorder, 'req-1');
+  recorded.step(step(0, 2));
+  recorded.step(step(0, 3));
+  recorded.step(step(1, 1));
+  recorded.end({ t: 'ended', result: result(5, 1) });
+  const { spans } = await drain(spool);
+  const missesOf = (name: string) => {
+    const found = spans.filter((span) => span.name === name);
+    expect(found).toHaveLength(1);
+    return spans.filter(({ parentSpanId }) => parentSpanId === found[0]!.spanId).length;
+  };
+  expect([missesOf('prefill'), missesOf('prefill (continued)'), missesOf('token')]).toEqual([2, 3, 1]);
+  expect(new Set(spans.map(({ spanId }) => spanId)).size).toBe(spans.length);
 });
 
 test('keeps nanoseconds of times since 1970', async () => {
