@@ -17,6 +17,9 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--lanes <n>', env: 'MOEFLEET_LANES', description: 'parallel flash reads; 0: 4', fallback: '0' },
   { flags: '--no-direct-io', env: 'MOEFLEET_NO_DIRECT_IO', description: 'read experts through the page cache' },
   { flags: '--prefill-bytes <size>', env: 'MOEFLEET_PREFILL_BYTES', description: 'most expert memory beyond the cache while a prompt is read; 0: one layer\'s worth', fallback: '0' },
+  { flags: '--memory-pressure <mode>', env: 'MOEFLEET_MEMORY_PRESSURE', description: 'auto: the expert cache gives way while memory is short, and comes back slowly; off: it never does', fallback: 'auto' },
+  { flags: '--memory-low <size>', env: 'MOEFLEET_MEMORY_LOW', description: 'with less memory available than this the cache gives way', fallback: '5% of the memory, 64MiB to 1GiB' },
+  { flags: '--memory-stall <percent>', env: 'MOEFLEET_MEMORY_STALL', description: 'so it does when tasks stand still for memory for this share of the time', fallback: '10' },
   { flags: '--http <host:port>', env: 'MOEFLEET_HTTP', description: 'address of the OpenAI-compatible API; port 0: any free one', fallback: '127.0.0.1:8400' },
   { flags: '--api-key <key>', env: 'MOEFLEET_API_KEY', description: 'asked of HTTP clients as a bearer token', fallback: 'none' },
   { flags: '--queue <n>', env: 'MOEFLEET_QUEUE', description: 'requests that may wait for the engine; one more gets a 429', fallback: '16' },
@@ -43,6 +46,10 @@ export interface AgentConfig {
   readonly lanes: number;
   readonly directIo: boolean;
   readonly prefillBytes: number;
+  readonly memoryPressure: 'auto' | 'off';
+  /** null: a share of the memory there is */
+  readonly memoryLowBytes: number | null;
+  readonly memoryStallPercent: number;
   readonly http: { readonly host: string; readonly port: number };
   readonly apiKey: string | null;
   readonly maxWaiting: number;
@@ -60,6 +67,7 @@ export function readConfig(values: Env): AgentConfig {
   if (!LOG_LEVELS.includes(logLevel)) throw new ConfigError('--log-level', logLevel, `one of ${LOG_LEVELS.join(', ')}`);
   const coordinator = values['MOEFLEET_COORDINATOR'] ?? '127.0.0.1:7400';
   const maxCache = values['MOEFLEET_MAX_CACHE'];
+  const memoryLow = values['MOEFLEET_MEMORY_LOW'];
   return Object.freeze({
     modelPath: readModelPath(values['MOEFLEET_MODEL']),
     deviceId,
@@ -73,6 +81,9 @@ export function readConfig(values: Env): AgentConfig {
     lanes: readInteger('--lanes', values['MOEFLEET_LANES'], 0, 0, 64),
     directIo: !readBoolean('--no-direct-io', values['MOEFLEET_NO_DIRECT_IO'], false),
     prefillBytes: readSize('--prefill-bytes', values['MOEFLEET_PREFILL_BYTES'], 0),
+    memoryPressure: readPressureMode(values['MOEFLEET_MEMORY_PRESSURE']),
+    memoryLowBytes: memoryLow === undefined || memoryLow === '' ? null : readSize('--memory-low', memoryLow, 0),
+    memoryStallPercent: readNumber('--memory-stall', values['MOEFLEET_MEMORY_STALL'], 10, 0.1, 100),
     http: Object.freeze(readAddress('--http', values['MOEFLEET_HTTP'] || '127.0.0.1:8400', 0)),
     apiKey: values['MOEFLEET_API_KEY'] || null,
     maxWaiting: readInteger('--queue', values['MOEFLEET_QUEUE'], 16, 0, 10_000),
@@ -81,6 +92,11 @@ export function readConfig(values: Env): AgentConfig {
     traceRatio: readNumber('--trace-ratio', values['MOEFLEET_TRACE_RATIO'], 1, 0, 1),
     logLevel,
   });
+}
+
+function readPressureMode(value = 'auto'): 'auto' | 'off' {
+  if (value !== 'auto' && value !== 'off') throw new ConfigError('--memory-pressure', value, 'auto or off');
+  return value;
 }
 
 /** A given id must be well formed; a host name is made so. */

@@ -12,7 +12,9 @@ import { deviceInfo } from './control/device-info';
 import { LimitError, type Limits } from './control/effective-spec';
 import { MeasureTasks } from './control/measure-task';
 import { ModelSwitch } from './control/model-switch';
-import { availableBytes } from './control/process-memory';
+import { MemoryWatch } from './control/memory-watch';
+import { defaultLowBytes } from './control/memory-pressure';
+import { availableBytes, readMemory } from './control/process-memory';
 import { RouterWindows } from './control/router-windows';
 import { SpecStore } from './control/spec-store';
 import { StateFolder } from './control/state-folder';
@@ -86,6 +88,11 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     if (state.t === 'ready') refusal.disarm();
   });
 
+  const memory = new MemoryWatch({
+    host, applier, log, read: readMemory, now: () => performance.now(),
+    policy: { lowBytes: config.memoryLowBytes ?? defaultLowBytes(readMemory().totalBytes), stallPercent: config.memoryStallPercent },
+  });
+
   const account = new MissAccount();
   const spool = new TraceSpool({ folder: join(config.stateFolder, 'spool'), maxBytes: config.spoolBytes, account, log });
   const exporter = new OtlpExporter({ endpoint: config.otlpEndpoint, spool, log });
@@ -119,11 +126,12 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       connected: () => session?.connected ?? false,
       windows: () => windows.counts,
       processes: () => [process.pid, host.pid],
+      memory,
     }),
     loadModel: (path) => modelSwitch.load(path),
     connected: () => session?.connected ?? false,
   });
-  const telemetry = new Telemetry({ host, traces, requests: () => queue.requests, windows: () => windows.counts });
+  const telemetry = new Telemetry({ host, traces, requests: () => queue.requests, windows: () => windows.counts, memory });
   const tasks = new MeasureTasks({
     host, queue, log,
     inForce: () => applier.inForce,
@@ -162,6 +170,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   });
   const tasksPart = part('tasks', () => {}, () => tasks.stop());
   const services: Service[] = [host, spool, exporter, queue, http, announcement, tasksPart];
+  if (config.memoryPressure === 'auto') services.push(memory);
   if (session) services.push(session);
 
   const onHangup = () => {

@@ -13,9 +13,13 @@ export interface DeviceJson {
   online: boolean;
   drift: boolean;
   desiredGeneration: number;
-  reported: { appliedGeneration: number; reason: string; effective: { lambda: number; lambdas: number[]; routing: string | null; eviction: string | null; capacities: number[]; cacheBytes: number } } | null;
+  reported: {
+    appliedGeneration: number; reason: string;
+    effective: { lambda: number; lambdas: number[]; routing: string | null; eviction: string | null; capacities: number[]; cacheBytes: number };
+    adjustments: { field: string; asked: string; effective: string; reason: string }[];
+  } | null;
   info: { model: { status: string; message: string; hostCrashes: number } } | null;
-  telemetry: { misses: { counted: number; exported: number; spooled: number; dropped: number; unsampled: number } } | null;
+  telemetry: { misses: { counted: number; exported: number; spooled: number; dropped: number; unsampled: number }; cacheShrinks: number; cacheLimitBytes: number | null; pressureEvictions: number } | null;
 }
 
 export class TestFleet {
@@ -31,7 +35,11 @@ export class TestFleet {
   }
 
   async agent(id: string, options: { maxCache?: string; labels?: string; flags?: string[]; model?: string } = {}): Promise<RunningAgent> {
-    const agent = await this.fleet.startAgent({ id, model: options.model ?? MODEL, maxCache: options.maxCache ?? '7.2MiB', labels: options.labels, flags: options.flags });
+    const agent = await this.fleet.startAgent({
+      id, model: options.model ?? MODEL, maxCache: options.maxCache ?? '7.2MiB', labels: options.labels,
+      // Tests of anything else shall not depend on what else the machine does.
+      flags: ['--memory-pressure', 'off', ...options.flags ?? []],
+    });
     await until(`${id} is healthy`, async () => (await fetch(`${agent.httpUrl}/healthz`)).ok);
     return agent;
   }

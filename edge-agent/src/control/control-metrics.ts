@@ -2,7 +2,7 @@
 import { Counter, Gauge, Registry } from 'prom-client';
 import { AgentMetrics, type AgentMetricsOptions } from '../http';
 import type { InForce } from './desired-applier';
-import { residentBytes } from './process-memory';
+import { availableBytes, memoryPressurePercent, residentBytes } from './process-memory';
 
 export interface ControlSources {
   inForce: () => InForce | null;
@@ -10,12 +10,14 @@ export interface ControlSources {
   windows: () => { sent: number; dropped: number };
   /** process ids whose memory is the agent's */
   processes: () => (number | null)[];
+  /** what memory pressure has done to the cache */
+  memory: { readonly limitBytes: number | null; readonly counts: { shrink: number; grow: number } };
 }
 
 export class ControlMetrics extends AgentMetrics {
   private readonly control = new Registry();
 
-  constructor(options: AgentMetricsOptions, { inForce, connected, windows, processes }: ControlSources) {
+  constructor(options: AgentMetricsOptions, { inForce, connected, windows, processes, memory }: ControlSources) {
     super(options);
     this.value('lambda', 'Strength in force of the pull towards resident experts, the least of all layers; absent before the first model.', () => inForce()?.effective.routing.lambda ?? null);
     this.choice('routing', 'method', 'How experts are chosen: 1 for the method in force.', () => inForce()?.effective.routing.routing ?? null);
@@ -26,6 +28,16 @@ export class ControlMetrics extends AgentMetrics {
     this.value('trace_ratio', 'Share of requests traced.', () => inForce()?.effective.traceRatio ?? null);
     this.value('connected', '1 while the stream to the coordinator is up.', () => (connected() ? 1 : 0));
     this.value('rss_bytes', 'Resident set of supervisor and engine host.', () => processes().reduce<number>((sum, pid) => sum + residentBytes(pid), 0));
+    this.value('memory_available_bytes', 'Memory that could be taken now, within the control group\'s limit.', availableBytes);
+    this.value('memory_pressure_percent', 'Share of the last 10 s in which some task stood still for memory; absent where the kernel does not tell.', memoryPressurePercent);
+    this.value('cache_limit_bytes', 'Most bytes of experts while memory is short; absent while it is not.', () => memory.limitBytes);
+    new Counter({
+      name: 'moefleet_agent_cache_changes_total', help: 'Times the cache gave way to others\' need of memory, or grew again.', labelNames: ['change'], registers: [this.control],
+      collect() {
+        this.reset();
+        for (const [change, count] of Object.entries(memory.counts)) this.inc({ change }, count);
+      },
+    });
     new Counter({
       name: 'moefleet_agent_router_windows_total', help: 'Windows of router logits by outcome.', labelNames: ['outcome'], registers: [this.control],
       collect() {

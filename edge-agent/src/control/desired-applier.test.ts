@@ -117,6 +117,31 @@ test('after a restart the last applied spec runs before anybody has sent it', as
   expect(applier.inForce!.effective.routing).toMatchObject({ lambda: 0.35, generation: 9 });
 });
 
+test('while memory is short the engine holds less and the report says so; then the spec is in force as it was', async () => {
+  await boot();
+  applier.receive(record(3n, { lambda: 0.3 }));
+  await reached(SpecState.SPEC_STATE_APPLIED, 3n);
+  await generate(host, 24);
+  const { residentBytes } = (await host.memory())!;
+  const whole = applier.reported.effective!;
+  await applier.limitCache({ bytes: 3_000_000, reason: 'others need it' });
+  const held = (await host.memory())!; // before the spec that follows has been applied
+  expect(held.residentBytes).toBeLessThanOrEqual(3_000_000);
+  expect(residentBytes).toBeGreaterThan(3_000_000);
+  await applier.idle();
+  expect(applier.reported).toMatchObject({
+    state: SpecState.SPEC_STATE_APPLIED, appliedGeneration: 3n, effective: { lambda: 0.3 },
+    adjustments: [{ field: 'cache_bytes', asked: String(whole.cacheBytes), reason: 'memory is short: others need it' }],
+  });
+  expect(applier.reported.effective!.cacheBytes).toBeLessThanOrEqual(3_000_000n);
+  expect((await host.counters())!.layers.reduce((sum, layer) => sum + layer.pressureEvictions, 0)).toBeGreaterThan(0);
+  await crash(); // a new engine is opened with no more than there is room for
+  expect((await host.memory())!.cacheBytes).toBeLessThanOrEqual(3_000_000);
+  await applier.limitCache(null);
+  await applier.idle();
+  expect(applier.reported).toMatchObject({ effective: { capacities: whole.capacities }, adjustments: [] });
+});
+
 test('two crashes under a spec that has served no token go back to the last that has', async () => {
   await boot();
   applier.receive(record(1n, { lambda: 0.1 }));

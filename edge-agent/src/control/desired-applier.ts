@@ -12,7 +12,7 @@ import { HostUnavailableError, type LoadedModel } from '../engine-host';
 import type { EngineHostClient } from '../host/host-client';
 import { LastGood } from '../host/last-good';
 import type { RoutingSpec } from '../native';
-import { type Effective, effectiveSpec, type Limits, LimitError } from './effective-spec';
+import { type CacheLimit, type Effective, effectiveSpec, type Limits, LimitError } from './effective-spec';
 import { reportedOf } from './reported';
 import { specHash, type SpecRecord, type SpecStore } from './spec-store';
 
@@ -34,6 +34,7 @@ export class DesiredApplier {
   private host: EngineHostClient | null = null;
   private inForceNow: InForce | null = null;
   private failure: Failure | null = null;
+  private shortage: CacheLimit | null = null;
   private dirty = false;
   private working: Promise<void> = Promise.resolve();
   private busy = false;
@@ -116,13 +117,32 @@ export class DesiredApplier {
     }
   }
 
+  /**
+   * Holds the cache to these bytes, whatever the spec and the device's limits would allow, until told otherwise; null:
+   * no longer. What is to be given back is given back at the engine's next layer, before this resolves; the whole spec
+   * follows at the next token boundary, and with it the report.
+   */
+  async limitCache(shortage: CacheLimit | null): Promise<void> {
+    this.shortage = shortage;
+    const state = this.host?.state;
+    const record = this.inForceNow?.record;
+    if (shortage && record && state?.t === 'ready') {
+      try {
+        await this.host!.shrink(this.effective(record, state.model).routing.capacities);
+      } catch (error) {
+        if (!isGone(error)) this.log.error({ reason: (error as Error).message }, 'the engine gave no memory back');
+      }
+    }
+    this.reconcileSoon();
+  }
+
   /** Resolves when nothing is being applied. */
   idle(): Promise<void> {
     return this.working;
   }
 
   private effective(record: SpecRecord, model: LoadedModel): Effective {
-    return effectiveSpec(DeviceSpec.decode(record.bytes), Number(record.generation), this.limits, model);
+    return effectiveSpec(DeviceSpec.decode(record.bytes), Number(record.generation), this.limits, model, this.shortage);
   }
 
   /** Throws where the bytes are no spec, or one that makes no sense for the loaded model. */
@@ -164,8 +184,8 @@ export class DesiredApplier {
       await this.host.apply(effective.routing);
       this.applied(record, effective, state.model.hash);
     } catch (error) {
-      // The host has gone, or closes its engine on the way: its return brings us here again.
-      if (error instanceof HostUnavailableError || (error as { code?: unknown }).code === 'CLOSED') return;
+      // Its return brings us here again.
+      if (isGone(error)) return;
       this.giveUp(record, (error as Error).message);
     }
   }
@@ -243,6 +263,11 @@ export class DesiredApplier {
     this.reportedNow = reportedOf({ state, inForce: this.inForceNow, generation, reason });
     for (const listener of this.listeners) listener();
   }
+}
+
+/** The host has gone, or closes its engine on the way. */
+function isGone(error: unknown): boolean {
+  return error instanceof HostUnavailableError || (error as { code?: unknown }).code === 'CLOSED';
 }
 
 function sameSpec(a: SpecRecord, b: SpecRecord): boolean {

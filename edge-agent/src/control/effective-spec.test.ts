@@ -41,6 +41,14 @@ test('capacities that do not fit are cut where they are largest', () => {
   expect(adjustments.map(({ effective: granted }) => granted)).toEqual(['8,8,2,4', '7,7,2,4']);
 });
 
+test('while memory is short less is held, down to one token cycle, and the report says why', () => {
+  const short = (bytes: number, spec: Partial<DeviceSpec> = {}) => effectiveSpec(DeviceSpec.fromPartial(spec), 7, limits, model, { bytes, reason: '3 bytes are left' });
+  expect(short(1500)).toMatchObject({ cacheBytes: 1500, wantedBytes: 2000, adjustments: [{ field: 'cache_bytes', asked: '2000', effective: '1500', reason: 'memory is short: 3 bytes are left' }] });
+  expect(short(0).routing.capacities).toEqual([2, 2, 2, 2]);
+  expect(short(5000)).toMatchObject({ cacheBytes: 2000, adjustments: [] });
+  expect(short(1000, { cache: { $case: 'capacities', value: { experts: [4, 4, 4, 4] } } })).toMatchObject({ wantedBytes: 1600, cacheBytes: 1000, adjustments: [{ field: 'capacities' }] });
+});
+
 test('a size below one token cycle is raised to it', () => {
   expect(effective({ cache: { $case: 'cacheBytes', value: 5n } }).routing.capacities).toEqual([2, 2, 2, 2]);
 });

@@ -23,10 +23,15 @@ export interface Effective {
   routing: EffectiveRouting & { capacities: number[]; generation: number };
   /** bytes of experts that `routing.capacities` may hold */
   cacheBytes: number;
+  /** what they would be were memory not short */
+  wantedBytes: number;
   traceRatio: number;
   routerSampling: RouterSampling | null;
   adjustments: Adjustment[];
 }
+
+/** Most bytes of experts for as long as memory is short, and why. */
+export interface CacheLimit { bytes: number; reason: string; }
 
 /** The model does not fit the device's own limit. */
 export class LimitError extends Error {
@@ -46,18 +51,25 @@ export function maxCapacities(limits: Limits, { info }: Model): number[] {
   return capacitiesForBytes(info, limits.maxCacheBytes);
 }
 
-/** Throws SpecError or LimitError. `generation` is stamped on what the engine does under it. */
-export function effectiveSpec(spec: DeviceSpec, generation: number, limits: Limits, model: Model): Effective {
+/**
+ * `generation` is stamped on what the engine does under it; `shortage` null: memory is not short. Throws SpecError or
+ * LimitError.
+ */
+export function effectiveSpec(spec: DeviceSpec, generation: number, limits: Limits, model: Model, shortage: CacheLimit | null = null): Effective {
   const { info } = model;
   const adjustments: Adjustment[] = [];
   const adjust: Adjust = (field, asked, effective, reason) => adjustments.push({ field, asked: String(asked), effective: String(effective), reason });
   const forOther = spec.modelHash !== '' && spec.modelHash !== model.hash
     ? `the spec was made for model ${spec.modelHash.slice(0, 12)}, ${model.hash.slice(0, 12)} is loaded` : null;
   const routing = effectiveRouting(spec, limits.maxLambda, info, forOther, adjust);
-  const capacities = chooseCapacities(spec, limits, model, forOther, adjust);
+  const wanted = chooseCapacities(spec, limits, model, forOther, adjust);
+  const wantedBytes = cacheBytesOf(wanted, info.expertBytes);
+  const capacities = shortage ? shrinkToBytes(wanted, info.expertBytes, info.topK, shortage.bytes) : wanted;
+  const cacheBytes = cacheBytesOf(capacities, info.expertBytes);
+  if (cacheBytes < wantedBytes) adjust(spec.cache?.$case === 'capacities' ? 'capacities' : 'cache_bytes', wantedBytes, cacheBytes, `memory is short: ${shortage!.reason}`);
   return {
     routing: { ...routing, capacities, generation },
-    cacheBytes: cacheBytesOf(capacities, info.expertBytes),
+    cacheBytes, wantedBytes,
     traceRatio: spec.traceRatio === undefined ? limits.traceRatio : share('trace_ratio', spec.traceRatio),
     routerSampling: samplingOf(spec.routerSampling),
     adjustments,

@@ -14,6 +14,7 @@ export interface TelemetrySources {
   traces: TraceReport;
   requests: () => { ended: number; failed: number };
   windows: () => { sent: number; dropped: number };
+  memory: { readonly limitBytes: number | null; readonly counts: { shrink: number; grow: number } };
 }
 
 export class Telemetry {
@@ -23,7 +24,7 @@ export class Telemetry {
   constructor(private readonly sources: TelemetrySources) {}
 
   async take(): Promise<TelemetryFrame> {
-    const { host, traces } = this.sources;
+    const { host, traces, memory } = this.sources;
     // Read before the question: an answer comes from this start or not at all.
     const start = host.starts;
     const counters = this.sum.read(start, await within(COUNTERS_TIMEOUT_MS, host.counters()));
@@ -47,6 +48,8 @@ export class Telemetry {
       rssBytes: BigInt(residentBytes(process.pid) + residentBytes(host.pid)),
       memoryPressurePercent: memoryPressurePercent() ?? undefined,
       memoryAvailableBytes: BigInt(availableBytes()),
+      cacheLimitBytes: memory.limitBytes === null ? undefined : BigInt(memory.limitBytes),
+      cacheShrinks: BigInt(memory.counts.shrink),
       routerWindowsSent: BigInt(windows.sent),
       routerWindowsDropped: BigInt(windows.dropped),
     };
@@ -62,7 +65,10 @@ async function within<T>(timeoutMs: number, answer: Promise<T>): Promise<T | nul
 }
 
 function engineFigures(counters: EngineCounters) {
+  const evictions = (field: 'resizeEvictions' | 'pressureEvictions') => BigInt(counters.layers.reduce((sum, layer) => sum + layer[field], 0));
   return {
+    resizeEvictions: evictions('resizeEvictions'),
+    pressureEvictions: evictions('pressureEvictions'),
     prefillTokens: BigInt(counters.prefillTokens),
     decodeTokens: BigInt(counters.decodeTokens),
     prefillNs: BigInt(Math.round(counters.prefillNs)),

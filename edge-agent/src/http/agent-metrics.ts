@@ -83,13 +83,14 @@ export class AgentMetrics {
   }
 
   private addEngine(): void {
-    const sum = (counters: EngineCounters, field: 'hits' | 'misses' | 'swaps' | 'prefillHits' | 'prefillMisses' | 'resident' | 'capacity') =>
+    const sum = (counters: EngineCounters, field: 'hits' | 'misses' | 'swaps' | 'prefillHits' | 'prefillMisses' | 'resizeEvictions' | 'pressureEvictions') =>
       counters.layers.reduce((total, layer) => total + layer[field], 0);
     this.engineTotal('hits', 'Selected experts that were resident.', { prefill: (c) => sum(c, 'prefillHits'), decode: (c) => sum(c, 'hits') });
     this.engineTotal('misses', 'Selected experts that were not resident.', { prefill: (c) => sum(c, 'prefillMisses'), decode: (c) => sum(c, 'misses') });
     this.engineTotal('tokens', 'Tokens worked on.', { prefill: (c) => c.prefillTokens, decode: (c) => c.decodeTokens });
     this.engineTotal('seconds', 'Time spent.', { prefill: (c) => c.prefillNs / 1e9, decode: (c) => c.decodeNs / 1e9 });
     this.engineTotal('swaps', 'Selected experts outside the unbiased top-K.', { decode: (c) => sum(c, 'swaps') });
+    this.engineTotal('capacity_evictions', 'Experts that left for a smaller capacity: a spec\'s, or one that memory pressure asked for.', { spec: (c) => sum(c, 'resizeEvictions'), pressure: (c) => sum(c, 'pressureEvictions') }, 'reason');
     this.engineTotal('flash_bytes', 'Expert bytes read from flash.', { all: (c) => c.flashBytes });
     this.engineTotal('flash_reads', 'Positioned reads of flash.', { all: (c) => c.flashReads });
     this.engineTotal('stall_seconds', 'Time the compute thread stood still for reads.', { all: (c) => c.stallNs / 1e9 });
@@ -107,13 +108,13 @@ export class AgentMetrics {
     });
   }
 
-  /** One counter with a label `phase`, set to what the engine has counted. */
-  private engineTotal(name: string, help: string, phases: Record<string, (counters: EngineCounters) => number>): void {
+  /** One counter, set to what the engine has counted; `parts` by the values of its label. */
+  private engineTotal(name: string, help: string, parts: Record<string, (counters: EngineCounters) => number>, label = 'phase'): void {
     const registers = [this.engineRegistry];
-    const counter = new Counter({ name: `moefleet_agent_${name}_total`, help, labelNames: ['phase'], registers });
+    const counter = new Counter({ name: `moefleet_agent_${name}_total`, help, labelNames: [label], registers });
     this.engine.push((counters) => {
       counter.reset();
-      for (const [phase, read] of Object.entries(phases)) counter.inc({ phase }, read(counters));
+      for (const [part, read] of Object.entries(parts)) counter.inc({ [label]: part }, read(counters));
     });
   }
 

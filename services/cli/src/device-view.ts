@@ -57,6 +57,7 @@ export function deviceJson(device: Device): JsonValue {
     telemetry: device.telemetry && {
       ...device.telemetry,
       memoryPressurePercent: device.telemetry.memoryPressurePercent ?? null,
+      cacheLimitBytes: device.telemetry.cacheLimitBytes ?? null,
       lastTrace: device.telemetry.lastTrace ?? null,
     },
     missRate: missRate(device.telemetry),

@@ -1,6 +1,6 @@
 /** `moefleet devices list` and `show`: what the registry knows. */
 import type { Command } from 'commander';
-import { type Device, type DeviceSpec, ModelState_Status, Routing, SpecState } from '@moefleet/proto';
+import { type Device, type DeviceSpec, ModelState_Status, Routing, SpecState, type TelemetryFrame } from '@moefleet/proto';
 import { formatSize } from '@moefleet/runtime';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
@@ -136,12 +136,18 @@ function identityRows(device: Device, nowMs: number): [string, string][] {
     rows.push(['decode', `${telemetry.decodeTokens} tokens, ${fixed(tokensPerSecond(telemetry), 1)} tokens/s, miss rate ${percent(missRate(telemetry))}`]);
     rows.push(['flash', `${formatSize(Number(telemetry.flashBytes))} in ${telemetry.flashReads} reads; ${sizeOrNone(flashBytesPerToken(telemetry))} per decoded token`]);
     rows.push(['requests', `${telemetry.requests}, failed ${telemetry.requestsFailed}`]);
-    rows.push(['memory', `${formatSize(Number(telemetry.rssBytes))} resident, ${formatSize(Number(telemetry.memoryAvailableBytes))} available`]);
+    rows.push(['memory', `${formatSize(Number(telemetry.rssBytes))} resident, ${formatSize(Number(telemetry.memoryAvailableBytes))} available${shortageText(telemetry)}`]);
     const misses = telemetry.misses;
     if (misses) rows.push(['misses', `${misses.counted} = ${misses.exported} exported + ${misses.spooled} spooled + ${misses.dropped} dropped + ${misses.unsampled} unsampled`]);
   }
   rows.push(['latest trace', device.traceUrl || NONE]);
   return rows;
+}
+
+function shortageText({ cacheLimitBytes, cacheShrinks, pressureEvictions }: TelemetryFrame): string {
+  if (cacheShrinks === 0n) return '';
+  const now = cacheLimitBytes === undefined ? 'enough again' : `short, experts held to ${formatSize(Number(cacheLimitBytes))}`;
+  return `; ${now}; gave way ${cacheShrinks} times, ${pressureEvictions} experts`;
 }
 
 function sizeOrNone(bytes: number | null): string {

@@ -82,6 +82,15 @@ export interface TelemetryFrame {
   /** Windows of router logits: sent, and dropped for want of budget. */
   routerWindowsSent: bigint;
   routerWindowsDropped: bigint;
+  /** Most bytes of experts while memory is short on the device; absent while it is not. */
+  cacheLimitBytes?:
+    | bigint
+    | undefined;
+  /** Times the cache has given way to others' need of memory. */
+  cacheShrinks: bigint;
+  /** Experts that left for a smaller capacity: a spec's, and one that memory pressure asked for. */
+  resizeEvictions: bigint;
+  pressureEvictions: bigint;
 }
 
 export interface LayerCounters {
@@ -159,6 +168,10 @@ function createBaseTelemetryFrame(): TelemetryFrame {
     memoryAvailableBytes: 0n,
     routerWindowsSent: 0n,
     routerWindowsDropped: 0n,
+    cacheLimitBytes: undefined,
+    cacheShrinks: 0n,
+    resizeEvictions: 0n,
+    pressureEvictions: 0n,
   };
 }
 
@@ -278,6 +291,30 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
         throw new globalThis.Error("value provided for field message.routerWindowsDropped of type uint64 too large");
       }
       writer.uint32(168).uint64(message.routerWindowsDropped);
+    }
+    if (message.cacheLimitBytes !== undefined) {
+      if (BigInt.asUintN(64, message.cacheLimitBytes) !== message.cacheLimitBytes) {
+        throw new globalThis.Error("value provided for field message.cacheLimitBytes of type uint64 too large");
+      }
+      writer.uint32(176).uint64(message.cacheLimitBytes);
+    }
+    if (message.cacheShrinks !== 0n) {
+      if (BigInt.asUintN(64, message.cacheShrinks) !== message.cacheShrinks) {
+        throw new globalThis.Error("value provided for field message.cacheShrinks of type uint64 too large");
+      }
+      writer.uint32(184).uint64(message.cacheShrinks);
+    }
+    if (message.resizeEvictions !== 0n) {
+      if (BigInt.asUintN(64, message.resizeEvictions) !== message.resizeEvictions) {
+        throw new globalThis.Error("value provided for field message.resizeEvictions of type uint64 too large");
+      }
+      writer.uint32(192).uint64(message.resizeEvictions);
+    }
+    if (message.pressureEvictions !== 0n) {
+      if (BigInt.asUintN(64, message.pressureEvictions) !== message.pressureEvictions) {
+        throw new globalThis.Error("value provided for field message.pressureEvictions of type uint64 too large");
+      }
+      writer.uint32(200).uint64(message.pressureEvictions);
     }
     return writer;
   },
@@ -473,6 +510,38 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
             message.routerWindowsDropped = reader.uint64() as bigint;
             continue;
           }
+          case 22: {
+            if (tag !== 176) {
+              break;
+            }
+
+            message.cacheLimitBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 23: {
+            if (tag !== 184) {
+              break;
+            }
+
+            message.cacheShrinks = reader.uint64() as bigint;
+            continue;
+          }
+          case 24: {
+            if (tag !== 192) {
+              break;
+            }
+
+            message.resizeEvictions = reader.uint64() as bigint;
+            continue;
+          }
+          case 25: {
+            if (tag !== 200) {
+              break;
+            }
+
+            message.pressureEvictions = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -570,6 +639,26 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
         : isSet(object.router_windows_dropped)
         ? BigInt(object.router_windows_dropped)
         : 0n,
+      cacheLimitBytes: isSet(object.cacheLimitBytes)
+        ? BigInt(object.cacheLimitBytes)
+        : isSet(object.cache_limit_bytes)
+        ? BigInt(object.cache_limit_bytes)
+        : undefined,
+      cacheShrinks: isSet(object.cacheShrinks)
+        ? BigInt(object.cacheShrinks)
+        : isSet(object.cache_shrinks)
+        ? BigInt(object.cache_shrinks)
+        : 0n,
+      resizeEvictions: isSet(object.resizeEvictions)
+        ? BigInt(object.resizeEvictions)
+        : isSet(object.resize_evictions)
+        ? BigInt(object.resize_evictions)
+        : 0n,
+      pressureEvictions: isSet(object.pressureEvictions)
+        ? BigInt(object.pressureEvictions)
+        : isSet(object.pressure_evictions)
+        ? BigInt(object.pressure_evictions)
+        : 0n,
     };
   },
 
@@ -638,6 +727,18 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
     if (message.routerWindowsDropped !== 0n) {
       obj.routerWindowsDropped = message.routerWindowsDropped.toString();
     }
+    if (message.cacheLimitBytes !== undefined) {
+      obj.cacheLimitBytes = message.cacheLimitBytes.toString();
+    }
+    if (message.cacheShrinks !== 0n) {
+      obj.cacheShrinks = message.cacheShrinks.toString();
+    }
+    if (message.resizeEvictions !== 0n) {
+      obj.resizeEvictions = message.resizeEvictions.toString();
+    }
+    if (message.pressureEvictions !== 0n) {
+      obj.pressureEvictions = message.pressureEvictions.toString();
+    }
     return obj;
   },
 
@@ -686,6 +787,18 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
       : 0n;
     message.routerWindowsDropped = (object.routerWindowsDropped !== undefined && object.routerWindowsDropped !== null)
       ? BigInt(object.routerWindowsDropped)
+      : 0n;
+    message.cacheLimitBytes = (object.cacheLimitBytes !== undefined && object.cacheLimitBytes !== null)
+      ? BigInt(object.cacheLimitBytes)
+      : undefined;
+    message.cacheShrinks = (object.cacheShrinks !== undefined && object.cacheShrinks !== null)
+      ? BigInt(object.cacheShrinks)
+      : 0n;
+    message.resizeEvictions = (object.resizeEvictions !== undefined && object.resizeEvictions !== null)
+      ? BigInt(object.resizeEvictions)
+      : 0n;
+    message.pressureEvictions = (object.pressureEvictions !== undefined && object.pressureEvictions !== null)
+      ? BigInt(object.pressureEvictions)
       : 0n;
     return message;
   },
