@@ -15,8 +15,11 @@ import { join } from 'node:path';
  */
 export type Routing = 'original' | 'cache_prior' | 'max_rank' | 'cumulative_threshold' | 'pruned' | 'sensitivity';
 
-/** Who leaves a full cache: the least recently used, the least used, or the one with the fewest uses per token since its last. */
-export type Eviction = 'lru' | 'lfu' | 'lfru';
+/**
+ * Who leaves a full cache: the least recently used, the least used, the one with the fewest uses per token since its last, or
+ * the one that each layer has learned to expect back last (native/engine/reuse-predictor.h).
+ */
+export type Eviction = 'lru' | 'lfu' | 'lfru' | 'adaptive';
 
 /** What may change while the engine runs; applied as one snapshot at a token boundary. */
 export interface RoutingSpec {

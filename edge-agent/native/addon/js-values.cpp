@@ -113,7 +113,7 @@ static std::vector<int32_t> read_whole_numbers(object_reader & r, const char * f
 
 // In the order of the enums.
 static const char * const ROUTING_NAMES[] = {"original", "cache_prior", "max_rank", "cumulative_threshold", "pruned", "sensitivity"};
-static const char * const EVICTION_NAMES[] = {"lru", "lfu", "lfru", "belady"};
+static const char * const EVICTION_NAMES[] = {"lru", "lfu", "lfru", "adaptive", "belady"};
 
 // Index of the field's value among `names`.
 template <size_t N> static int read_name(object_reader & r, const char * field, const char * const (&names)[N]) {

@@ -91,8 +91,7 @@ void find_next_uses(const simulate_request & r, const int32_t * routes, int32_t 
 simulated_layer replay_layer(const simulate_request & r, const int32_t * routes, int32_t events) {
     expert_cache cache;
     expert_cache_init(cache, r.experts, r.capacity);
-    cache.eviction = r.eviction;
-    cache.half_life = r.half_life;
+    expert_cache_evict_by(cache, r.eviction, r.half_life);
     std::vector<double> next;
     if (r.eviction == EVICT_BELADY) find_next_uses(r, routes, events, next);
 

@@ -116,8 +116,7 @@ static void bring_into_force(engine & e, const engine_spec & spec) {
     if (before != spec.capacities) e.totals.resizes.add(1);
     e.spec = spec;
     for (int l = 0; l < e.layers.count; l++) {
-        e.layers[l].cache.eviction = spec.eviction;
-        e.layers[l].cache.half_life = spec.eviction_half_life;
+        expert_cache_evict_by(e.layers[l].cache, spec.eviction, spec.eviction_half_life);
     }
     cache_resize({&e.layers, &e.memory, e.options.keep_all, e.hook.evicted.data()}, spec.capacities);
     cache_shrink_clear(e.shrink);

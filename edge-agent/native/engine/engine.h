@@ -38,7 +38,7 @@ enum engine_routing {
 
 // Who leaves a full cache; defined in expert-cache.h.
 enum engine_eviction {
-    EVICT_LRU = 0, EVICT_LFU, EVICT_LFRU,
+    EVICT_LRU = 0, EVICT_LFU, EVICT_LFRU, EVICT_ADAPTIVE,
     EVICT_BELADY,  // knows the future: for engine_simulate alone
 };
 

@@ -15,6 +15,12 @@ void expert_cache_init(expert_cache & c, int experts, int capacity) {
     expert_cache_reset(c);
 }
 
+void expert_cache_evict_by(expert_cache & c, engine_eviction eviction, double half_life) {
+    if (eviction == EVICT_ADAPTIVE && c.eviction != EVICT_ADAPTIVE) reuse_predictor_init(c.reuse, c.experts);
+    c.eviction = eviction;
+    c.half_life = half_life;
+}
+
 void expert_cache_reset(expert_cache & c) {
     for (auto & r : c.resident) r = 0;
     for (auto & n : c.uses) n = 0;
@@ -23,6 +29,7 @@ void expert_cache_reset(expert_cache & c) {
     c.clock = 0;
     c.head = c.tail = -1;
     c.evictions = c.lifetime_tokens = 0;
+    reuse_predictor_reset(c.reuse);
 }
 
 static void unlink(expert_cache & c, int e) {
@@ -46,6 +53,7 @@ static double uses_now(const expert_cache & c, int e) {
 
 static double worth(const expert_cache & c, int e) {
     if (c.used[e] == c.clock) return INFINITY;
+    if (c.eviction == EVICT_ADAPTIVE) return c.reuse.worth[e];
     if (c.eviction == EVICT_BELADY) return -c.next_use[e];
     return c.eviction == EVICT_LFU ? uses_now(c, e) : uses_now(c, e) / double(c.clock - c.used[e]);
 }
@@ -73,7 +81,7 @@ static int evict_one(expert_cache & c) {
     return victim;
 }
 
-void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_event & event) {
+void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_event & event, const float * scores) {
     event.hits = event.misses = event.evictions = 0;
     c.clock++;
     for (int i = 0; i < k; i++) {
@@ -93,6 +101,7 @@ void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_even
         c.uses[e] = uses_now(c, e) + 1;
         c.used[e] = c.clock;
     }
+    if (c.eviction == EVICT_ADAPTIVE) reuse_predictor_observe(c.reuse, ids, k, scores);
     while (c.size > c.capacity) event.evicted[event.evictions++] = evict_one(c);
 }
 

@@ -5,17 +5,18 @@
 // worst ranked first (so the best ranked ends up the most recent), the missing admitted, and members evicted down to
 // `capacity`. Since `capacity` >= K, an event never evicts an expert it selected. Who goes is the one worth least:
 //
-//   LRU   the least recently used
-//   LFU   uses(e), which count on while e is out of the cache
-//   LFRU  uses(e) / tokens since e was last used
-//
-//   BELADY  -(clock of e's next event), told in advance by a replay (cache-replay.cpp)
+//   LRU       the least recently used
+//   LFU       uses(e), which count on while e is out of the cache
+//   LFRU      uses(e) / tokens since e was last used
+//   ADAPTIVE  the uses to come that were learned for e (reuse-predictor.h)
+//   BELADY    -(clock of e's next event), told in advance by a replay (cache-replay.cpp)
 //
 // where experts of the latest event are beyond price and ties go to the least recently used. With a half-life H a use
 // of t tokens ago counts 2^(-t/H). Uses are counted under LRU too, so that a change of policy finds them.
 #pragma once
 
 #include "engine.h"
+#include "reuse-predictor.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -34,23 +35,26 @@ struct expert_cache {
     std::vector<uint64_t> admitted;     // clock at admission; valid only for members
     std::vector<double> uses;           // per expert, member or not, aged up to `used`
     std::vector<uint64_t> used;         // clock of the expert's last event; 0: none
+    reuse_predictor reuse;              // EVICT_ADAPTIVE only
     std::vector<double> next_use;       // EVICT_BELADY only: clock of the expert's next event, set before each of its events
     uint64_t evictions = 0;
     uint64_t lifetime_tokens = 0;       // sum over evictions of clock - admitted
 };
 
 void expert_cache_init(expert_cache & c, int experts, int capacity);
+// Allocates what the policy needs; what it learns begins here, unless it was in force already.
+void expert_cache_evict_by(expert_cache & c, engine_eviction eviction, double half_life);
 // Forgets members, recency, uses, clock and lifetimes; keeps the capacity and the policy.
 void expert_cache_reset(expert_cache & c);
 
-// One token's experts, best ranked first. `missed` and `evicted` have room for k ids each; misses come best
+// One token's experts, best ranked first, and the router's scores of all experts, null where they are not known. `missed` and `evicted` have room for k ids each; misses come best
 // ranked first, evictions in the order they happened.
 struct cache_event {
     int hits, misses, evictions;
     int32_t * missed;
     int32_t * evicted;
 };
-void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_event & event);
+void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_event & event, const float * scores = nullptr);
 
 // Evicts members down to the new capacity; `evicted` has room for `experts` ids. Returns how many.
 int expert_cache_resize(expert_cache & c, int capacity, int32_t * evicted);

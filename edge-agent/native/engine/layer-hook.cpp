@@ -107,7 +107,7 @@ static int route_row(layer_hook & hook, int layer, const float * z, int32_t * id
     const int k = routed.kept;
     int32_t missed[ROUTE_MAX_K], evicted[ROUTE_MAX_K];
     cache_event event{0, 0, 0, missed, evicted};
-    expert_cache_event(state.cache, ids, k, event);
+    expert_cache_event(state.cache, ids, k, event, z);
     for (int i = 0; i < event.misses; i++) {
         // A second admission within one micro-batch reads nothing, so the first displaced expert stands.
         if (!hook.needed[size_t(missed[i])]) hook.victim[size_t(missed[i])] = i < event.evictions ? evicted[i] : -1;

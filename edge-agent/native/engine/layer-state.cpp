@@ -6,8 +6,7 @@ void layer_states_init(layer_states & states, int experts, const engine_spec & s
     for (int i = 0; i < states.count; i++) {
         expert_cache & cache = states[i].cache;
         expert_cache_init(cache, experts, spec.capacities[size_t(i)]);
-        cache.eviction = spec.eviction;
-        cache.half_life = spec.eviction_half_life;
+        expert_cache_evict_by(cache, spec.eviction, spec.eviction_half_life);
         states[i].tally.capacity.set(cache.capacity);
     }
 }

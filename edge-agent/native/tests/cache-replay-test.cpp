@@ -122,7 +122,7 @@ static void no_policy_misses_less_than_belady() {
         const int experts = 8 + int(random() % 25), top_k = 1 + int(random() % 4), capacity = top_k + int(random() % unsigned(experts - top_k));
         const trace events = random_trace(random, 300, experts, top_k, round % 4 == 0);
         const int64_t bound = misses_of(request_of(events, experts, top_k, capacity, EVICT_BELADY));
-        for (const engine_eviction policy : {EVICT_LRU, EVICT_LFU, EVICT_LFRU}) {
+        for (const engine_eviction policy : {EVICT_LRU, EVICT_LFU, EVICT_LFRU, EVICT_ADAPTIVE}) {
             for (const double half_life : {0.0, 16.0}) {
                 simulate_request r = request_of(events, experts, top_k, capacity, policy);
                 r.half_life = half_life;

@@ -91,8 +91,7 @@ static void takes_back_an_admission() {
 static void never_evicts_what_the_event_selected(engine_eviction policy, double half_life) {
     expert_cache c;
     expert_cache_init(c, 8, 3);
-    c.eviction = policy;
-    c.half_life = half_life;
+    expert_cache_evict_by(c, policy, half_life);
     for (int32_t i = 0; i < 200; i++) {
         const int32_t a = i % 8, b = (i * 3 + 1) % 8, d = (i * 5 + 2) % 8;
         if (a == b || b == d || a == d) continue;
@@ -124,7 +123,7 @@ static void breaks_ties_of_frequency_by_recency() {
     for (const engine_eviction policy : {EVICT_LFU, EVICT_LFRU}) {
         expert_cache c;
         expert_cache_init(c, 8, 3);
-        c.eviction = policy;
+        expert_cache_evict_by(c, policy, 0);
         route(c, {2, 1, 0});  // used once each in the same event; 0 was ranked worst
         const seen s = route(c, {3});
         CHECK_EQUAL(s.evicted[0], 0);
@@ -164,10 +163,10 @@ static void forgets_old_uses_by_half_lives() {
 }
 
 static void keeps_the_latest_event_through_a_resize() {
-    for (const engine_eviction policy : {EVICT_LRU, EVICT_LFU, EVICT_LFRU}) {
+    for (const engine_eviction policy : {EVICT_LRU, EVICT_LFU, EVICT_LFRU, EVICT_ADAPTIVE}) {
         expert_cache c;
         expert_cache_init(c, 8, 4);
-        c.eviction = policy;
+        expert_cache_evict_by(c, policy, 0);
         for (int i = 0; i < 3; i++) route(c, {0, 1});
         route(c, {2, 3});
         int32_t evicted[8];
@@ -186,7 +185,7 @@ int main() {
     evicts_down_to_a_smaller_capacity();
     measures_lifetimes_in_tokens();
     takes_back_an_admission();
-    for (const engine_eviction policy : {EVICT_LRU, EVICT_LFU, EVICT_LFRU}) {
+    for (const engine_eviction policy : {EVICT_LRU, EVICT_LFU, EVICT_LFRU, EVICT_ADAPTIVE}) {
         never_evicts_what_the_event_selected(policy, 0);
         never_evicts_what_the_event_selected(policy, 16);
     }

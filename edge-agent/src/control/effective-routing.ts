@@ -25,6 +25,7 @@ export const ROUTING_OF: Readonly<Partial<Record<RoutingProto, RoutingSpec['rout
 /** What this agent's engine can do. */
 export const EVICTION_OF: Readonly<Partial<Record<EvictionProto, Eviction>>> = {
   [EvictionProto.EVICTION_UNSPECIFIED]: 'lru', [EvictionProto.EVICTION_LRU]: 'lru', [EvictionProto.EVICTION_LFU]: 'lfu', [EvictionProto.EVICTION_LFRU]: 'lfru',
+  [EvictionProto.EVICTION_ADAPTIVE]: 'adaptive',
 };
 
 /** Every optional field of a RoutingSpec that a fleet can set, in force. */

@@ -152,7 +152,7 @@ export function addRoutingOptions(command: Command): Command {
 }
 
 const ROUTINGS = ['original', 'cache_prior', 'max_rank', 'cumulative_threshold', 'pruned', 'sensitivity'] as const satisfies readonly Routing[];
-const EVICTIONS = ['lru', 'lfu', 'lfru'] as const satisfies readonly Eviction[];
+const EVICTIONS = ['lru', 'lfu', 'lfru', 'adaptive'] as const satisfies readonly Eviction[];
 
 const ROUTING_HELP = `
 Routing; the best --top-j experts of a token are always used, where a method displaces any:
@@ -163,9 +163,10 @@ Routing; the best --top-j experts of a token are always used, where a method dis
   pruned                the model's own, without those that miss: fewer experts per token, and no reads but for the best
   sensitivity           puts a random expert in the place of --rank, to see what that rank is worth
 Eviction:
-  lru   the least recently used
-  lfu   the least used, counted since the start, in the cache or out of it
-  lfru  the fewest uses per token since the last use
+  lru       the least recently used
+  lfu       the least used, counted since the start, in the cache or out of it
+  lfru      the fewest uses per token since the last use
+  adaptive  the one that the layer has learned to expect back last
 `;
 
 export function settings(flags: EngineFlags & Partial<RoutingFlags>, contextTokens: number): EngineSettings {

@@ -25,7 +25,7 @@ export function addSimulate(engine: Command, context: Context): void {
     .option('--per-layer', 'also each layer\'s figures')
     .addHelpText('after', `
 Every layer goes through the cache of the engine itself, from empty: a token's experts are looked up, touched, admitted
-and others evicted as one event. \`belady\` knows the future: it evicts what is needed last, and no policy misses less.
+and others evicted as one event. Routes hold no router scores, so \`adaptive\` learns from the experts used alone. \`belady\` knows the future: it evicts what is needed last, and no policy misses less.
 With lru and belady among the policies the table says how much of the way between them each one goes.
 
 Examples:

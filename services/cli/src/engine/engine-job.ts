@@ -47,7 +47,7 @@ export function fileOf(job: EngineJob): string {
 }
 
 export type Policy = SimulateRequest['policy'];
-export const POLICIES = ['lru', 'lfu', 'lfru', 'belady'] as const satisfies readonly Policy[];
+export const POLICIES = ['lru', 'lfu', 'lfru', 'adaptive', 'belady'] as const satisfies readonly Policy[];
 
 export interface SimulatedRow {
   policy: Policy; capacity: number; references: number; misses: number; missRate: number;

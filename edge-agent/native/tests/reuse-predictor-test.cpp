@@ -1,0 +1,169 @@
+#include "expert-cache.h"
+#include "reuse-predictor.h"
+
+#include "check.h"
+
+#include <random>
+
+static void observe(reuse_predictor & p, std::vector<int32_t> ids, const std::vector<float> & scores = {}) {
+    reuse_predictor_observe(p, ids.data(), int(ids.size()), scores.empty() ? nullptr : scores.data());
+}
+
+static void begins_with_the_mean_of_three_logarithms() {
+    reuse_predictor p;
+    reuse_predictor_init(p, 8);
+    observe(p, {3, 5});
+    // Used: each rate is 1, against a mean of 2/8. Not used: each rate is 0.
+    CHECK_NEAR(p.worth[3], 0.25 * (1.02 / 0.27), 1e-5);
+    CHECK_NEAR(p.worth[0], 0.25 * (0.02 / 0.27), 1e-6);
+    CHECK_EQUAL(p.worth[3], p.worth[5]);
+    CHECK_EQUAL(p.worth[0], p.worth[7]);
+}
+
+static void takes_one_step_by_the_definition() {
+    reuse_predictor p;
+    reuse_predictor_init(p, 4);
+    observe(p, {1});
+    const float a0 = p.shared[0], v0 = p.worth[0], v1 = p.worth[1], v2 = p.worth[2];
+    observe(p, {2});
+    // y = g v + (1-g) used, with g = 11/12 and v as predicted before the step; the constant's gradient is the mean error.
+    const double g = 11.0 / 12, b = 0.25;
+    const double error0 = (g * p.worth[0] - v0) / std::sqrt(b * (v0 + 1e-3));
+    const double error1 = (g * p.worth[1] - v1) / std::sqrt(b * (v1 + 1e-3));
+    const double error2 = (g * p.worth[2] + (1 - g) - v2) / std::sqrt(b * (v2 + 1e-3));
+    CHECK_NEAR(p.shared[0] - a0, 0.02 * (2 * error0 + error1 + error2) / 4, 1e-6);
+    // Inputs of the first token, without scores: 5 (sqrt(1) - 1/2) for expert 1, 5 (0 - 1/2) for the others; then
+    // 2 (sqrt(1 - 2^(-1/4)) - 1/2) and 2 (0 - 1/2).
+    const double chosen = 2.5, others = -2.5, recent = 2 * (std::sqrt(1 - std::exp2(-0.25)) - 0.5), rest = -1;
+    const double norm = 1 + chosen * chosen + 3 * others * others + recent * recent + 3 * rest * rest;
+    const double step = 0.15 * 2 / (2 + 256) / norm;
+    CHECK_NEAR(p.weights[1 * 4 + 2], step * chosen * error2, 1e-7);   // from expert 1 of the first kind to expert 2
+    CHECK_NEAR(p.weights[0 * 4 + 2], step * others * error2, 1e-7);
+    CHECK_NEAR(p.weights[(4 + 1) * 4 + 2], step * recent * error2, 1e-7);
+    CHECK_NEAR(p.weights[1 * 4 + 0], step * chosen * error0, 1e-7);
+}
+
+// 0 is always followed by 1, 2 by 3; nothing else tells them apart.
+static void learns_what_follows_what() {
+    reuse_predictor p;
+    reuse_predictor_init(p, 8);
+    std::mt19937 random(1);
+    for (int i = 0; i < 3000; i++) {
+        const int32_t first = random() % 2 ? 0 : 2;
+        observe(p, {first});
+        observe(p, {first + 1});
+    }
+    observe(p, {0});
+    const float after_0 = p.worth[1] / p.worth[3];
+    observe(p, {1});
+    observe(p, {2});
+    const float after_2 = p.worth[1] / p.worth[3];
+    CHECK(after_0 / after_2 > 1.5);  // how often and how lately each was used cancels out
+}
+
+// The router nearly takes 6 a token before it is used, which only the scores tell.
+static void learns_from_near_misses() {
+    const auto share = [](bool with_scores) {
+        reuse_predictor p;
+        reuse_predictor_init(p, 8);
+        std::mt19937 random(1);
+        double announced = 0, others = 0;
+        int n = 0;
+        for (int i = 0; i < 4000; i++) {
+            const bool soon = random() % 8 == 0;
+            std::vector<float> scores(8, 0.0f);
+            scores[size_t(i % 4)] = 4;
+            if (soon) scores[6] = 3.5f;
+            observe(p, {i % 4}, with_scores ? scores : std::vector<float>());
+            if (i >= 3000) {
+                (soon ? announced : others) += p.worth[6];
+                n += soon;
+            }
+            if (soon) observe(p, {6}, with_scores ? std::vector<float>{0, 0, 0, 0, 0, 0, 4, 0} : std::vector<float>());
+        }
+        return announced / n / (others / (1000 - n));
+    };
+    CHECK(share(true) > 1.5);
+    CHECK(share(false) < 1.2);
+}
+
+// 10 million tokens would take minutes; what could grow without bound shows within a few thousand of the worst kind.
+static void stays_finite_whatever_comes() {
+    for (const float odd : {INFINITY, -INFINITY, NAN, 3e38f, -3e38f}) {
+        reuse_predictor p;
+        reuse_predictor_init(p, 16);
+        std::mt19937 random(3);
+        for (int i = 0; i < 3000; i++) {
+            std::vector<float> scores(16);
+            for (auto & s : scores) s = random() % 3 ? float(random() % 1000) / 100 - 5 : odd;
+            const int32_t a = int32_t(i / 500 % 16), b = int32_t((a + 1 + random() % 15) % 16);
+            observe(p, {a, b}, scores);
+        }
+        observe(p, {0}, std::vector<float>(16, odd));
+        for (int e = 0; e < 16; e++) CHECK(std::isfinite(p.worth[size_t(e)]) && p.worth[size_t(e)] > 0);
+    }
+}
+
+// Chooses by a cycle that changes its members; returns every eviction.
+static std::vector<int32_t> evictions_of(expert_cache & c) {
+    std::vector<int32_t> out;
+    std::mt19937 random(7);
+    for (int i = 0; i < 2000; i++) {
+        int32_t ids[2] = {int32_t(random() % 16), 0}, missed[2], evicted[4];
+        ids[1] = int32_t((ids[0] + 1 + random() % 3) % 16);
+        cache_event event{0, 0, 0, missed, evicted};
+        expert_cache_event(c, ids, 2, event);
+        out.insert(out.end(), evicted, evicted + event.evictions);
+        if (i == 1000) {
+            int32_t given[16];
+            const int n = expert_cache_resize(c, 4, given);
+            CHECK(c.size <= 4);
+            CHECK(c.resident[size_t(ids[0])] && c.resident[size_t(ids[1])]);
+            out.insert(out.end(), given, given + n);
+            expert_cache_resize(c, 6, given);
+        }
+    }
+    return out;
+}
+
+static void is_a_function_of_the_events_alone() {
+    expert_cache c;
+    expert_cache_init(c, 16, 6);
+    expert_cache_evict_by(c, EVICT_ADAPTIVE, 0);
+    const std::vector<int32_t> first = evictions_of(c);
+    expert_cache_evict_by(c, EVICT_ADAPTIVE, 0);  // in force already: what was learned stays, and is forgotten by the reset
+    expert_cache_reset(c);
+    CHECK(evictions_of(c) == first);
+    CHECK(!first.empty());
+}
+
+static void begins_to_learn_when_it_comes_into_force() {
+    expert_cache c;
+    expert_cache_init(c, 16, 6);
+    evictions_of(c);
+    CHECK_EQUAL(c.size, 6);
+    CHECK_EQUAL(c.reuse.experts, 0);
+    expert_cache_evict_by(c, EVICT_ADAPTIVE, 0);
+    int32_t evicted[16];
+    const uint64_t before = c.evictions;
+    CHECK_EQUAL(expert_cache_resize(c, 3, evicted), 3);  // nothing learned yet: the least recent go
+    CHECK_EQUAL(c.evictions, before + 3);
+    evictions_of(c);
+    CHECK(c.reuse.tokens == 2000);
+    expert_cache_evict_by(c, EVICT_LRU, 0);
+    evictions_of(c);
+    CHECK_EQUAL(c.reuse.tokens, 2000);
+    expert_cache_evict_by(c, EVICT_ADAPTIVE, 0);
+    CHECK_EQUAL(c.reuse.tokens, 0);
+}
+
+int main() {
+    begins_with_the_mean_of_three_logarithms();
+    takes_one_step_by_the_definition();
+    learns_what_follows_what();
+    learns_from_near_misses();
+    stays_finite_whatever_comes();
+    is_a_function_of_the_events_alone();
+    begins_to_learn_when_it_comes_into_force();
+    return checks_done();
+}
