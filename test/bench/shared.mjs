@@ -1,0 +1,48 @@
+/** What the benches share: where things are, the command line, and the reference model widened once and kept. */
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+
+export const root = join(new URL('.', import.meta.url).pathname, '..', '..');
+export const fixtures = { model: join(root, 'test', 'fixtures', 'tinymoe-17m-q8_0.gguf'), text: join(root, 'test', 'fixtures', 'wikitext.txt') };
+
+export const defaultWorkFolder = () => join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'moefleet', 'bench');
+
+/** One command of moefleet's, its progress on our standard error; the JSON it prints. */
+export function moefleet(...args) {
+  const out = execFileSync(process.execPath, [join(root, 'services', 'cli', 'bin', 'moefleet.js'), ...args, '--json'],
+    { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 });
+  return JSON.parse(out);
+}
+
+/** Whether `moefleet engine eval` has heard of a flag or a policy. */
+export const knows = (word) => execFileSync(process.execPath, [join(root, 'services', 'cli', 'bin', 'moefleet.js'), 'engine', 'eval', '--help'], { encoding: 'utf8' }).includes(word);
+
+/** The reference model with experts `width` wide; made where it is not there yet. */
+export function widened(width, folder = defaultWorkFolder()) {
+  const path = join(folder, `tinymoe-17m-q8_0-wide-${width}.gguf`);
+  if (existsSync(path)) return path;
+  mkdirSync(folder, { recursive: true });
+  process.stderr.write(`widening the reference model to ${width}: ${path}\n`);
+  const part = `${path}.part-${process.pid}`;
+  try {
+    moefleet('model', 'widen', fixtures.model, part, '--width', String(width));
+    renameSync(part, path);
+  } finally {
+    rmSync(part, { force: true });
+  }
+  return path;
+}
+
+export const median = (list) => {
+  const sorted = [...list].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+};
+
+export const percent = (value) => `${(value * 100).toFixed(2)}%`;
+
+/** A report of `moefleet engine bench` as the command itself prints it. */
+export const show = (report) => createRequire(import.meta.url)(join(root, 'services', 'cli', 'dist', 'bench', 'bench-report.js')).reportText(report);
