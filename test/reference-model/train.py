@@ -5,8 +5,8 @@
 
 The learning rate is constant after a short warm-up and falls linearly to zero over the last part of the budget (minutes of
 the clock, or tokens), so a run may be as short or as long as one likes. Matrices are trained by Muon (momentum, then the
-nearest orthogonal matrix by Newton-Schulz iteration; Jordan et al. 2024), which needs about half of Adam's tokens; the
-embeddings, the output, the routers, norms and biases by Adam. The router is kept in use as OLMoE does it (arXiv
+nearest orthogonal matrix by Newton-Schulz iteration; Jordan et al. 2024), said to need about half of Adam's tokens (arXiv
+2502.16982); the embeddings, the output, the routers, norms and biases by Adam. The router is kept in use as OLMoE does it (arXiv
 2409.02060): a load balancing loss of 0.01 and a z-loss of 0.001.
 """
 import argparse
