@@ -7,7 +7,8 @@ const parse = (text: string): Arm => parseArm(text, DEFAULTS);
 test('a named arm is short for flags, with the strength that was given', () => {
   expect(parse('lru')).toMatchObject({ t: 'engine', name: 'lru', settings: { modelPath: 'm.gguf', threads: 2, lanes: 4, cache: { t: 'capacity', capacity: 13 }, routing: { routing: 'cache_prior', lambda: 0, eviction: 'lru' } } });
   expect(parse('lambda')).toMatchObject({ settings: { routing: { lambda: 0.3, topJ: 1, eviction: 'lru' } } });
-  expect(parse('ours-lossless')).toMatchObject({ settings: { routing: { lambda: 0 } } });
+  expect(parse('ours-lossless')).toMatchObject({ settings: { routing: { lambda: 0, eviction: 'adaptive' } } });
+  expect(parse('ours')).toMatchObject({ settings: { routing: { lambda: 0.3, topJ: 1, eviction: 'adaptive' } } });
   expect(parse('stock')).toEqual({ t: 'stock', name: 'stock', text: 'extraBufts=true', extraBufts: true });
   expect(parse('stock-plain:extraBufts=false')).toMatchObject({ t: 'stock', name: 'stock-plain', extraBufts: false });
 });

@@ -27,7 +27,7 @@ export const STOCK_ARM = 'stock';
 /** The named arms and what each is short for. */
 export function namedArms({ lambda, topJ }: Pick<ArmDefaults, 'lambda' | 'topJ'>): Record<string, string> {
   const bent = `lambda=${lambda},topJ=${topJ}`;
-  const policy = 'eviction=lfu,halfLife=64';
+  const policy = 'eviction=adaptive';
   return {
     [STOCK_ARM]: 'extraBufts=true',
     [REFERENCE_ARM]: 'lambda=0,eviction=lru',

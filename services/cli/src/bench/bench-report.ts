@@ -62,6 +62,8 @@ export function reportOf(plan: BenchPlan, conditions: Conditions, { runs, cacheD
         othersProcessors: spread(mine.flatMap((run) => (counts(run) ? [run.othersProcessors] : []))),
         perplexity: each((one) => Math.exp(one.crossEntropy)),
         quality: quality.get(arm.name) ?? null,
+        // of the last run: read times, and what each layer did
+        counters: mine.filter(counts).at(-1)?.counters ?? null,
         speedup: {
           overReference: speedup(mine, of(REFERENCE_ARM), plan.warmUpTokens),
           overStock: speedup(mine, of(STOCK_ARM), plan.warmUpTokens),
