@@ -16,6 +16,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--threads <n>', env: 'MOEFLEET_THREADS', description: 'compute threads; 0: physical cores minus one', fallback: '0' },
   { flags: '--lanes <n>', env: 'MOEFLEET_LANES', description: 'parallel flash reads; 0: 4', fallback: '0' },
   { flags: '--no-direct-io', env: 'MOEFLEET_NO_DIRECT_IO', description: 'read experts through the page cache' },
+  { flags: '--verify', env: 'MOEFLEET_VERIFY', description: 'check everything that is read of the model against its checksums; the model must be packed (moefleet model pack)' },
   { flags: '--prefill-bytes <size>', env: 'MOEFLEET_PREFILL_BYTES', description: 'most expert memory beyond the cache while a prompt is read; 0: one layer\'s worth', fallback: '0' },
   { flags: '--memory-pressure <mode>', env: 'MOEFLEET_MEMORY_PRESSURE', description: 'auto: the expert cache gives way while memory is short, and comes back slowly; off: it never does', fallback: 'auto' },
   { flags: '--memory-low <size>', env: 'MOEFLEET_MEMORY_LOW', description: 'with less memory available than this the cache gives way', fallback: '5% of the memory, 64MiB to 1GiB' },
@@ -45,6 +46,7 @@ export interface AgentConfig {
   readonly threads: number;
   readonly lanes: number;
   readonly directIo: boolean;
+  readonly verify: boolean;
   readonly prefillBytes: number;
   readonly memoryPressure: 'auto' | 'off';
   /** null: a share of the memory there is */
@@ -80,6 +82,7 @@ export function readConfig(values: Env): AgentConfig {
     threads: readInteger('--threads', values['MOEFLEET_THREADS'], 0, 0, 1024),
     lanes: readInteger('--lanes', values['MOEFLEET_LANES'], 0, 0, 64),
     directIo: !readBoolean('--no-direct-io', values['MOEFLEET_NO_DIRECT_IO'], false),
+    verify: readBoolean('--verify', values['MOEFLEET_VERIFY'], false),
     prefillBytes: readSize('--prefill-bytes', values['MOEFLEET_PREFILL_BYTES'], 0),
     memoryPressure: readPressureMode(values['MOEFLEET_MEMORY_PRESSURE']),
     memoryLowBytes: memoryLow === undefined || memoryLow === '' ? null : readSize('--memory-low', memoryLow, 0),

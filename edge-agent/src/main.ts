@@ -72,7 +72,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     lastGoodModelPath: folder.read(LAST_GOOD_MODEL)?.trim() || null,
     open: {
       contextTokens: config.contextTokens, threads: config.threads, lanes: config.lanes, directIo: config.directIo,
-      prefillBytes: config.prefillBytes, keepAll: false,
+      prefillBytes: config.prefillBytes, keepAll: false, verify: config.verify,
     },
     specFor: (model) => refusal.watch(() => applier.specFor(model)),
     onModelProven: (path) => {
@@ -154,10 +154,12 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     onCancelTask: (taskId) => tasks.cancel(taskId),
     onLost: () => void tasks.stop(),
   });
-  host.onStateChange(() => {
+  const tellInfo = () => {
     outbox.putInfo(info());
     session?.flush();
-  });
+  };
+  host.onStateChange(tellInfo);
+  host.onTrouble(tellInfo);
   applier.onReport(() => {
     if (applier.inForce) traces.setTraceRatio(applier.inForce.effective.traceRatio);
     outbox.putReported(applier.reported);

@@ -114,6 +114,8 @@ export interface OpenOptions {
   prefillBytes: number;
   /** keep every expert in memory once read, whatever the capacities; for evaluation on a workstation */
   keepAll: boolean;
+  /** check the header and every tensor and expert that is read against the file's checksums (a packed file); default false */
+  verify?: boolean;
   spec: RoutingSpec;
 }
 
@@ -323,7 +325,7 @@ export interface SimulateRequest {
 export interface SimulatedLayer { references: number; misses: number; }
 
 export type EngineErrorCode =
-  | 'MODEL_FORMAT' | 'NOT_MOE' | 'IO' | 'BAD_ARGUMENT' | 'CAPACITY' | 'CONTEXT_FULL' | 'BUSY' | 'CLOSED' | 'CANCELLED'
+  | 'MODEL_FORMAT' | 'NOT_MOE' | 'MODEL_CHANGED' | 'IO' | 'BAD_ARGUMENT' | 'CAPACITY' | 'CONTEXT_FULL' | 'BUSY' | 'CLOSED' | 'CANCELLED'
   | 'INTERNAL';
 
 /** Opaque; dead after `close`. */

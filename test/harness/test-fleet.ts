@@ -24,7 +24,12 @@ export interface DeviceJson {
 
 export class TestFleet {
   readonly folder = mkdtempSync(join(tmpdir(), 'moefleet-system-'));
-  readonly fleet = new LocalFleet({ folder: this.folder, keep: false, logLevel: 'info' });
+  readonly fleet: LocalFleet;
+
+  /** `env`: more environment for every program */
+  constructor(env: Record<string, string> = {}) {
+    this.fleet = new LocalFleet({ folder: this.folder, keep: false, logLevel: 'info', env });
+  }
 
   /** Redis and a coordinator; `jaeger` only fixes the ports where it will run. */
   async start(options: { jaeger?: boolean } = {}): Promise<this> {

@@ -7,6 +7,7 @@
 
 #include "compute-threads.h"
 #include "layer-hook.h"
+#include "model-watch.h"
 
 #include "llama.h"
 
@@ -14,7 +15,9 @@
 #include <mutex>
 
 struct engine {
+    model_watch watch;
     model_file file;
+    model_checksums checksums;           // valid only if options.verify
     engine_open_options options;
     int32_t context_tokens = 0, batch_tokens = 0, threads = 1;
     uint64_t prefill_bytes = 0;

@@ -186,11 +186,17 @@ static engine_status check_options(engine & e) {
 
 static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * cancelled_data) {
     engine_status status = llama_runtime_start();
+    if (!failed(status)) status = model_watch_add(e.watch, e.options.model_path);
     if (!failed(status)) status = model_file_read(e.options.model_path, e.file);
     if (!failed(status)) status = check_options(e);
     if (failed(status)) return status;
     model_info & info = e.file.info;
 
+    if (e.options.verify) {
+        status = model_checksums_read(e.file, e.checksums);
+        if (!failed(status)) status = dense_verify(e.file, e.checksums, cancelled, cancelled_data);
+        if (failed(status)) return status;
+    }
     expert_memory_init(e.memory, e.file);
     status = model_load(e.file, e.memory, cancelled, cancelled_data, e.model);
     if (failed(status)) return status;
@@ -205,6 +211,7 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
     e.hook.layers = e.hook.owner = &e.layers;
     cache_shrink_init(e.shrink, e.layers.count);
     e.hook.shrink = &e.shrink;
+    if (e.options.verify) e.hook.checksums = &e.checksums;
     e.spec = e.options.spec;
     // One micro-batch misses at most every expert of every layer once.
     event_ring_init(e.ring, std::max<uint64_t>(4096, 2 * info.moe_layers.size() * uint64_t(info.experts)));

@@ -16,6 +16,7 @@ enum engine_code {
     ENGINE_OK = 0,
     ENGINE_MODEL_FORMAT,   // the file is not a model this engine can run
     ENGINE_NOT_MOE,        // a valid model without experts
+    ENGINE_MODEL_CHANGED,  // the file is not the one that was loaded any more; it has to be loaded again
     ENGINE_IO,             // the operating system refused or failed a read, write or mapping
     ENGINE_BAD_ARGUMENT,
     ENGINE_CAPACITY,       // the memory granted does not hold what one token needs
@@ -99,6 +100,7 @@ struct engine_open_options {
     bool direct_io = true;
     uint64_t prefill_bytes = 0;   // 0: one layer's worth
     bool keep_all = false;
+    bool verify = false;          // check what is read against the file's checksums; it must be packed
     engine_spec spec;
 };
 

@@ -12,6 +12,7 @@
 
 #include "cache-resize.h"
 #include "event-ring.h"
+#include "expert-verify.h"
 #include "expert-memory.h"
 #include "flash-reader.h"
 #include "layer-state.h"
@@ -42,6 +43,7 @@ struct layer_hook {
     flash_reader * reader = nullptr;
     engine_totals * totals = nullptr;
     bool keep_all = false;
+    const model_checksums * checksums = nullptr;  // what experts are verified against; null: they are not
 
     // found by the look pass
     std::vector<router_place> routers;   // per MoE layer

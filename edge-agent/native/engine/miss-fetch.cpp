@@ -48,6 +48,18 @@ static void charge_stalls(layer_hook & hook, int n) {
     }
 }
 
+// Before anything uses them. What is wrong counts as not read.
+static void verify_arrived(layer_hook & hook, int layer, int n) {
+    for (int i = 0; i < n && hook.checksums; i++) {
+        const int32_t e = hook.missed[size_t(i)];
+        if (hook.events[size_t(i)].reads == 0 || hook.needed[size_t(e)] == READ_FAILED) continue;
+        const engine_status status = expert_verify(*hook.checksums, *hook.memory, *hook.info, layer, e);
+        if (!failed(status)) continue;
+        hook.needed[size_t(e)] = READ_FAILED;
+        if (!failed(hook.error)) hook.error = status;
+    }
+}
+
 void miss_fetch_read(layer_hook & hook, int layer, int n) {
     const layer_memory & memory = hook.memory->layers[size_t(layer)];
     const int64_t start = now_ns();
@@ -63,6 +75,7 @@ void miss_fetch_read(layer_hook & hook, int layer, int n) {
     const engine_status status = flash_reader_read(*hook.reader, hook.slices.data(), count);
     if (failed(status) && !failed(hook.error)) hook.error = status;
     gather_slices(hook, count, start);
+    verify_arrived(hook, layer, n);
     for (int i = 0; i < n; i++) {
         const int e = hook.missed[size_t(i)];
         if (hook.needed[size_t(e)] != READ_FAILED) expert_memory_mark(*hook.memory, layer, e);

@@ -23,12 +23,15 @@ engine_status engine_run_pass(engine & e, llama_context * context, pass_batch & 
     layer_hook_begin(e.hook, pass);
     const int32_t answer = llama_decode(context, b.batch);
     layer_hook_end(e.hook);
+    const engine_status changed = model_watch_check(e.watch);
     e.totals.flash_bytes.add(e.hook.outcome.flash_bytes);
     e.totals.flash_reads.add(e.hook.outcome.flash_reads);
     e.totals.stall_ns.add(e.hook.outcome.stall_ns);
-    if (answer == 0 && !failed(e.hook.error)) return {};
+    if (answer == 0 && !failed(e.hook.error) && !failed(changed)) return {};
 
     llama_memory_seq_rm(llama_get_memory(context), 0, position, -1);
+    // Checked after the reads, so that none of them came from another file; and it explains a read that failed.
+    if (failed(changed)) return changed;
     if (failed(e.hook.error)) return e.hook.error;
     if (answer == 2 && pass == PASS_LOOK) return {};
     if (answer == 2) return status_error(ENGINE_CANCELLED, "cancelled");

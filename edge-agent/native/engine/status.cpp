@@ -19,6 +19,7 @@ const char * engine_code_name(engine_code code) {
         case ENGINE_OK:           return "OK";
         case ENGINE_MODEL_FORMAT: return "MODEL_FORMAT";
         case ENGINE_NOT_MOE:      return "NOT_MOE";
+        case ENGINE_MODEL_CHANGED: return "MODEL_CHANGED";
         case ENGINE_IO:           return "IO";
         case ENGINE_BAD_ARGUMENT: return "BAD_ARGUMENT";
         case ENGINE_CAPACITY:     return "CAPACITY";

@@ -18,6 +18,11 @@ export class NotMoeError extends EngineError {
   constructor(message: string, options?: { cause?: unknown }) { super('NOT_MOE', message, options); }
 }
 
+/** The file is not the one that was loaded any more; load it again. */
+export class ModelChangedError extends EngineError {
+  constructor(message: string, options?: { cause?: unknown }) { super('MODEL_CHANGED', message, options); }
+}
+
 /** The operating system failed a read or refused memory; trying again may help. */
 export class EngineIoError extends EngineError {
   constructor(message: string, options?: { cause?: unknown }) { super('IO', message, options); }
@@ -55,7 +60,7 @@ export class EngineInternalError extends EngineError {
 }
 
 const CLASSES: Record<EngineErrorCode, new (message: string, options?: { cause?: unknown }) => EngineError> = {
-  MODEL_FORMAT: ModelFormatError, NOT_MOE: NotMoeError, IO: EngineIoError, BAD_ARGUMENT: BadArgumentError, CAPACITY: CapacityError,
+  MODEL_FORMAT: ModelFormatError, NOT_MOE: NotMoeError, MODEL_CHANGED: ModelChangedError, IO: EngineIoError, BAD_ARGUMENT: BadArgumentError, CAPACITY: CapacityError,
   CONTEXT_FULL: ContextFullError, BUSY: EngineBusyError, CLOSED: EngineClosedError, CANCELLED: EngineCancelledError,
   INTERNAL: EngineInternalError,
 };

@@ -3,7 +3,7 @@ export { bytesOfCapacities, capacitiesForBytes } from './capacity-plan';
 export { Engine, engineVersion, EVALUATE_REQUEST_ID, simulateCache } from './engine';
 export {
   BadArgumentError, CapacityError, ContextFullError, EngineBusyError, EngineCancelledError, EngineClosedError, EngineError,
-  EngineInternalError, EngineIoError, ModelFormatError, NotMoeError, toEngineError,
+  EngineInternalError, EngineIoError, ModelChangedError, ModelFormatError, NotMoeError, toEngineError,
 } from './engine-error';
 export { checkModel, inspectModel, packModel, widenModel } from './model-files';
 export { modelHash } from './model-hash';

@@ -51,8 +51,10 @@ export class EngineHostClient implements EngineHost, Service {
   private readonly model: LastGood<string>;
   private readonly stateListeners = new Set<(state: HostState) => void>();
   private readonly crashListeners = new Set<(event: CrashEvent) => void>();
+  private readonly troubleListeners = new Set<() => void>();
   private readonly servedListeners = new Set<() => void>();
   private pendingLoad: PendingLoad | null = null;
+  private ending: Promise<void> = Promise.resolve();
   private restartTimer: NodeJS.Timeout | null = null;
   private attempt = 0;
   private readySinceMs = 0;
@@ -70,12 +72,14 @@ export class EngineHostClient implements EngineHost, Service {
   get crashes(): number { return this.crashCount; }
   /** process id of the child, null while there is none */
   get pid(): number | null { return this.process?.pid ?? null; }
-  /** what happened to the engine host last; empty while nothing has */
+  /** what happened last to the engine host, or to a read of its model; empty while nothing has */
   get lastTrouble(): string { return this.note; }
 
   onStateChange(listener: (state: HostState) => void): () => void { return subscribe(this.stateListeners, listener); }
   /** Called before the restart is planned, so that a listener may change what `specFor` will say. */
   onCrash(listener: (event: CrashEvent) => void): () => void { return subscribe(this.crashListeners, listener); }
+  /** `lastTrouble` has news, and the engine serves on. */
+  onTrouble(listener: () => void): () => void { return subscribe(this.troubleListeners, listener); }
   /** A token was decoded. */
   onServed(listener: () => void): () => void { return subscribe(this.servedListeners, listener); }
 
@@ -87,11 +91,10 @@ export class EngineHostClient implements EngineHost, Service {
   async stop(): Promise<void> {
     this.stopped = true;
     this.clearRestart();
-    const { process } = this;
-    this.process = null;
+    const ended = this.endProcess();
     this.transition({ t: 'stopped' });
     this.settleLoad(new HostUnavailableError('the agent is stopping', false));
-    await process?.stop();
+    await ended;
   }
 
   /**
@@ -137,7 +140,7 @@ export class EngineHostClient implements EngineHost, Service {
     return this.ready('applyChatTemplate', { messages });
   }
   generate(request: GenerateRequest, onStep: (step: Step) => void, signal: AbortSignal): Promise<GenerateResult> {
-    return this.ready('generate', { request }, {
+    return this.reading('generate', { request }, {
       signal,
       onStep: (step) => {
         if (step.step > 0) this.served();
@@ -146,13 +149,37 @@ export class EngineHostClient implements EngineHost, Service {
     });
   }
   evaluate(request: EvalRequest, onProgress: (done: number, total: number) => void, signal: AbortSignal): Promise<EvalResult> {
-    return this.ready('evaluate', { request }, { signal, onProgress });
+    return this.reading('evaluate', { request }, { signal, onProgress });
   }
   counters(): Promise<EngineCounters | null> {
     return this.ready('counters', {}).catch(nullIfUnavailable);
   }
   memory(): Promise<EngineMemory | null> {
     return this.ready('memory', {}).catch(nullIfUnavailable);
+  }
+
+  /** A call that reads the model's file: the agent tells of what went wrong with it, beside the caller who is told at once. */
+  private async reading<C extends CallName>(name: C, args: HostCalls[C]['args'], options?: CallOptions): Promise<HostCalls[C]['result']> {
+    const { process } = this;
+    try {
+      return await this.ready(name, args, options);
+    } catch (error) {
+      if (process !== null && this.process === process) this.readFailed(error as Error & { code?: unknown });
+      throw error;
+    }
+  }
+
+  /** A disk that fails may come back, and other experts may do; a file that has changed is not the model that was loaded. */
+  private readFailed({ code, message }: Error & { code?: unknown }): void {
+    if (code !== 'IO' && code !== 'MODEL_CHANGED') return;
+    this.note = message;
+    if (code === 'MODEL_CHANGED') {
+      this.transition({ t: 'failed', reason: message, retryAtMs: null });
+      void this.endProcess();
+    } else {
+      this.options.log.error({ reason: message }, 'the model could not be read');
+      for (const listener of this.troubleListeners) listener();
+    }
   }
 
   private ready<C extends CallName>(name: C, args: HostCalls[C]['args'], options?: CallOptions): Promise<HostCalls[C]['result']> {
@@ -258,10 +285,12 @@ export class EngineHostClient implements EngineHost, Service {
     if (this.model.prove()) this.options.onModelProven(this.model.current);
   }
 
-  private async endProcess(): Promise<void> {
+  /** Returns when it is gone, whoever ended it. */
+  private endProcess(): Promise<void> {
     const { process } = this;
     this.process = null;
-    await process?.stop();
+    if (process) this.ending = process.stop();
+    return this.ending;
   }
 
   private settleLoad(error: Error | null): void {

@@ -47,6 +47,7 @@ export function toApiError(error: unknown, retryAfterSeconds: number): ApiError 
   switch ((error as { code?: unknown } | null)?.code) {
     case 'CONTEXT_FULL': return contextLengthExceeded(null, message);
     case 'BAD_ARGUMENT': return badRequest(null, message);
+    case 'MODEL_CHANGED': return new ApiError(503, 'server_error', message, null, 'engine_unavailable');
     case 'BUSY': case 'CLOSED': case 'CANCELLED': return new ApiError(503, 'server_error', message, null, 'engine_unavailable', retryAfterSeconds);
     default: return new ApiError(500, 'server_error', message, null, 'engine_error');
   }

@@ -18,10 +18,11 @@ import { addSimulate } from './simulate';
 /** Node and the libraries, beyond what the engine accounts for. */
 const RESERVE_BYTES = 150 * 1024 ** 2;
 const MIB = 1024 ** 2;
+const VERIFY = 'check all that is read against the checksums of a packed file (see model pack)';
 
 export interface EngineFlags {
   model: string; capacity?: number; cacheMib?: number;
-  threads: number; lanes: number; prefill: number; directIo: boolean; context?: number;
+  threads: number; lanes: number; prefill: number; directIo: boolean; context?: number; verify?: boolean;
 }
 
 /** Absent on `inspect`, which routes nothing. */
@@ -62,6 +63,7 @@ function addEval(engine: Command, context: Context): void {
     .option('--stepped', 'decode one token at a time through the real cache, instead of in batches against a virtual one')
     .addOption(new Option('--seed <n>', 'of --routing sensitivity').argParser(integerFrom(0)).default(0))
     .option('--record-routes <file>', 'write which experts every token used, for `engine simulate`; the file must not exist')
+    .option('--verify', VERIFY)
     .option('--compare', 'also score with the model\'s own routing and print the loss')
     .addHelpText('after', `${ROUTING_HELP}
 The text is tokenised as a whole, without a start token; N tokens are routed and scored, each on its next. The expert
@@ -102,6 +104,7 @@ function addGenerate(engine: Command, context: Context): void {
     .description('continue a prompt, with experts read from disk into a bounded cache that starts empty')
     .requiredOption('--prompt <text>', 'what to continue')
     .addOption(new Option('--tokens <n>', 'most tokens to generate').argParser(integerFrom(1, 1 << 20)).default(128))))
+    .option('--verify', VERIFY)
     .addOption(new Option('--temperature <t>', '0 takes the likeliest token').argParser(numberFrom(0, 100)).default(0))
     .addOption(new Option('--top-p <p>', 'sample from the smallest set of tokens with this probability').argParser(numberFrom(0, 1)).default(1))
     .addOption(new Option('--seed <n>', 'of the sampling, and of --routing sensitivity').argParser(integerFrom(0, 0xffffffff)).default(0))
@@ -179,7 +182,7 @@ export function settings(flags: EngineFlags & Partial<RoutingFlags>, contextToke
     },
     cache: flags.capacity !== undefined ? { t: 'capacity', capacity: flags.capacity }
       : flags.cacheMib !== undefined ? { t: 'bytes', bytes: Math.floor(flags.cacheMib * MIB) } : { t: 'all' },
-    contextTokens, threads: flags.threads, lanes: flags.lanes, prefillBytes: flags.prefill, directIo: flags.directIo,
+    contextTokens, threads: flags.threads, lanes: flags.lanes, prefillBytes: flags.prefill, directIo: flags.directIo, verify: flags.verify ?? false,
   };
 }
 
@@ -281,7 +284,7 @@ function without<T extends object, K extends keyof T>(value: T, ...keys: K[]): O
 }
 
 /** Standard error of the mean loss over windows, each window compared with itself; null for a single window. */
-function pairedStderr(result: EvalResult, baseline: EvalResult, scoredTokens: number): number | null {
+export function pairedStderr(result: EvalResult, baseline: EvalResult, scoredTokens: number): number | null {
   const windows = result.windows.length;
   if (windows < 2) return null;
   const losses = result.windows.map((window, index) => (window.nll - baseline.windows[index]!.nll) / scoredTokens);

@@ -28,6 +28,8 @@ export interface EngineSettings {
   lanes: number;
   prefillBytes: number;
   directIo: boolean;
+  /** default false */
+  verify?: boolean;
 }
 
 export type EngineJob =

@@ -315,7 +315,7 @@ export interface ModelState {
   denseBytes: bigint;
   tokenCycleBytes: bigint;
   status: ModelState_Status;
-  /** Why FAILED, or what happened to the engine host last. */
+  /** Why FAILED, or what happened last to the engine host or to a read of the model. */
   message: string;
   /** Times the engine host ended without being asked to, this boot. */
   hostCrashes: number;

@@ -1,0 +1,59 @@
+#include "expert-verify.h"
+
+#include "file-descriptor.h"
+#include "file-read.h"
+
+#include <algorithm>
+#include <fcntl.h>
+
+#define NEXT_STEP "fetch the file again, or check the disk"
+
+engine_status expert_verify(const model_checksums & checksums, const expert_memory & memory, const model_info & info, int layer, int expert) {
+    const layer_memory & places = memory.layers[size_t(layer)];
+    sha256_stream stream;
+    sha256_start(stream);
+    // In the order of the digests: places are made from a layer's matrices.
+    for (int p = 0; p < places.n_places; p++) {
+        sha256_add(stream, places.places[p].base + uint64_t(expert) * places.places[p].bytes, places.places[p].bytes);
+    }
+    sha256_digest found;
+    sha256_end(stream, found.data());
+    if (found == checksums.experts[size_t(layer) * size_t(info.experts) + size_t(expert)]) return {};
+    return status_error(ENGINE_IO, "blk.%d expert %d: checksum mismatch in %s; " NEXT_STEP, info.moe_layers[size_t(layer)], expert, info.path.c_str());
+}
+
+static engine_status tensor_verify(int fd, const model_file & file, const gguf_tensor & t, const sha256_digest & expected, std::vector<char> & buffer) {
+    sha256_stream stream;
+    sha256_start(stream);
+    for (uint64_t done = 0; done < t.bytes;) {
+        const size_t part = size_t(std::min<uint64_t>(buffer.size(), t.bytes - done));
+        const int error = file_read(fd, buffer.data(), part, t.offset + done);
+        if (error) return file_read_failed(file.info.path, error);
+        sha256_add(stream, buffer.data(), part);
+        done += part;
+    }
+    sha256_digest found;
+    sha256_end(stream, found.data());
+    if (found == expected) return {};
+    return status_error(ENGINE_IO, "%s: checksum mismatch in %s; " NEXT_STEP, t.name.c_str(), file.info.path.c_str());
+}
+
+engine_status dense_verify(const model_file & file, const model_checksums & checksums, bool (*cancelled)(void *), void * cancelled_data) {
+    const file_descriptor in(open(file.info.path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (in.fd < 0) return status_error(ENGINE_IO, "%s: %s", file.info.path.c_str(), strerror(errno));
+    sha256_digest header;
+    engine_status status = model_header_digest(in.fd, file, header);
+    if (failed(status)) return status;
+    if (header != checksums.header) return status_error(ENGINE_IO, "the header: checksum mismatch in %s; " NEXT_STEP, file.info.path.c_str());
+    const auto tensors = checksums_dense_tensors(file);
+    std::vector<char> buffer(4 << 20);
+    for (size_t i = 0; i < tensors.size(); i++) {
+        int32_t block;
+        std::string kind;
+        if (expert_tensor_name(tensors[i]->name, block, kind)) continue;  // of a layer that is not run: never read
+        if (cancelled && cancelled(cancelled_data)) return status_error(ENGINE_CANCELLED, "loading was cancelled");
+        status = tensor_verify(in.fd, file, *tensors[i], checksums.dense[i], buffer);
+        if (failed(status)) return status;
+    }
+    return {};
+}
