@@ -3,7 +3,8 @@
  * Builds the native engine: headers from the source bundle that the pinned `node-llama-cpp` ships, libraries from its
  * prebuilt package for this platform. `node build.mjs` leaves `build/moefleet_engine.node` and `build/moefleet_bench`,
  * each put into place in one rename so that a running process never sees half a file. `--test` builds and runs the C++ tests, `--sanitize` does
- * so under AddressSanitizer and UBSan; `--junit FILE` has the results written there too. Does nothing, quietly, when everything is up to date.
+ * so under AddressSanitizer and UBSan; `--junit FILE` has the results written there too. `--fuzz SECONDS` builds the fuzz
+ * targets with clang and runs each for so long. Does nothing, quietly, when everything is up to date.
  */
 import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -16,6 +17,8 @@ const require = createRequire(import.meta.url);
 const wantTests = process.argv.includes('--test') || process.argv.includes('--sanitize');
 const sanitize = process.argv.includes('--sanitize');
 const junit = process.argv.includes('--junit') ? resolve(process.argv[process.argv.indexOf('--junit') + 1] ?? '') : null;
+const fuzzSeconds = process.argv.includes('--fuzz') ? Number(process.argv[process.argv.indexOf('--fuzz') + 1] ?? 60) : null;
+if (fuzzSeconds !== null && !(fuzzSeconds > 0)) throw new RangeError('--fuzz: give the seconds for each target, such as --fuzz 600');
 const jobs = process.env.MOEFLEET_BUILD_JOBS ?? '2';
 
 function fail(message) {
@@ -85,12 +88,24 @@ const { release } = JSON.parse(readFileSync(join(llama, 'binariesGithubRelease.j
 const headers = checkOutSources(llama, release);
 const prebuilt = prebuiltFolder();
 
-const folder = join(here, sanitize ? 'build-asan' : wantTests ? 'build-test' : join('build', 'cmake'));
+const folder = join(here, fuzzSeconds !== null ? 'build-fuzz' : sanitize ? 'build-asan' : wantTests ? 'build-test' : join('build', 'cmake'));
 run('cmake', ['-S', here, '-B', folder, '-DCMAKE_BUILD_TYPE=Release',
   `-DLLAMA_HEADERS=${headers}`, `-DLLAMA_LIBS=${prebuilt}`, `-DLLAMA_RELEASE=${release}`,
   `-DNAPI_INCLUDE=${dirname(require.resolve('node-addon-api'))}`, `-DNODE_API_INCLUDE=${require('node-api-headers').include_dir}`,
-  `-DMOEFLEET_TESTS=${wantTests ? 'ON' : 'OFF'}`, `-DMOEFLEET_SANITIZE=${sanitize ? 'ON' : 'OFF'}`], 'configuring');
+  `-DMOEFLEET_TESTS=${wantTests ? 'ON' : 'OFF'}`, `-DMOEFLEET_SANITIZE=${sanitize ? 'ON' : 'OFF'}`,
+  `-DMOEFLEET_FUZZ=${fuzzSeconds === null ? 'OFF' : 'ON'}`, ...(fuzzSeconds === null ? [] : ['-DCMAKE_C_COMPILER=clang', '-DCMAKE_CXX_COMPILER=clang++'])], 'configuring');
 run('cmake', ['--build', folder, '-j', jobs], 'building');
+
+if (fuzzSeconds !== null) {
+  for (const target of ['gguf', 'pack', 'part']) {
+    const corpus = join(folder, `corpus-${target}`);
+    mkdirSync(corpus, { recursive: true });
+    run(join(folder, `${target}-replay`), ['--write-seeds', corpus], 'writing seeds');
+    const fuzz = spawnSync(join(folder, `${target}-fuzz`), [`-max_total_time=${fuzzSeconds}`, '-max_len=66000', `-artifact_prefix=${folder}/`, '-print_final_stats=1', corpus], { stdio: 'inherit' });
+    if (fuzz.status !== 0) fail(`${target}-fuzz found something; run it again with: ${join(folder, `${target}-replay`)} FILE`);
+  }
+  process.exit(0);
+}
 
 if (wantTests) {
   const tests = spawnSync('ctest', ['--test-dir', folder, '--output-on-failure', ...(junit ? ['--output-junit', junit] : [])], { stdio: 'inherit' });
