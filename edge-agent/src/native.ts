@@ -97,6 +97,9 @@ export interface WriteResult { bytes: number; keptBytes: number; }
  */
 export interface WidenOptions { width: number; expertBytes: number; totalBytes: number; replace: boolean; }
 
+/** Types by ggml's names; `downType` empty: as `type`. `requantize` allows experts that are quantised already. */
+export interface QuantizeOptions { type: string; downType: string; requantize: boolean; threads: number; replace: boolean; }
+
 /** `damaged` names experts and tensors, the first 1,000 of `damagedCount`. */
 export interface CheckResult { checkedBytes: number; damagedCount: number; damaged: string[]; }
 
@@ -347,6 +350,8 @@ export interface EngineAddon {
    * realistic size. Writes `target` in full (no holes), packed; resumed and refused as `pack` is.
    */
   widen(source: string, target: string, options: WidenOptions, onProgress: (done: number, total: number) => void): Promise<WriteResult & { width: number }>;
+  /** Quantises the experts through ggml; what does not fit the type that was asked for is an error. Resumed and refused as `pack` is. */
+  quantize(source: string, target: string, options: QuantizeOptions, onProgress: (done: number, total: number) => void): Promise<WriteResult & { relativeError: number }>;
   /** Each layer starts with an empty cache; see native/engine/cache-replay.cpp. Needs no model. */
   simulate(request: SimulateRequest): Promise<SimulatedLayer[]>;
   open(options: OpenOptions): Promise<EngineHandle>;

@@ -120,6 +120,17 @@ Napi::Value simulate(const Napi::CallbackInfo & info) {
                                            [result](Napi::Env env) { return from_simulate_result(env, *result); }), info.Env().Undefined());
 }
 
+Napi::Value quantize(const Napi::CallbackInfo & info) {
+    std::string source, target;
+    quantize_options options;
+    engine_status status = to_paths(info, source, target);
+    if (!failed(status)) status = to_quantize_options(info.Env(), info[2], options);
+    if (failed(status)) return rejected(info.Env(), status);
+    auto out = std::make_shared<quantize_result>();
+    const auto work = [source, target, options, out](task & t) { return engine_quantize(source, target, options, report_to(t), *out); };
+    return task_start(info.Env(), new_task(work, [out](Napi::Env env) { return from_quantize_result(env, *out); }), info[3]);
+}
+
 Napi::Value make_handle(Napi::Env env, const box_ptr & box) {
     auto * held = new box_ptr(box);
     const handle_set handles = env.GetInstanceData<addon_data>()->handles;
@@ -297,6 +308,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("pack", Napi::Function::New(env, pack, "pack"));
     exports.Set("check", Napi::Function::New(env, check, "check"));
     exports.Set("widen", Napi::Function::New(env, widen, "widen"));
+    exports.Set("quantize", Napi::Function::New(env, quantize, "quantize"));
     exports.Set("simulate", Napi::Function::New(env, simulate, "simulate"));
     exports.Set("open", Napi::Function::New(env, open, "open"));
     exports.Set("info", Napi::Function::New(env, get_info, "info"));

@@ -197,6 +197,16 @@ engine_status to_widen_options(Napi::Env env, const Napi::Value & value, widen_o
     return r.status;
 }
 
+engine_status to_quantize_options(Napi::Env env, const Napi::Value & value, quantize_options & out) {
+    object_reader r = read_object(env, value, "options");
+    out.type = read_string(r, "type");
+    out.down_type = read_string(r, "downType");
+    out.requantize = read_bool(r, "requantize");
+    out.threads = read_int32(r, "threads");
+    out.replace = read_bool(r, "replace");
+    return r.status;
+}
+
 engine_status to_generate_request(Napi::Env env, const Napi::Value & value, generate_request & out) {
     object_reader r = read_object(env, value, "request");
     out.request_id = read_string(r, "requestId");
@@ -282,6 +292,12 @@ Napi::Value from_write_result(Napi::Env env, const write_result & r) { return wr
 Napi::Value from_widen_result(Napi::Env env, const widen_result & r) {
     const Napi::Object out = write_object(env, r.file);
     out.Set("width", double(r.width));
+    return out;
+}
+
+Napi::Value from_quantize_result(Napi::Env env, const quantize_result & r) {
+    const Napi::Object out = write_object(env, r.file);
+    out.Set("relativeError", r.relative_error);
     return out;
 }
 

@@ -28,6 +28,7 @@ engine_status to_capacities(Napi::Env env, const Napi::Value & value, std::vecto
 engine_status to_tokens(const Napi::Value & value, const char * what, std::vector<int32_t> & out);
 engine_status to_open_options(Napi::Env env, const Napi::Value & value, engine_open_options & out);
 engine_status to_widen_options(Napi::Env env, const Napi::Value & value, widen_options & out);
+engine_status to_quantize_options(Napi::Env env, const Napi::Value & value, quantize_options & out);
 engine_status to_generate_request(Napi::Env env, const Napi::Value & value, generate_request & out);
 engine_status to_evaluate_request(Napi::Env env, const Napi::Value & value, evaluate_request & out);
 engine_status to_simulate_request(Napi::Env env, const Napi::Value & value, simulate_request & out);
@@ -36,6 +37,7 @@ engine_status to_messages(Napi::Env env, const Napi::Value & value, std::vector<
 Napi::Value from_status(Napi::Env env, const engine_status & status);  // an Error with `code`
 Napi::Value from_write_result(Napi::Env env, const write_result & r);
 Napi::Value from_widen_result(Napi::Env env, const widen_result & r);
+Napi::Value from_quantize_result(Napi::Env env, const quantize_result & r);
 Napi::Value from_check_result(Napi::Env env, const check_result & r);
 Napi::Value from_info(Napi::Env env, const model_info & info);
 Napi::Value from_spec(Napi::Env env, const engine_spec & spec);

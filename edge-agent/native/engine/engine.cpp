@@ -4,6 +4,7 @@
 #include "llama-runtime.h"
 #include "model-load.h"
 #include "model-pack.h"
+#include "model-quantize.h"
 #include "model-widen.h"
 
 #include "llama-ext.h"
@@ -52,6 +53,16 @@ engine_status engine_widen(const std::string & source, const std::string & targe
     try {
         const engine_status status = llama_runtime_start();
         return failed(status) ? status : model_widen(source, target, options, progress, out);
+    } catch (const std::exception & error) {
+        return status_error(ENGINE_INTERNAL, "%s: %s", target.c_str(), error.what());
+    }
+}
+
+engine_status engine_quantize(const std::string & source, const std::string & target, const quantize_options & options,
+                              const progress_callback & progress, quantize_result & out) {
+    try {
+        const engine_status status = llama_runtime_start();
+        return failed(status) ? status : model_quantize(source, target, options, progress, out);
     } catch (const std::exception & error) {
         return status_error(ENGINE_INTERNAL, "%s: %s", target.c_str(), error.what());
     }

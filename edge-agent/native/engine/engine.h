@@ -291,6 +291,20 @@ engine_status engine_widen(const std::string & source, const std::string & targe
 // Needs no engine. Each layer starts with an empty cache; see cache-replay.cpp. BAD_ARGUMENT, CAPACITY.
 engine_status engine_simulate(const simulate_request & request, simulate_result & out);
 
+struct quantize_options {
+    std::string type;          // ggml's name of it, such as "q4_0"
+    std::string down_type;     // of down matrices; empty: `type`
+    bool requantize = false;   // also experts that are quantised already
+    int32_t threads = 0;       // 0: physical cores minus one
+    bool replace = false;
+};
+struct quantize_result {
+    write_result file;
+    double relative_error = 0;  // of all expert weights: root of (sum of squared changes / sum of squares)
+};
+engine_status engine_quantize(const std::string & source, const std::string & target, const quantize_options & options,
+                              const progress_callback & progress, quantize_result & out);
+
 // `cancelled` is polled while the model loads; null: never. On failure `out` is null.
 engine_status engine_open(const engine_open_options & options, bool (*cancelled)(void *), void * cancelled_data,
                           engine *& out);

@@ -1,6 +1,7 @@
 #include "model-widen.h"
 
 #include "model-write.h"
+#include "tensor-types.h"
 
 #include "ggml.h"
 
@@ -162,8 +163,8 @@ engine_status check_tensor(const widening & v, const planned_tensor & t) {
     if (!bias.empty() && (s.type != GGML_TYPE_F32 || s.dims != 2 || s.ne[1] != v.w.file.info.experts)) {
         return status_error(ENGINE_MODEL_FORMAT, "%s: expected a row of f32 per expert", s.name.c_str());
     }
-    if (ggml_quantize_requires_imatrix(t.type)) {
-        return status_error(ENGINE_MODEL_FORMAT, "%s: %s cannot be quantised without an importance matrix", s.name.c_str(), ggml_type_name(t.type));
+    if (!type_can_be_written(t.type)) {
+        return status_error(ENGINE_MODEL_FORMAT, "%s: %s cannot be written without an importance matrix", s.name.c_str(), ggml_type_name(t.type));
     }
     return {};
 }

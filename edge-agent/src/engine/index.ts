@@ -5,10 +5,10 @@ export {
   BadArgumentError, CapacityError, ContextFullError, EngineBusyError, EngineCancelledError, EngineClosedError, EngineError,
   EngineInternalError, EngineIoError, ModelChangedError, ModelFormatError, NotMoeError, toEngineError,
 } from './engine-error';
-export { checkModel, inspectModel, packModel, widenModel } from './model-files';
+export { checkModel, inspectModel, packModel, quantizeModel, widenModel } from './model-files';
 export { modelHash } from './model-hash';
 export { benchToolPath, EVAL_STEP, EVAL_STEP_FIELDS, MISS_EVENT, MISS_EVENT_FIELDS, PREFETCH } from '../native';
 export type {
   CheckResult, EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, Eviction, GenerateRequest, GenerateResult, LayerResult, ModelInfo,
-  OpenOptions, Routing, RoutingSpec, SimulatedLayer, SimulateRequest, Step, TensorPlace, WidenOptions, WindowResult, WriteResult,
+  OpenOptions, QuantizeOptions, Routing, RoutingSpec, SimulatedLayer, SimulateRequest, Step, TensorPlace, WidenOptions, WindowResult, WriteResult,
 } from '../native';

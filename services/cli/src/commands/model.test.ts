@@ -76,6 +76,22 @@ test('pack goes on from what an interrupted one left, and says so', async () => 
   expect(existsSync(`${target}.part`)).toBe(false);
 });
 
+test('quantize writes experts in fewer bits, and measures on a text what that costs', async () => {
+  const target = join(folder, 'q4.gguf');
+  const flags = ['--type', 'q4_0', '--down-type', 'q5_0', '--allow-requantize', '--threads', '1', '--eval', join(FIXTURES, 'wikitext.txt'), '--tokens', '1024'];
+  const result = await json<{ bytes: number; relativeError: number; loss: Record<string, number> & { before: { crossEntropy: number }; after: { crossEntropy: number } } }>(
+    'model', 'quantize', MODEL, target, ...flags);
+  expect(result).toMatchObject({ path: target, type: 'q4_0', downType: 'q5_0', bytes: statSync(target).size, loss: { tokens: 1024 } });
+  expect(result.relativeError).toBeGreaterThan(0.01);
+  const { before, after, crossEntropyLoss, crossEntropyLossStderr, perplexityLossPercent } = result.loss;
+  expect(crossEntropyLoss).toBeCloseTo(after.crossEntropy - before.crossEntropy, 12);
+  expect(crossEntropyLoss).not.toBe(0);
+  expect(crossEntropyLossStderr).toBeGreaterThan(0);
+  expect(perplexityLossPercent).toBeCloseTo(Math.expm1(crossEntropyLoss!) * 100, 9);
+  const { kinds } = await json<Inspected>('model', 'inspect', target);
+  expect(kinds.filter(({ kind }) => kind.startsWith('expert ')).map(({ kind, type }) => `${kind} ${type}`).sort()).toEqual(['expert down q5_0', 'expert gate q4_0', 'expert up q4_0']);
+});
+
 test.each<[string, (at: (name: string) => string) => string[], RegExp]>([
   ['a target that is there', () => ['pack', MODEL, packed], /packed\.gguf: exists already; .*--force/],
   ['a source that is not', (at) => ['pack', at('none.gguf'), at('x.gguf')], /none\.gguf: cannot read the model file \(no such file\)/],
@@ -83,6 +99,11 @@ test.each<[string, (at: (name: string) => string) => string[], RegExp]>([
   ['a source cut short', (at) => ['pack', at('short.gguf'), at('x.gguf')], /truncated/],
   ['an inspection of no model', () => ['inspect', join(FIXTURES, 'code.txt')], /code\.txt: not a GGUF file/],
   ['a verification without checksums', () => ['inspect', MODEL, '--verify'], /no checksums to verify; .*moefleet model pack/],
+  ['a type that does not fit', (at) => ['quantize', MODEL, at('x.gguf'), '--type', 'q4_k'], /rows have 128; types that fit: .*q4_0.*q8_0/],
+  ['a type that is none', (at) => ['quantize', MODEL, at('x.gguf'), '--type', 'q4'], /'q4' is unknown.*q4_0/],
+  ['experts that are quantised already', (at) => ['quantize', MODEL, at('x.gguf'), '--type', 'q4_0'], /is quantised already \(q8_0\).*--allow-requantize/],
+  ['no type', (at) => ['quantize', MODEL, at('x.gguf')], /--type <type>' not specified/],
+  ['a text that is not there', (at) => ['quantize', MODEL, at('x.gguf'), '--type', 'q4_0', '--eval', '/nowhere/t.txt'], /t\.txt: no such file/],
   ['no width', (at) => ['widen', MODEL, at('x.gguf')], /give one of --width, --expert-size and --total/],
   ['two widths', (at) => ['widen', MODEL, at('x.gguf'), '--width', '512', '--total', '1GiB'], /cannot be used with/],
   ['a width that is no multiple of a block', (at) => ['widen', MODEL, at('x.gguf'), '--width', '500'], /multiple of 32.*found 500; use 512/],

@@ -1,26 +1,20 @@
-/** `moefleet model inspect|pack|widen`: model files, looked at and written; running them is `moefleet engine`. */
-import { existsSync } from 'node:fs';
+/** `moefleet model inspect|pack|widen|quantize`: model files, looked at and written; running them is `moefleet engine`. */
 import { type Command, Option } from 'commander';
-import { formatSize } from '@moefleet/runtime';
 import { integerFrom, sizeAbove } from '../argument';
-import { addCommonOptions, readCommonOptions } from '../config';
+import { addCommonOptions } from '../config';
 import type { Context } from '../context';
-import { runEngineJob } from '../engine/engine-process';
-import type { WriteJob, WriteOutcome } from '../engine/model-file-job';
-import { EXIT, Failure, UsageFailure } from '../failure';
-import { jsonText } from '../json-text';
-import { ProgressLine } from '../progress-line';
-import { ByteRate } from '../byte-rate';
+import { UsageFailure } from '../failure';
 import { addModelInspect } from './model-inspect';
+import { addModelQuantize } from './model-quantize';
+import { addWriteCommand } from './model-write';
 
 export function addModel(program: Command, context: Context): void {
-  const model = addCommonOptions(program.command('model').description('model files: look at one, pack it for direct reads, make test models'), { operator: false });
+  const model = addCommonOptions(program.command('model').description('model files: look at one, pack it for direct reads, quantise its experts'), { operator: false });
   addModelInspect(model, context);
   addPack(model, context);
   addWiden(model, context);
+  addModelQuantize(model, context);
 }
-
-interface WriteFlags { force?: boolean; }
 
 function addPack(model: Command, context: Context): void {
   addWriteCommand(model, context, {
@@ -68,41 +62,4 @@ function sizeOf({ width, expertSize, total }: WidenFlags) {
   if (expertSize !== undefined) return { expertBytes: expertSize };
   if (total !== undefined) return { totalBytes: total };
   throw new UsageFailure('how wide? give one of --width, --expert-size and --total, such as --expert-size 24MiB');
-}
-
-/** A command that writes `target` from `source`; */
-export function addWriteCommand<F>(model: Command, context: Context, text: { name: string; description: string; help: string },
-  job: (files: { source: string; target: string; replace: boolean }, flags: F) => WriteJob): Command {
-  const command = model.command(text.name).description(text.description)
-    .argument('<source>', 'GGUF file of a Mixture-of-Experts model')
-    .argument('<target>', 'file to write')
-    .option('--force', 'replace the target if it is there')
-    .addHelpText('after', text.help);
-  return addCommonOptions(command, { operator: false }).action(async (source: string, target: string, flags: F & WriteFlags, self: Command) => {
-    const replace = flags.force ?? false;
-    if (!replace && existsSync(target)) throw new UsageFailure(`${target}: exists already; choose another name, or give --force to replace it`);
-    const startedMs = Date.now();
-    const outcome = await write(job({ source, target, replace }, flags), context);
-    const seconds = (Date.now() - startedMs) / 1000;
-    context.stdout.write(readCommonOptions(self, context.env).json
-      ? jsonText({ path: target, ...outcome, seconds }) : `${writtenText(target, outcome, seconds)}\n`);
-  });
-}
-
-async function write(job: WriteJob, context: Context): Promise<WriteOutcome> {
-  const line = new ProgressLine(context.stderr);
-  const rate = new ByteRate();
-  try {
-    return await runEngineJob(job, { onProgress: (fraction, what, bytes) => line.update(fraction, what, bytes && rate.text(bytes)) }, context.signal);
-  } catch (error) {
-    if (!(error instanceof Failure) || error.exitCode !== EXIT.interrupted || !existsSync(`${job.target}.part`)) throw error;
-    throw new Failure(`interrupted; ${job.target}.part is kept: the same command goes on from there`, EXIT.interrupted, { cause: error });
-  } finally {
-    line.end();
-  }
-}
-
-function writtenText(target: string, { bytes, keptBytes, width }: WriteOutcome, seconds: number): string {
-  const kept = keptBytes > 0 ? `, of which an earlier attempt had written ${formatSize(keptBytes)}` : '';
-  return `${target}: ${formatSize(bytes)} in ${seconds.toFixed(1)} s (${formatSize(bytes / seconds)}/s)${kept}${width === undefined ? '' : `, experts ${width} wide`}`;
 }

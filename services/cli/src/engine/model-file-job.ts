@@ -1,6 +1,6 @@
 /** Jobs on model files: what they ask for, what they bring, and how the child process does them. */
 import {
-  checkModel, type CheckResult, inspectModel, type ModelInfo, packModel, type WidenOptions, widenModel, type WriteResult,
+  checkModel, type CheckResult, inspectModel, type ModelInfo, packModel, quantizeModel, type QuantizeOptions, type WidenOptions, widenModel, type WriteResult,
 } from '@moefleet/edge-agent/engine';
 
 export type ModelFileJob = { t: 'inspectFile'; path: string } | { t: 'check'; path: string } | WriteJob;
@@ -9,19 +9,21 @@ export type ModelFileJob = { t: 'inspectFile'; path: string } | { t: 'check'; pa
 export type WriteJob = { source: string; target: string; replace: boolean } & (
   | { t: 'pack' }
   /** one of them */
-  | { t: 'widen'; size: Partial<Pick<WidenOptions, 'width' | 'expertBytes' | 'totalBytes'>> });
+  | { t: 'widen'; size: Partial<Pick<WidenOptions, 'width' | 'expertBytes' | 'totalBytes'>> }
+  | ({ t: 'quantize' } & Omit<QuantizeOptions, 'replace'>));
 
-/** `width`: of `widen` */
-export type WriteOutcome = WriteResult & { width?: number };
+/** `width`: of `widen`; `relativeError`: of `quantize` */
+export type WriteOutcome = WriteResult & { width?: number; relativeError?: number };
 
 export interface ModelFileOutcomes {
   inspectFile: { info: ModelInfo };
   check: CheckResult;
   pack: WriteOutcome;
   widen: WriteOutcome;
+  quantize: WriteOutcome;
 }
 
-const JOBS: readonly string[] = ['inspectFile', 'check', 'pack', 'widen'] satisfies ModelFileJob['t'][];
+const JOBS: readonly string[] = ['inspectFile', 'check', 'pack', 'widen', 'quantize'] satisfies ModelFileJob['t'][];
 
 export function isModelFileJob<T extends { t: string }>(job: T | ModelFileJob): job is ModelFileJob {
   return JOBS.includes(job.t);
@@ -39,6 +41,7 @@ export async function performModelFileJob(job: ModelFileJob, report: ReportBytes
     case 'inspectFile': return { info: await inspectModel(job.path) };
     case 'check': return checkModel(job.path, (done, total) => report(done, total, `verifying ${job.path}`));
     case 'pack': return packModel(job.source, job.target, job.replace, writing);
+    case 'quantize': return quantizeModel(job.source, job.target, { type: job.type, downType: job.downType, requantize: job.requantize, threads: job.threads, replace: job.replace }, writing);
     case 'widen': return widenModel(job.source, job.target, { ...job.size, replace: job.replace }, writing);
   }
 }
