@@ -1,6 +1,6 @@
-#include "engine-fixture.h"
-#include "file-read.h"
 #include "model-checksums.h"
+
+#include "check.h"
 
 #include "gguf.h"
 #include "llama.h"
@@ -8,10 +8,14 @@
 #include <algorithm>
 #include <cstring>
 #include <fcntl.h>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+
+static const char * MODEL = FIXTURES "/tinymoe-17m-q8_0.gguf";
 
 static std::string content(const std::string & path) {
     std::ifstream in(path, std::ios::binary);
@@ -88,7 +92,7 @@ static void keeps_everything_and_tells_its_digests(const std::string & packed) {
     REQUIRE_OK(model_checksums_read(file, sums));
     CHECK_EQUAL(file.info.pack_version, 1);
     CHECK_EQUAL(sums.experts.size(), 6u * 32);
-    for (const auto [layer, expert] : {std::pair<int, size_t>{0, 0}, {3, 17}, {5, 31}}) {
+    for (const auto & [layer, expert] : {std::pair<int, size_t>{0, 0}, {3, 17}, {5, 31}}) {
         std::string bytes;
         for (const char * kind : {"down", "gate", "up"}) {
             const std::string name = "blk." + std::to_string(layer) + ".ffn_" + kind + "_exps.weight";
