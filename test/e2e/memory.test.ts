@@ -1,5 +1,5 @@
 /** The engine's memory stays within what `inspect` promises, on a model a good deal larger than that. */
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -45,6 +45,28 @@ async function peakRss(args: string[]): Promise<{ output: string; peak: number }
   clearInterval(timer);
   if (code !== 0) throw new Error(`moefleet ${args.join(' ')}: exit ${code}`);
   return { output, peak };
+}
+
+interface ResizeRun { alone: string; texts: string[]; shrinks: number; samples: number; leastRoomBytes: number; rssAtFull: number; rssAtLeast: number; pressureEvictions: number }
+
+test('the bound holds at every moment while the cache is resized under load, memory really goes back, and the text stays the same', async () => {
+  const middling = join(folder, 'middling.gguf');
+  await moefleet('model', 'widen', MODEL, middling, '--width', '2048');
+  const run = JSON.parse(await output(join(__dirname, '..', 'harness', 'resize-run.mjs'), middling, '2')) as ResizeRun;
+  const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(0);
+  process.stdout.write(`    ${run.shrinks} shrinks, resident set ${mib(run.rssAtLeast)} to ${mib(run.rssAtFull)} MiB, never nearer to the bound than ${mib(run.leastRoomBytes)} MiB (${run.samples} samples)\n`);
+  expect(run.texts).toEqual(run.texts.map(() => run.alone));
+  expect(run.shrinks).toBeGreaterThan(2);
+  expect(run.pressureEvictions).toBeGreaterThan(run.shrinks);
+  expect(run.leastRoomBytes).toBeGreaterThan(0);
+  expect(run.rssAtFull - run.rssAtLeast).toBeGreaterThan(30 * 2 ** 20);
+}, 300_000);
+
+/** What a program prints. */
+function output(...args: string[]): Promise<string> {
+  return new Promise((resolve, reject) => {
+    execFile(process.execPath, args, { maxBuffer: 1 << 24 }, (error, stdout, stderr) => (error ? reject(new Error(`${error.message}\n${stderr}`)) : resolve(stdout)));
+  });
 }
 
 test('peak memory of generate on a model over 1 GiB stays under dense + KV + compute + cache + prefill + 150 MiB', async () => {

@@ -333,7 +333,7 @@ function generateJson({ text, result, spec, memory, peakRssBytes }: GenerateOutc
     missRate: slots ? result.decodeMisses / slots : null,
     swapRate: slots ? result.decodeSwaps / slots : null,
     prefillHits: result.prefillHits, prefillMisses: result.prefillMisses,
-    flashBytes: result.flashBytes, flashReads: result.flashReads,
+    flashBytes: result.flashBytes, flashReads: result.flashReads, peakExpertBytes: result.peakExpertBytes,
     memory: { ...memory, reserveBytes: RESERVE_BYTES }, peakRssBytes,
   };
 }
