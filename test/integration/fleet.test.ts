@@ -73,6 +73,9 @@ test('eviction set is in force beside routing, and at lambda 0 the text stays th
   await fleet.cli('eviction', 'set', 'lfu', '--half-life', '64', '--all');
   for (const id of IDS) expect((await fleet.device(id)).reported!.effective).toMatchObject({ eviction: 'lfu', evictionHalfLifeTokens: 64, lambda: 0 });
   expect((await complete(agents[0]!.httpUrl, { tokens: 48, cold: true })).text).toBe(text);
+  await fleet.cli('eviction', 'set', 'adaptive', '--all');
+  expect((await fleet.device('phone-1')).reported!.effective.eviction).toBe('adaptive');
+  expect((await complete(agents[0]!.httpUrl, { tokens: 48, cold: true })).text).toBe(text);
   await fleet.cli('eviction', 'auto', '--all');
   expect((await fleet.device('phone-1')).reported!.effective.eviction).toBe('lru');
 });
