@@ -55,10 +55,13 @@ export interface RoutingSpec {
 }
 
 /** `type` is ggml's name, such as "q8_0"; `shape` begins with the length of a row. */
-export interface TensorPlace { name: string; offset: number; bytes: number; type: string; shape: number[]; }
+export interface TensorPlace { name: string; file: number; offset: number; bytes: number; type: string; shape: number[]; }
 
 export interface ModelInfo {
   path: string;
+  /** all of the model's files; the first is `path` */
+  files: string[];
+  /** of all files */
   fileBytes: number;
   architecture: string;
   name: string;
@@ -84,7 +87,7 @@ export interface ModelInfo {
   selectBy: 'logits' | 'logits_biased' | 'selection_score';
   /** whether the model normalises the weights of the selected experts itself */
   normalisesWeights: boolean;
-  /** where each tensor's data lies in the file; for hashing and packing */
+  /** where each tensor's data lies: an index into `files` and the offset in that file; for hashing and packing */
   tensors: TensorPlace[];
 }
 

@@ -142,7 +142,7 @@ export function textPieces(text: string): Uint8Array[] {
 
 function modelInfo(): ModelInfo {
   return {
-    path: '/models/scripted-moe.gguf', fileBytes: 1, architecture: 'qwen2moe', name: 'Scripted MoE', layers: 6, moeLayers: [0, 1, 2, 3, 4, 5],
+    path: '/models/scripted-moe.gguf', files: ['/models/scripted-moe.gguf'], fileBytes: 1, architecture: 'qwen2moe', name: 'Scripted MoE', layers: 6, moeLayers: [0, 1, 2, 3, 4, 5],
     experts: 32, topK: 4, expertBytes: [1000, 1000, 1000, 1000, 1000, 1000], denseBytes: 1, tokenCycleBytes: 24000, alignment: 32, packVersion: 0,
     contextTrain: 256, vocab: 4096, selectBy: 'logits', normalisesWeights: false, tensors: [],
   };

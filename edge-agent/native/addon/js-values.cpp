@@ -314,6 +314,9 @@ Napi::Value from_check_result(Napi::Env env, const check_result & r) {
 Napi::Value from_info(Napi::Env env, const model_info & info) {
     const Napi::Object out = Napi::Object::New(env);
     out.Set("path", info.path);
+    const Napi::Array files = Napi::Array::New(env, info.files.size());
+    for (size_t i = 0; i < info.files.size(); i++) files.Set(uint32_t(i), info.files[i]);
+    out.Set("files", files);
     out.Set("fileBytes", double(info.file_bytes));
     out.Set("architecture", info.architecture);
     out.Set("name", info.name);
@@ -336,6 +339,7 @@ Napi::Value from_info(Napi::Env env, const model_info & info) {
     for (size_t i = 0; i < info.tensors.size(); i++) {
         const Napi::Object t = Napi::Object::New(env);
         t.Set("name", info.tensors[i].name);
+        t.Set("file", info.tensors[i].file);
         t.Set("offset", double(info.tensors[i].offset));
         t.Set("bytes", double(info.tensors[i].bytes));
         t.Set("type", info.tensors[i].type);

@@ -202,6 +202,10 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
     if (!failed(status)) status = check_options(e);
     if (failed(status)) return status;
     model_info & info = e.file.info;
+    if (info.files.size() > 1) {
+        return status_error(ENGINE_MODEL_FORMAT, "%s: experts are read from one file only and this model is in %zu; write it as one with: "
+                            "moefleet model pack", info.path.c_str(), info.files.size());
+    }
 
     if (e.options.verify) {
         status = model_checksums_read(e.file, e.checksums);

@@ -63,7 +63,8 @@ struct engine_spec {
 
 struct tensor_place {
     std::string name;
-    uint64_t offset = 0;  // from the start of the file
+    int32_t file = 0;     // index into model_info.files
+    uint64_t offset = 0;  // from the start of that file
     uint64_t bytes = 0;
     std::string type;     // ggml's name of it, e.g. "q8_0"
     std::vector<int64_t> shape;
@@ -73,7 +74,8 @@ enum engine_select_by { SELECT_BY_LOGITS = 0, SELECT_BY_LOGITS_BIASED, SELECT_BY
 
 struct model_info {
     std::string path;
-    uint64_t file_bytes = 0;
+    std::vector<std::string> files;       // all of the model's; the first is `path`
+    uint64_t file_bytes = 0;              // of all files
     std::string architecture;
     std::string name;
     int32_t layers = 0;

@@ -132,13 +132,9 @@ static engine_status read_metadata(const gguf_header & h, model_info & info) {
     info.name = name ? *name : *arch;
     info.alignment = h.alignment;
     const int64_t * pack = gguf_find_integer(h, "moefleet.pack.version");
-    info.pack_version = pack ? *pack : 0;
+    // Checksums cover the header of one file, so they hold no more where the model was split.
+    info.pack_version = pack && info.files.size() == 1 ? *pack : 0;
 
-    const int64_t * shards = gguf_find_integer(h, "split.count");
-    if (shards && *shards > 1) {
-        return status_error(ENGINE_MODEL_FORMAT, "%s: one of %lld shards; merge them into one file first (llama-gguf-split --merge)",
-                            info.path.c_str(), (long long) *shards);
-    }
     const int64_t * layers = gguf_find_integer(h, *arch + ".block_count");
     if (!layers || *layers < 1 || *layers > 4096) {
         return status_error(ENGINE_MODEL_FORMAT, "%s.block_count: expected 1 to 4096, found %lld", arch->c_str(),
@@ -184,6 +180,7 @@ engine_status model_file_read(const std::string & path, model_file & out) {
     out = model_file();
     out.info.path = path;
     engine_status status = gguf_header_read(path, out.header);
+    if (!failed(status)) status = model_shards_read(path, out.header, out.info.files);
     if (failed(status)) return status;
     const gguf_header & h = out.header;
     model_info & info = out.info;
@@ -198,7 +195,7 @@ engine_status model_file_read(const std::string & path, model_file & out) {
 
     std::map<int32_t, matrices_by_kind> blocks;
     for (const auto & t : h.tensors) {
-        info.tensors.push_back({t.name, t.offset, t.bytes, ggml_type_name(ggml_type(t.type)), {t.ne, t.ne + t.dims}});
+        info.tensors.push_back({t.name, int32_t(position_file(t.offset)), position_offset(t.offset), t.bytes, ggml_type_name(ggml_type(t.type)), {t.ne, t.ne + t.dims}});
         int32_t block = 0;
         std::string kind;
         if (!expert_tensor_name(t.name, block, kind)) {

@@ -3,13 +3,13 @@
 // matrix contiguous.
 #pragma once
 
-#include "gguf-header.h"
+#include "model-shards.h"
 
 enum { EXPERT_MATRICES = 4 };
 
 struct expert_matrix {
     std::string tensor;          // name in the file
-    uint64_t offset = 0;         // of expert 0, from the start of the file
+    uint64_t offset = 0;         // of expert 0: its position (model-shards.h)
     uint64_t expert_bytes = 0;   // expert e lies at offset + e * expert_bytes
 };
 
@@ -20,12 +20,13 @@ struct expert_layer {
 };
 
 struct model_file {
-    gguf_header header;
+    gguf_header header;                  // of the first file, with the tensors of all; their offsets are positions
     model_info info;
     std::vector<expert_layer> layers;    // in info.moe_layers order
 };
 
-// MODEL_FORMAT, NOT_MOE, IO. Models in several shards and models whose MoE layers differ in top-K are MODEL_FORMAT.
+// `path` is the model's file or the first of its files. MODEL_FORMAT, NOT_MOE, IO. Models whose MoE layers differ in top-K
+// are MODEL_FORMAT.
 engine_status model_file_read(const std::string & path, model_file & out);
 
 // True for the name of an expert matrix; fills the block index and the kind ("gate", "up", "down", "gate_up").

@@ -1,15 +1,9 @@
 #include "model-load.h"
 
+#include "file-read.h"
 #include "llama-runtime.h"
 #include "model-stream.h"
 
-#include "gguf.h"
-
-#include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fcntl.h>
-#include <memory>
 #include <unordered_map>
 
 namespace {
@@ -21,9 +15,6 @@ struct cancel_check {
 };
 
 bool go_on(float, void * data) { return !static_cast<cancel_check *>(data)->now(); }
-
-struct free_gguf { void operator()(gguf_context * g) const { gguf_free(g); } };
-using gguf_ptr = std::unique_ptr<gguf_context, free_gguf>;
 
 // llama.cpp's parameters and what they point to.
 struct load_parameters {
@@ -46,11 +37,12 @@ struct load_parameters {
 };
 
 struct tensor_source {
-    file_descriptor file;
+    model_files files;
     std::unordered_map<std::string, const gguf_tensor *> tensors;
     cancel_check check;
     bool as_filed = true;   // llama.cpp asked for nothing but what the file has, in its type and shape
     int error = 0;
+    size_t failed_file = 0;
 };
 
 bool same_shape(const gguf_tensor & filed, const ggml_tensor & asked) {
@@ -69,42 +61,29 @@ void fill_tensor(ggml_tensor * tensor, void * data) {
     int32_t block;
     std::string kind;
     if (expert_tensor_name(tensor->name, block, kind)) return;
-    char * to = static_cast<char *>(tensor->data);
-    for (uint64_t done = 0; done < found->second->bytes;) {
-        const ssize_t got = pread(source.file.fd, to + done, size_t(found->second->bytes - done), off_t(found->second->offset + done));
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) {
-            source.error = got < 0 ? errno : EIO;
-            return;
-        }
-        done += uint64_t(got);
-    }
+    const int error = model_files_read(source.files, tensor->data, size_t(found->second->bytes), found->second->offset);
+    if (!error) return;
+    source.error = error;
+    source.failed_file = position_file(found->second->offset);
 }
 
-// Null where llama.cpp refused, was cancelled, or asked for what the file does not have.
-llama_model * load_directly(const model_file & file, expert_memory & memory, cancel_check check, int & error) {
+// Null where llama.cpp refused, was cancelled, or asked for what the model does not have; `status` where a file could not
+// be read.
+llama_model * load_directly(const model_file & file, expert_memory & memory, cancel_check check, engine_status & status) {
     tensor_source source;
-    source.file = file_descriptor(open(file.info.path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (source.file.fd < 0) {
-        error = errno;
-        return nullptr;
-    }
+    status = model_files_open(source.files, file.info.files);
+    const gguf_ptr metadata = failed(status) ? nullptr : model_shards_metadata(file.info.files);
+    if (!metadata) return nullptr;
     source.check = check;
     for (const auto & t : file.header.tensors) source.tensors.emplace(t.name, &t);
-    gguf_ptr metadata(gguf_init_from_file(file.info.path.c_str(), gguf_init_params{true, nullptr}));
-    if (!metadata) return nullptr;
     load_parameters parameters(memory, check);
     llama_model * model = llama_model_init_from_user(metadata.get(), fill_tensor, &source, parameters.params);
-    error = source.error;
-    if (model && (!source.as_filed || error || check.now())) {
+    if (source.error) status = file_read_failed(file.info.files[source.failed_file], source.error);
+    if (model && (!source.as_filed || source.error || check.now())) {
         llama_model_free(model);
         model = nullptr;
     }
     return model;
-}
-
-engine_status io_failure(const model_file & file, int error) {
-    return status_error(ENGINE_IO, "%s: %s", file.info.path.c_str(), strerror(error));
 }
 
 }  // namespace
@@ -114,7 +93,7 @@ engine_status model_load_by_stream(const model_file & file, expert_memory & memo
     out = nullptr;
     model_stream stream;
     FILE * handle = model_stream_open(stream, file, memory);
-    if (!handle) return io_failure(file, errno);
+    if (!handle) return stream.status;
     const cancel_check check{cancelled, cancelled_data};
     load_parameters parameters(memory, check);
     llama_runtime_errors();
@@ -123,7 +102,7 @@ engine_status model_load_by_stream(const model_file & file, expert_memory & memo
     engine_status status;
     if (out) status = expert_memory_check(memory);
     else if (check.now()) status = status_error(ENGINE_CANCELLED, "loading was cancelled");
-    else if (stream.error) status = io_failure(file, stream.error);
+    else if (failed(stream.status)) status = stream.status;
     else status = status_error(ENGINE_MODEL_FORMAT, "%s: llama.cpp cannot load it: %s", file.info.path.c_str(), llama_runtime_errors().c_str());
     if (failed(status) && out) {
         llama_model_free(out);
@@ -136,12 +115,12 @@ engine_status model_load_by_stream(const model_file & file, expert_memory & memo
 engine_status model_load(const model_file & file, expert_memory & memory, bool (*cancelled)(void *), void * cancelled_data,
                          llama_model *& out) {
     const cancel_check check{cancelled, cancelled_data};
-    int error = 0;
-    out = load_directly(file, memory, check, error);
+    engine_status status;
+    out = load_directly(file, memory, check, status);
     if (out && !failed(expert_memory_check(memory))) return {};
     if (out) llama_model_free(out);
     out = nullptr;
-    if (error) return io_failure(file, error);
+    if (failed(status)) return status;
     if (check.now()) return status_error(ENGINE_CANCELLED, "loading was cancelled");
     expert_memory_forget_places(memory);
     return model_load_by_stream(file, memory, cancelled, cancelled_data, out);

@@ -21,8 +21,6 @@ const size_t PENDING_BYTES = 1 << 20;
 const uint64_t SYNC_BYTES = 128 << 20;
 const uint64_t REPORT_BYTES = 16 << 20;
 
-struct free_ggml { void operator()(ggml_context * g) const { ggml_free(g); } };
-using ggml_ptr = std::unique_ptr<ggml_context, free_ggml>;
 
 engine_status io_error(const std::string & path) { return status_error(ENGINE_IO, "%s: %s", path.c_str(), strerror(errno)); }
 
@@ -284,9 +282,9 @@ engine_status model_write_begin(model_writing & w, const std::string & source, c
         if (!replace) return status_error(ENGINE_BAD_ARGUMENT, "%s: exists already; choose another name, or have it replaced", target.c_str());
         if (!S_ISREG(there.st_mode)) return status_error(ENGINE_BAD_ARGUMENT, "%s: is no regular file and will not be replaced", target.c_str());
     }
-    w.in = file_descriptor(open(source.c_str(), O_RDONLY | O_CLOEXEC));
-    if (w.in.fd < 0) return io_error(source);
-    posix_fadvise(w.in.fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    status = model_files_open(w.in, w.file.info.files);
+    if (failed(status)) return status;
+    for (const auto & in : w.in.files) posix_fadvise(in.fd, 0, 0, POSIX_FADV_SEQUENTIAL);
     for (const gguf_tensor * t : checksums_dense_tensors(w.file)) plan(w, *t, -1);
     w.checksums.dense.resize(w.tensors.size());
     for (size_t l = 0; l < w.file.layers.size(); l++) {
@@ -333,16 +331,16 @@ engine_status model_write_put(model_writing & w, const void * data, size_t n) {
 
 engine_status model_write_read(const model_writing & w, uint64_t source_offset, uint64_t n, std::vector<char> & out) {
     out.resize(size_t(n));
-    const int error = file_read(w.in.fd, out.data(), out.size(), source_offset);
-    return error ? file_read_failed(w.file.info.path, error) : engine_status();
+    const int error = model_files_read(w.in, out.data(), out.size(), source_offset);
+    return error ? file_read_failed(w.file.info.files[position_file(source_offset)], error) : engine_status();
 }
 
 engine_status model_write_copy(model_writing & w, uint64_t source_offset, uint64_t n) {
     w.buffer.resize(COPY_BYTES);
     while (n > 0) {
         const size_t part = size_t(std::min<uint64_t>(n, COPY_BYTES));
-        const int error = file_read(w.in.fd, w.buffer.data(), part, source_offset);
-        if (error) return file_read_failed(w.file.info.path, error);
+        const int error = model_files_read(w.in, w.buffer.data(), part, source_offset);
+        if (error) return file_read_failed(w.file.info.files[position_file(source_offset)], error);
         const engine_status status = model_write_put(w, w.buffer.data(), part);
         if (failed(status)) return status;
         source_offset += part;

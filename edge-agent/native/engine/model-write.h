@@ -27,9 +27,6 @@ struct planned_tensor {
     bool last_of_layer = false;
 };
 
-struct free_gguf { void operator()(gguf_context * g) const { gguf_free(g); } };
-using gguf_ptr = std::unique_ptr<gguf_context, free_gguf>;
-
 struct model_writing {
     model_file file;                        // the source
     std::string target, part;
@@ -37,7 +34,8 @@ struct model_writing {
     std::vector<planned_tensor> tensors;    // types and shapes may be changed between begin and run
     gguf_ptr metadata;                      // likewise
     const progress_callback * progress = nullptr;
-    file_descriptor in, out;
+    model_files in;
+    file_descriptor out;
     uint64_t written = 0, total = 0, reported = 0, synced = 0;
     uint64_t kept = 0;                      // bytes of an earlier attempt that were compared so far and stay
     uint64_t kept_end = 0;                  // where the earlier attempt ended

@@ -15,10 +15,6 @@ namespace {
 const int BYTE_TOKENS = 256, LETTER_TOKENS = 61;
 const int CONTEXT = 128;
 
-struct free_gguf { void operator()(gguf_context * g) const { gguf_free(g); } };
-struct free_ggml { void operator()(ggml_context * g) const { ggml_free(g); } };
-using gguf_ptr = std::unique_ptr<gguf_context, free_gguf>;
-using ggml_ptr = std::unique_ptr<ggml_context, free_ggml>;
 
 [[noreturn]] void give_up(const tiny_model & model, const std::string & what) {
     fprintf(stderr, "%s: %s\n", model.name.c_str(), what.c_str());

@@ -58,7 +58,7 @@ interface ExpertMatrix { layer: number; tensor: string; type: string; offset: nu
 function fileJson(info: ModelInfo) {
   const matrices = expertMatrices(info);
   return {
-    path: info.path, fileBytes: info.fileBytes, name: info.name, architecture: info.architecture, alignment: info.alignment, packVersion: info.packVersion,
+    path: info.path, files: info.files, fileBytes: info.fileBytes, name: info.name, architecture: info.architecture, alignment: info.alignment, packVersion: info.packVersion,
     layers: info.layers, moeLayers: info.moeLayers, experts: info.experts, topK: info.topK, expertBytes: info.expertBytes, denseBytes: info.denseBytes,
     expertMatrices: matrices.length, directExpertMatrices: matrices.filter(({ direct }) => direct).length,
     kinds: kindsOf(info.tensors), matrices, tensors: info.tensors,
@@ -105,7 +105,7 @@ function inspectText(file: ReturnType<typeof fileJson> & { check: CheckResult | 
   const [least, most] = [Math.min(...file.expertBytes), Math.max(...file.expertBytes)];
   const { check } = file;
   return pairs([
-    ['file', `${file.path}, ${formatSize(file.fileBytes)}`],
+    ['file', `${file.path}${file.files.length > 1 ? ` and ${file.files.length - 1} more` : ''}, ${formatSize(file.fileBytes)}`],
     ['model', `${file.name || '-'} (${file.architecture}), ${file.layers} layers`],
     ['experts', `${file.experts} in each of ${file.moeLayers.length} layers, top ${file.topK}; ${least === most ? formatSize(least) : `${formatSize(least)} to ${formatSize(most)}`} each`],
     ['dense', formatSize(file.denseBytes)],
