@@ -22,6 +22,7 @@ void reuse_predictor_init(reuse_predictor & p, int experts) {
     p.features_before.resize(REUSE_FEATURES * n);
     p.inputs.resize(2 * n);
     p.inputs_before.resize(2 * n);
+    p.inputs_due.resize(2 * n);
     p.weights.resize(2 * n * n);
     p.worth.resize(n);
     p.worth_before.resize(n);
@@ -30,7 +31,7 @@ void reuse_predictor_init(reuse_predictor & p, int experts) {
 }
 
 void reuse_predictor_reset(reuse_predictor & p) {
-    for (auto * values : {&p.rates, &p.trace, &p.inputs, &p.weights, &p.worth}) std::fill(values->begin(), values->end(), 0.0f);
+    for (auto * values : {&p.rates, &p.trace, &p.inputs, &p.inputs_before, &p.weights, &p.worth, &p.step}) std::fill(values->begin(), values->end(), 0.0f);
     std::fill(p.seen, p.seen + REUSE_RATES, 0.0f);
     p.shared[0] = 0;
     std::fill(p.shared + 1, p.shared + REUSE_FEATURES, 1.0f / REUSE_RATES);
@@ -86,7 +87,8 @@ static void make_inputs(reuse_predictor & p, float mean, const int32_t * ids, in
     for (int e = 0; e < n; e++) of_trace[e] = TRACE_SCALE * (std::sqrt(p.trace[e]) - expected);
 }
 
-// Both loops over `weights` run along its rows, which vectorises without reordering any sum.
+// The one pass over `weights`, which cost the most, both takes the step that is due and reads them. It runs along rows,
+// which vectorises without reordering any sum.
 static void predict(reuse_predictor & p, float mean) {
     const int n = p.experts;
     float * worth = p.worth.data();
@@ -96,8 +98,12 @@ static void predict(reuse_predictor & p, float mean) {
         for (int e = 0; e < n; e++) worth[e] += a * feature[e];
     }
     for (int i = 0; i < 2 * n; i++) {
-        const float u = p.inputs[i], * row = p.weights.data() + size_t(i) * size_t(n);
-        for (int e = 0; e < n; e++) worth[e] += u * row[e];
+        const float u = p.inputs[i], due = p.inputs_due[i], * step = p.step.data();
+        float * row = p.weights.data() + size_t(i) * size_t(n);
+        for (int e = 0; e < n; e++) {
+            row[e] += due * step[e];
+            worth[e] += u * row[e];
+        }
     }
     for (int e = 0; e < n; e++) worth[e] = mean * std::exp(std::min(MOST_EXPONENT, std::max(LEAST_EXPONENT, worth[e])));
 }
@@ -121,16 +127,12 @@ static void learn(reuse_predictor & p, float mean, const int32_t * ids, int k) {
     for (const float u : p.inputs_before) norm += u * u;
     const float rate = INPUT_STEP * float(p.tokens) / (float(p.tokens) + WARM_UP_TOKENS) / norm;
     for (int e = 0; e < n; e++) step[e] *= rate;
-    for (int i = 0; i < 2 * n; i++) {
-        const float u = p.inputs_before[i];
-        float * row = p.weights.data() + size_t(i) * size_t(n);
-        for (int e = 0; e < n; e++) row[e] += u * step[e];
-    }
 }
 
 void reuse_predictor_observe(reuse_predictor & p, const int32_t * ids, int k, const float * scores) {
     std::swap(p.features, p.features_before);
-    std::swap(p.inputs, p.inputs_before);
+    std::swap(p.inputs_due, p.inputs_before);
+    std::swap(p.inputs_before, p.inputs);
     std::swap(p.worth, p.worth_before);
     count_uses(p, ids, k);
     const float mean = float(double(p.uses) / (double(p.tokens) * p.experts));

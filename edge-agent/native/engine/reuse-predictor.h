@@ -35,10 +35,10 @@ struct reuse_predictor {
     std::vector<float> rates;              // REUSE_RATES x experts: decayed uses per token
     std::vector<float> trace;              // the same at TRACE_HALF_LIFE
     std::vector<float> features, features_before;  // REUSE_FEATURES x experts, of this token and the last
-    std::vector<float> inputs, inputs_before;      // u: 2 x experts
-    std::vector<float> weights;            // w: 2 x experts rows of `experts`
+    std::vector<float> inputs, inputs_before, inputs_due;  // u: 2 x experts, of this token, the last, and the one before
+    std::vector<float> weights;            // w: 2 x experts rows of `experts`, save the step that is due
     std::vector<float> worth, worth_before;
-    std::vector<float> step;               // scratch: per expert
+    std::vector<float> step;               // per expert; times `inputs_due` it is what `weights` still lacks when a token comes
 };
 
 void reuse_predictor_init(reuse_predictor & p, int experts);

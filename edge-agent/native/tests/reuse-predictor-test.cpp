@@ -37,6 +37,7 @@ static void takes_one_step_by_the_definition() {
     const double chosen = 2.5, others = -2.5, recent = 2 * (std::sqrt(1 - std::exp2(-0.25)) - 0.5), rest = -1;
     const double norm = 1 + chosen * chosen + 3 * others * others + recent * recent + 3 * rest * rest;
     const double step = 0.15 * 2 / (2 + 256) / norm;
+    observe(p, {3});  // takes the step
     CHECK_NEAR(p.weights[1 * 4 + 2], step * chosen * error2, 1e-7);   // from expert 1 of the first kind to expert 2
     CHECK_NEAR(p.weights[0 * 4 + 2], step * others * error2, 1e-7);
     CHECK_NEAR(p.weights[(4 + 1) * 4 + 2], step * recent * error2, 1e-7);
