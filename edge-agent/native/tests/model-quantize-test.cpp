@@ -2,20 +2,14 @@
 #include "model-file.h"
 #include "tensor-types.h"
 
-#include "gguf.h"
-
 #include <cstring>
-#include <memory>
-
-struct free_gguf { void operator()(gguf_context * g) const { gguf_free(g); } };
-struct free_ggml { void operator()(ggml_context * g) const { ggml_free(g); } };
 
 // The reference model with its experts as f16, since the repository has it in q8_0 alone.
 static void write_f16(const std::string & path) {
     ggml_context * read = nullptr;
-    const std::unique_ptr<gguf_context, free_gguf> source(gguf_init_from_file(MODEL, {false, &read}));
-    const std::unique_ptr<ggml_context, free_ggml> tensors(read), wide(ggml_init({size_t(64) << 20, nullptr, false}));
-    const std::unique_ptr<gguf_context, free_gguf> out(gguf_init_empty());
+    const gguf_ptr source(gguf_init_from_file(MODEL, {false, &read}));
+    const ggml_ptr tensors(read), wide(ggml_init({size_t(64) << 20, nullptr, false}));
+    const gguf_ptr out(gguf_init_empty());
     gguf_set_kv(out.get(), source.get());
     for (int64_t i = 0; i < gguf_get_n_tensors(source.get()); i++) {
         ggml_tensor * t = ggml_get_tensor(tensors.get(), gguf_get_tensor_name(source.get(), i));
