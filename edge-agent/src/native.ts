@@ -21,6 +21,8 @@ export type Routing = 'original' | 'cache_prior' | 'max_rank' | 'cumulative_thre
  */
 export type Eviction = 'lru' | 'lfu' | 'lfru' | 'adaptive';
 
+export type Prefetch = 'auto' | 'off' | 'on';
+
 /** What may change while the engine runs; applied as one snapshot at a token boundary. */
 export interface RoutingSpec {
   routing: Routing;
@@ -52,6 +54,8 @@ export interface RoutingSpec {
   eviction?: Eviction;
   /** tokens in which a use loses half of its weight in lfu and lfru; default 0: uses do not age */
   evictionHalfLifeTokens?: number;
+  /** speculative pre-fetch, into memory beyond the capacities; default off; auto: measured while it runs, and off where it does not pay */
+  prefetch?: Prefetch;
 }
 
 /** `type` is ggml's name, such as "q8_0"; `shape` begins with the length of a row. */
@@ -128,6 +132,8 @@ export interface OpenOptions {
 /** Bytes; the sum bounds the peak resident set, save about 150 MiB for Node and the libraries. */
 export interface EngineMemory {
   denseBytes: number; kvBytes: number; computeBytes: number; cacheBytes: number; prefillBytes: number;
+  /** experts read ahead that are not selected yet; 0 where pre-fetch is off */
+  stagingBytes: number;
   /** expert bytes resident now */
   residentBytes: number;
   directIo: boolean;
@@ -285,6 +291,31 @@ export interface EvalResult {
   evalNs: number;
 }
 
+export interface FitRequest {
+  /** N+1 tokens; N is a multiple of `context` */
+  tokens: Int32Array;
+  /** tokens per window */
+  context: number;
+  /** the last windows, which are scored instead of fitted; at least one */
+  heldOutWindows: number;
+  /** experts per layer that the scored windows keep, in [topK, experts] */
+  capacity: number;
+}
+
+export interface FitResult {
+  /** the file written, `<model>.prefetch` */
+  path: string;
+  bytes: number;
+  /** all MoE layers but the first; of the held-out windows, foretold by the bare router (before) and by the map (after) */
+  layers: {
+    layer: number;
+    /** share of a token's topK that is among the first topK foretold */
+    sharedBefore: number; sharedAfter: number;
+    /** selected experts that were absent, and those of them among the first 1.5 x topK absent ones foretold */
+    absent: number; foundBefore: number; foundAfter: number;
+  }[];
+}
+
 /** Cumulative since the engine was opened; per MoE layer, arrays in `moeLayers` order. */
 export interface EngineCounters {
   prefillTokens: number; decodeTokens: number;
@@ -297,6 +328,12 @@ export interface EngineCounters {
   resizes: number; shrinks: number;
   /** read times: count of reads of up to 2^i microseconds, i = 0..23 */
   readMicrosLog2: number[];
+  /** tokens are decoded with pre-fetch now */
+  prefetchActive: boolean;
+  /** pre-fetch foretells experts by the map that `fitPrefetch` made, instead of by the bare routers */
+  prefetchFitted: boolean;
+  /** share of a token's time that pre-fetch saved when `auto` last measured it; negative where it cost; 0: not yet */
+  prefetchGain: number;
   layers: {
     layer: number; capacity: number; resident: number;
     hits: number; misses: number; swaps: number;
@@ -307,6 +344,14 @@ export interface EngineCounters {
     rangeMean: number;
     /** experts that left for a smaller capacity: a spec's, and one that `shrink` asked for */
     resizeEvictions: number; pressureEvictions: number;
+    /** of decoded tokens whose misses were guessed: experts guessed, those of them that were missed, all misses */
+    guesses: number; guessesRight: number; guessable: number;
+    /** guesses that were likely enough to be read */
+    prefetchAsked: number;
+    /** misses of which all, or some, had been read ahead when their layer was routed */
+    prefetchReady: number; prefetchLate: number;
+    /** bytes read ahead and given back unused */
+    prefetchWastedBytes: number;
   }[];
 }
 
@@ -388,6 +433,8 @@ export interface EngineAddon {
   cancel(engine: EngineHandle, requestId: string): boolean;
   /** Never touches the logical cache of `generate` in batched mode; `stepped` starts and leaves it empty. */
   evaluate(engine: EngineHandle, request: EvalRequest, onProgress: (done: number, total: number) => void): Promise<EvalResult>;
+  /** Fits what pre-fetch foretells experts by; the engine reads the file when it next opens the model. Cancelled as `evaluate` is. */
+  fitPrefetch(engine: EngineHandle, request: FitRequest, onProgress: (done: number, total: number) => void): Promise<FitResult>;
   counters(engine: EngineHandle): EngineCounters;
   /** Waits for the running request to end (cancelled) and frees everything. Calling it twice is fine. */
   close(engine: EngineHandle): Promise<void>;

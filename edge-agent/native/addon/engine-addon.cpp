@@ -283,6 +283,21 @@ Napi::Value evaluate(const Napi::CallbackInfo & info) {
     return task_start(info.Env(), std::move(t), info[2]);
 }
 
+Napi::Value fit_prefetch(const Napi::CallbackInfo & info) {
+    const box_ptr box = box_of(info);
+    auto request = std::make_shared<fit_request>();
+    auto result = std::make_shared<fit_result>();
+    engine_status status = box ? to_fit_request(info.Env(), info[1], *request) : handle_status();
+    if (!failed(status)) status = engine_begin(box->e, EVALUATE_REQUEST_ID);
+    if (failed(status)) return rejected(info.Env(), status);
+    request->begun = true;
+    const auto work = [box, request, result](task & t) { return engine_fit_prefetch(box->e, *request, report_to(t), *result); };
+    std::unique_ptr<task> t = new_task(work, [result](Napi::Env env) { return from_fit_result(env, *result); });
+    t->cancel = [box] { engine_cancel(box->e, EVALUATE_REQUEST_ID); };
+    t->abandon = [box] { engine_abandon(box->e); };
+    return task_start(info.Env(), std::move(t), info[2]);
+}
+
 Napi::Value counters(const Napi::CallbackInfo & info) {
     const box_ptr box = box_of(info);
     engine_counters out{};
@@ -324,6 +339,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("generate", Napi::Function::New(env, generate, "generate"));
     exports.Set("cancel", Napi::Function::New(env, cancel, "cancel"));
     exports.Set("evaluate", Napi::Function::New(env, evaluate, "evaluate"));
+    exports.Set("fitPrefetch", Napi::Function::New(env, fit_prefetch, "fitPrefetch"));
     exports.Set("counters", Napi::Function::New(env, counters, "counters"));
     exports.Set("close", Napi::Function::New(env, close_engine, "close"));
     return exports;

@@ -113,6 +113,7 @@ static std::vector<int32_t> read_whole_numbers(object_reader & r, const char * f
 
 // In the order of the enums.
 static const char * const ROUTING_NAMES[] = {"original", "cache_prior", "max_rank", "cumulative_threshold", "pruned", "sensitivity"};
+static const char * const PREFETCH_NAMES[] = {"auto", "off", "on"};
 static const char * const EVICTION_NAMES[] = {"lru", "lfu", "lfru", "adaptive", "belady"};
 
 // Index of the field's value among `names`.
@@ -140,6 +141,7 @@ static void read_optional_spec(object_reader & r, engine_spec & out) {
     if (has_field(r, "biasPrefill")) out.bias_prefill = read_bool(r, "biasPrefill");
     if (has_field(r, "eviction")) out.eviction = engine_eviction(read_name(r, "eviction", EVICTION_NAMES));
     if (has_field(r, "evictionHalfLifeTokens")) out.eviction_half_life = read_number(r, "evictionHalfLifeTokens");
+    if (has_field(r, "prefetch")) out.prefetch = engine_prefetch(read_name(r, "prefetch", PREFETCH_NAMES));
 }
 
 engine_status to_spec(Napi::Env env, const Napi::Value & value, engine_spec & out) {
@@ -217,6 +219,15 @@ engine_status to_generate_request(Napi::Env env, const Napi::Value & value, gene
     out.seed = uint64_t(int64_t(read_whole(r, "seed", -9007199254740991.0, 9007199254740991.0)));
     out.cold_cache = read_bool(r, "coldCache");
     out.capture_router = read_bool(r, "captureRouter");
+    return r.status;
+}
+
+engine_status to_fit_request(Napi::Env env, const Napi::Value & value, fit_request & out) {
+    object_reader r = read_object(env, value, "request");
+    out.tokens = read_int32_array(r, "tokens");
+    out.context = read_int32(r, "context");
+    out.held_out_windows = read_int32(r, "heldOutWindows");
+    out.capacity = read_int32(r, "capacity");
     return r.status;
 }
 
@@ -369,6 +380,7 @@ Napi::Value from_spec(Napi::Env env, const engine_spec & spec) {
     out.Set("biasPrefill", spec.bias_prefill);
     out.Set("eviction", EVICTION_NAMES[spec.eviction]);
     out.Set("evictionHalfLifeTokens", spec.eviction_half_life);
+    out.Set("prefetch", PREFETCH_NAMES[spec.prefetch]);
     return out;
 }
 
@@ -379,6 +391,7 @@ Napi::Value from_memory(Napi::Env env, const engine_memory & m) {
     out.Set("computeBytes", double(m.compute_bytes));
     out.Set("cacheBytes", double(m.cache_bytes));
     out.Set("prefillBytes", double(m.prefill_bytes));
+    out.Set("stagingBytes", double(m.staging_bytes));
     out.Set("residentBytes", double(m.resident_bytes));
     out.Set("directIo", m.direct_io);
     return out;
@@ -440,6 +453,26 @@ static Napi::Value from_routes(Napi::Env env, const std::vector<int32_t> & route
     if (routes.empty()) return env.Null();
     Napi::Int32Array out = Napi::Int32Array::New(env, routes.size());
     memcpy(out.Data(), routes.data(), routes.size() * sizeof(int32_t));
+    return out;
+}
+
+Napi::Value from_fit_result(Napi::Env env, const fit_result & r) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("path", r.path);
+    out.Set("bytes", double(r.bytes));
+    const Napi::Array layers = Napi::Array::New(env, r.layers.size());
+    for (size_t i = 0; i < r.layers.size(); i++) {
+        const fit_layer & l = r.layers[i];
+        const Napi::Object one = Napi::Object::New(env);
+        one.Set("layer", l.layer);
+        one.Set("sharedBefore", l.shared_before);
+        one.Set("sharedAfter", l.shared_after);
+        one.Set("absent", double(l.absent));
+        one.Set("foundBefore", double(l.found_before));
+        one.Set("foundAfter", double(l.found_after));
+        layers.Set(uint32_t(i), one);
+    }
+    out.Set("layers", layers);
     return out;
 }
 
@@ -509,6 +542,9 @@ Napi::Value from_counters(Napi::Env env, const engine_counters & c) {
     const Napi::Array buckets = Napi::Array::New(env, READ_TIME_BUCKETS);
     for (uint32_t i = 0; i < READ_TIME_BUCKETS; i++) buckets.Set(i, double(c.read_micros_log2[i]));
     out.Set("readMicrosLog2", buckets);
+    out.Set("prefetchActive", c.prefetch_active);
+    out.Set("prefetchFitted", c.prefetch_fitted);
+    out.Set("prefetchGain", c.prefetch_gain);
     const Napi::Array layers = Napi::Array::New(env, c.layers.size());
     for (size_t i = 0; i < c.layers.size(); i++) {
         const layer_counters & l = c.layers[i];
@@ -526,6 +562,13 @@ Napi::Value from_counters(Napi::Env env, const engine_counters & c) {
         one.Set("rangeMean", l.range_mean);
         one.Set("resizeEvictions", double(l.resize_evictions));
         one.Set("pressureEvictions", double(l.pressure_evictions));
+        one.Set("guesses", double(l.guesses));
+        one.Set("guessesRight", double(l.guesses_right));
+        one.Set("guessable", double(l.guessable));
+        one.Set("prefetchAsked", double(l.prefetch_asked));
+        one.Set("prefetchReady", double(l.prefetch_ready));
+        one.Set("prefetchLate", double(l.prefetch_late));
+        one.Set("prefetchWastedBytes", double(l.prefetch_wasted_bytes));
         layers.Set(uint32_t(i), one);
     }
     out.Set("layers", layers);

@@ -31,6 +31,7 @@ engine_status to_widen_options(Napi::Env env, const Napi::Value & value, widen_o
 engine_status to_quantize_options(Napi::Env env, const Napi::Value & value, quantize_options & out);
 engine_status to_generate_request(Napi::Env env, const Napi::Value & value, generate_request & out);
 engine_status to_evaluate_request(Napi::Env env, const Napi::Value & value, evaluate_request & out);
+engine_status to_fit_request(Napi::Env env, const Napi::Value & value, fit_request & out);
 engine_status to_simulate_request(Napi::Env env, const Napi::Value & value, simulate_request & out);
 engine_status to_messages(Napi::Env env, const Napi::Value & value, std::vector<chat_message> & out);
 
@@ -44,6 +45,7 @@ Napi::Value from_spec(Napi::Env env, const engine_spec & spec);
 Napi::Value from_memory(Napi::Env env, const engine_memory & memory);
 Napi::Value from_generate_result(Napi::Env env, const generate_result & r);
 Napi::Value from_evaluate_result(Napi::Env env, const evaluate_result & r);
+Napi::Value from_fit_result(Napi::Env env, const fit_result & r);
 Napi::Value from_simulate_result(Napi::Env env, const simulate_result & r);
 Napi::Value from_counters(Napi::Env env, const engine_counters & c);
 Napi::Value from_tokens(Napi::Env env, const std::vector<int32_t> & tokens);

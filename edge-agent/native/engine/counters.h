@@ -25,7 +25,6 @@ struct engine_totals {
     counter<int64_t> prefill_tokens, decode_tokens, prefill_ns, decode_ns, stall_ns;
     counter<int64_t> flash_bytes, flash_reads, misses, events_dropped;
     counter<int64_t> resizes, shrinks;  // specs that changed a capacity, requests to give memory back
-    counter<int64_t> read_micros_log2[READ_TIME_BUCKETS];
 };
 
 // Smallest i with ns <= 2^i microseconds, capped at the last bucket.

@@ -109,17 +109,25 @@ static engine_status check_graph(const layer_hook & hook, const engine_spec & sp
     return {};
 }
 
+void engine_bound_held(engine & e, const engine_spec & spec) {
+    int64_t experts = spec.prefetch == PREFETCH_OFF ? 0 : int64_t(e.hook.prefetch.slots.size());
+    for (const int32_t capacity : spec.capacities) experts += capacity;
+    expert_memory_set_most_held(e.memory, experts);
+}
+
 // Evicts what no longer fits. The caller holds the request slot, or the mutex while no request runs.
 static void bring_into_force(engine & e, const engine_spec & spec) {
     std::vector<int32_t> before = e.spec.capacities;
     cache_shrink_limit(e.shrink, before);
     if (before != spec.capacities) e.totals.resizes.add(1);
     e.spec = spec;
+    if (spec.prefetch == PREFETCH_OFF) prefetch_drop(e.hook.prefetch);
     for (int l = 0; l < e.layers.count; l++) {
         expert_cache_evict_by(e.layers[l].cache, spec.eviction, spec.eviction_half_life);
     }
     cache_resize({&e.layers, &e.memory, e.options.keep_all, e.hook.evicted.data()}, spec.capacities);
     cache_shrink_clear(e.shrink);
+    engine_bound_held(e, spec);
 }
 
 void engine_apply_pending_locked(engine & e) {

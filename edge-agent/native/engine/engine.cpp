@@ -97,6 +97,7 @@ bool engine_cancel(engine * e, const std::string & request_id) {
 }
 
 void engine_empty_cache(engine & e) {
+    prefetch_drop(e.hook.prefetch);
     expert_memory_clear(e.memory);
     layer_states_reset(e.layers);
 }
@@ -218,7 +219,8 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
     e.file.header = gguf_header();  // the vocabulary's bytes are with llama.cpp now
     e.vocab = llama_model_get_vocab(e.model);
     info.vocab = llama_vocab_n_tokens(e.vocab);
-    status = flash_reader_open(e.reader, info.path, e.options.direct_io, e.options.lanes ? e.options.lanes : 4);
+    status = flash_reader_open(e.reader, info.path, e.options.direct_io, e.options.lanes ? e.options.lanes : 4,
+                               info.experts * EXPERT_MATRICES);
     if (failed(status)) return status;
 
     layer_states_init(e.layers, info.experts, e.options.spec);
@@ -228,12 +230,14 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
     e.hook.shrink = &e.shrink;
     if (e.options.verify) e.hook.checksums = &e.checksums;
     e.spec = e.options.spec;
+    engine_bound_held(e, e.spec);
     // One micro-batch misses at most every expert of every layer once.
     event_ring_init(e.ring, std::max<uint64_t>(4096, 2 * info.moe_layers.size() * uint64_t(info.experts)));
     status = compute_threads_start(e.compute, e.threads);
     if (!failed(status)) status = engine_make_context(e, e.context_tokens, e.batch_tokens, 1, e.context);
     if (!failed(status)) status = look_at_graph(e);
     if (failed(status)) return status;
+    prefetch_open(e.hook.prefetch, info.path);
     info.select_by = e.hook.routers[0].select_by;
     info.normalises_weights = e.hook.normalises_weights;
     measure(e);
@@ -241,12 +245,12 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
 }
 
 static void free_resources(engine & e) {
+    flash_reader_close(e.reader);  // first: lanes read into the memory of the model
     if (e.context) llama_free(e.context);
     compute_threads_stop(e.compute);
     if (e.model) llama_model_free(e.model);
     e.context = nullptr;
     e.model = nullptr;
-    flash_reader_close(e.reader);
 }
 
 engine_status engine_open(const engine_open_options & options, bool (*cancelled)(void *), void * cancelled_data, engine *& out) {
@@ -296,7 +300,7 @@ engine_status engine_get_memory(engine * e, engine_memory & out) {
     std::lock_guard<std::mutex> lock(e->mutex);
     if (e->closed) return status_error(ENGINE_CLOSED, "the engine is closed");
     const model_info & info = e->file.info;
-    out = engine_memory{e->dense_bytes, e->kv_bytes, e->compute_bytes, 0, e->prefill_bytes,
+    out = engine_memory{e->dense_bytes, e->kv_bytes, e->compute_bytes, 0, 0, e->prefill_bytes,
                         uint64_t(e->memory.resident_bytes.load(std::memory_order_relaxed)), e->reader.direct};
     std::vector<int32_t> capacities = e->spec.capacities;
     cache_shrink_limit(e->shrink, capacities);
@@ -304,6 +308,8 @@ engine_status engine_get_memory(engine * e, engine_memory & out) {
         const int32_t held = e->options.keep_all ? info.experts : capacities[l];
         out.cache_bytes += uint64_t(held) * info.expert_bytes[l];
     }
+    const uint64_t largest = *std::max_element(info.expert_bytes.begin(), info.expert_bytes.end());
+    if (e->spec.prefetch != PREFETCH_OFF) out.staging_bytes = uint64_t(e->hook.prefetch.slots.size()) * largest;
     return {};
 }
 
@@ -322,13 +328,24 @@ engine_status engine_get_counters(engine * e, engine_counters & out) {
     out.miss_events_dropped = t.events_dropped.get();
     out.resizes = t.resizes.get();
     out.shrinks = t.shrinks.get();
-    for (int i = 0; i < READ_TIME_BUCKETS; i++) out.read_micros_log2[i] = t.read_micros_log2[i].get();
+    for (int i = 0; i < READ_TIME_BUCKETS; i++) {
+        out.read_micros_log2[i] = 0;
+        for (int lane = 0; lane < e->reader.lane_count; lane++) {
+            out.read_micros_log2[i] += e->reader.lanes[size_t(lane)].read_micros_log2[i].get();
+        }
+    }
+    const prefetcher & p = e->hook.prefetch;
+    out.prefetch_active = e->spec.prefetch != PREFETCH_OFF && p.shown_active.get() != 0;
+    out.prefetch_fitted = !p.map.coefficients.empty();
+    out.prefetch_gain = p.trial.gain.get();
     out.layers.clear();
     for (int l = 0; l < e->layers.count; l++) {
         const layer_tally & y = e->layers[l].tally;
+        const prefetch_tally & g = p.tallies[size_t(l)];
         out.layers.push_back({e->file.info.moe_layers[size_t(l)], y.capacity.get(), y.resident.get(), y.hits.get(), y.misses.get(),
                               y.swaps.get(), y.prefill_hits.get(), y.prefill_misses.get(), y.events.get(), y.mass_lost.get(),
-                              y.range_mean.get(), y.resize_evictions.get(), y.pressure_evictions.get()});
+                              y.range_mean.get(), y.resize_evictions.get(), y.pressure_evictions.get(), g.guesses.get(), g.right.get(), g.absent.get(), g.asked.get(), g.ready.get(), g.late.get(),
+                              g.wasted_bytes.get()});
     }
     return {};
 }

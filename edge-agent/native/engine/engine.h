@@ -43,6 +43,9 @@ enum engine_eviction {
     EVICT_BELADY,  // knows the future: for engine_simulate alone
 };
 
+// Speculative pre-fetch, see prefetch.h. Auto: measured while it runs, and off where it does not pay.
+enum engine_prefetch { PREFETCH_AUTO = 0, PREFETCH_OFF, PREFETCH_ON };
+
 struct engine_spec {
     engine_routing routing = ROUTING_ORIGINAL;
     double lambda = 0;                // [0, 1]
@@ -59,6 +62,7 @@ struct engine_spec {
     bool bias_prefill = false;        // prompts are routed as decoding is, instead of by the model's own choice
     engine_eviction eviction = EVICT_LRU;
     double eviction_half_life = 0;    // tokens in which a use loses half of its weight in LFU and LFRU; 0: never
+    engine_prefetch prefetch = PREFETCH_OFF;  // what it reads ahead takes memory beyond the capacities
 };
 
 struct tensor_place {
@@ -107,9 +111,12 @@ struct engine_open_options {
 };
 
 struct engine_memory {
-    uint64_t dense_bytes, kv_bytes, compute_bytes, cache_bytes, prefill_bytes, resident_bytes;
+    uint64_t dense_bytes, kv_bytes, compute_bytes, cache_bytes, staging_bytes, prefill_bytes, resident_bytes;
     bool direct_io;
 };
+
+// How much of a missing expert a speculative read had brought when its layer was routed.
+enum prefetch_outcome { PREFETCH_NONE = 0, PREFETCH_LATE, PREFETCH_READY };
 
 enum { MISS_EVENT_FIELDS = 14 };
 
@@ -123,7 +130,7 @@ struct miss_event {
     int64_t bytes;
     int64_t start_ns, end_ns;
     int64_t queue_wait_ns, stall_ns;
-    int32_t prefetch;       // 0: none
+    prefetch_outcome prefetch;
     int32_t reads;
     double lambda, generation;
 };
@@ -211,6 +218,30 @@ struct evaluate_result {
     int64_t eval_ns = 0;
 };
 
+// Fits the maps by which pre-fetch foretells a layer's experts (forecast-map.h) on whole windows of `tokens`, of which the
+// last `held_out_windows` are scored instead: against the model's own choice, with a cache of `capacity` experts a layer.
+struct fit_request {
+    std::vector<int32_t> tokens;
+    int32_t context = 0;
+    int32_t held_out_windows = 1;
+    int32_t capacity = 0;
+    bool begun = false;              // as in generate_request; the id is EVALUATE_REQUEST_ID
+};
+
+// Of the held-out windows, with the bare router and with the map: the share of a token's top-K that is among the first K
+// foretold, and how many of its absent experts are among the first 1.5 K absent ones foretold.
+struct fit_layer {
+    int32_t layer = 0;
+    double shared_before = 0, shared_after = 0;
+    int64_t absent = 0, found_before = 0, found_after = 0;
+};
+
+struct fit_result {
+    std::string path;
+    uint64_t bytes = 0;
+    std::vector<fit_layer> layers;   // all MoE layers but the first
+};
+
 enum { READ_TIME_BUCKETS = 24 };
 
 struct layer_counters {
@@ -218,6 +249,10 @@ struct layer_counters {
     int64_t hits, misses, swaps, prefill_hits, prefill_misses, events;
     double mass_lost, range_mean;
     int64_t resize_evictions, pressure_evictions;  // experts that left for a smaller capacity: a spec's, engine_shrink's
+    // Over decoded tokens for which the layer's misses were guessed: experts guessed, how many of these were missed, all
+    // misses; guesses that were likely enough to be read, misses of which all or some had been read ahead, and bytes read
+    // ahead in vain.
+    int64_t guesses, guesses_right, guessable, prefetch_asked, prefetch_ready, prefetch_late, prefetch_wasted_bytes;
 };
 
 struct engine_counters {
@@ -225,6 +260,9 @@ struct engine_counters {
     int64_t flash_bytes, flash_reads, misses_total, miss_events_dropped;
     int64_t resizes, shrinks;  // specs that changed a capacity, calls of engine_shrink
     int64_t read_micros_log2[READ_TIME_BUCKETS];
+    bool prefetch_active;            // tokens are decoded with pre-fetch now
+    bool prefetch_fitted;            // by a map fitted to the model, instead of its bare routers
+    double prefetch_gain;            // share of a token's time that it saved when last tried; 0: not tried yet
     std::vector<layer_counters> layers;
 };
 
@@ -354,4 +392,7 @@ bool engine_cancel(engine * e, const std::string & request_id);
 // token at a time through the real cache, which starts and ends empty. BUSY, BAD_ARGUMENT, CAPACITY, CANCELLED, IO.
 engine_status engine_evaluate(engine * e, const evaluate_request & request, const progress_callback & progress,
                               evaluate_result & out);
+// Writes `<model>.prefetch`, which the engine reads when it next opens the model. BUSY, BAD_ARGUMENT, MODEL_FORMAT,
+// CAPACITY, CANCELLED, IO.
+engine_status engine_fit_prefetch(engine * e, const fit_request & request, const progress_callback & progress, fit_result & out);
 engine_status engine_get_counters(engine * e, engine_counters & out);

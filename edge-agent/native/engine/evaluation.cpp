@@ -193,7 +193,10 @@ engine_status evaluate(evaluation & v, const progress_callback & progress) {
     }
     layer_states_init(v.layers, e.file.info.experts, v.request.spec);
     pass_batch_init(v.batch, v.batch_tokens);
-    if (v.request.stepped) engine_lend_cache(e);
+    if (v.request.stepped) {
+        engine_lend_cache(e);
+        engine_bound_held(e, v.request.spec);
+    }
     status = run_windows(v, progress);
     if (v.request.stepped) engine_take_back_cache(e);
     pass_batch_free(v.batch);

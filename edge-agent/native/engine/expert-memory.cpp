@@ -76,6 +76,20 @@ ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t bytes) 
     return ggml_backend_buffer_init(type, BUFFER, r, bytes);
 }
 
+// Half of the kernel's default limit of mappings: each expert that was moved is one for each of its matrices.
+const uint64_t MOST_MAPPINGS = 32000;
+
+bool may_move_pages(const expert_memory & memory) {
+    uint64_t mappings = 0;
+    for (const auto & layer : memory.layers) {
+        mappings += uint64_t(layer.n_places) * uint64_t(memory.experts);
+        for (int i = 0; i < layer.n_places; i++) {
+            if (layer.places[i].bytes % memory.page != 0) return false;
+        }
+    }
+    return mappings <= MOST_MAPPINGS;
+}
+
 }  // namespace
 
 void expert_memory_init(expert_memory & memory, const model_file & file) {
@@ -86,6 +100,7 @@ void expert_memory_init(expert_memory & memory, const model_file & file) {
         layer_memory layer;
         layer.expert_bytes = from.expert_bytes;
         layer.present.assign(size_t(memory.experts), 0);
+        layer.held.assign(size_t(memory.experts), 0);
         for (const auto & m : from.matrices) {
             expert_place & place = layer.places[layer.n_places++];
             place.bytes = m.expert_bytes;
@@ -94,6 +109,8 @@ void expert_memory_init(expert_memory & memory, const model_file & file) {
         }
         memory.layers.push_back(std::move(layer));
     }
+    memory.moves_pages = may_move_pages(memory);
+    memory.spares.reserve(memory.layers.size() * size_t(memory.experts));
     memset(&memory.type, 0, sizeof(memory.type));
     memory.type.iface.get_name = type_name;
     memory.type.iface.alloc_buffer = type_alloc;
@@ -122,14 +139,14 @@ void expert_memory_forget_places(expert_memory & memory) {
     memory.placement_failed = false;
 }
 
-void expert_pages_release(char * base, uint64_t bytes, int experts, const uint8_t * present, int e, size_t page) {
+void expert_pages_release(char * base, uint64_t bytes, int experts, const uint8_t * held, int e, size_t page) {
     const uint64_t begin = uint64_t(e) * bytes, end = begin + bytes;
     uint64_t first = begin / page, last = (end - 1) / page;
     const auto shared = [&](uint64_t p) {
         const uint64_t from = p * page / bytes;
         const uint64_t to = std::min<uint64_t>(((p + 1) * page - 1) / bytes, uint64_t(experts) - 1);
         for (uint64_t other = from; other <= to; other++) {
-            if (other != uint64_t(e) && present[other]) return true;
+            if (other != uint64_t(e) && held[other]) return true;
         }
         return false;
     };
@@ -142,9 +159,72 @@ void expert_pages_release(char * base, uint64_t bytes, int experts, const uint8_
     madvise(base + first * page, (last - first + 1) * page, MADV_DONTNEED);
 }
 
+static void give_back(expert_memory & memory, int layer, int expert) {
+    layer_memory & l = memory.layers[size_t(layer)];
+    for (int i = 0; i < l.n_places; i++) {
+        expert_pages_release(l.places[i].base, l.places[i].bytes, memory.experts, l.held.data(), expert, memory.page);
+    }
+}
+
+static void trim_spares(expert_memory & memory) {
+    size_t surplus = 0;
+    while (surplus < memory.spares.size() && memory.held + int64_t(memory.spares.size() - surplus) > memory.most_held) {
+        give_back(memory, memory.spares[surplus].layer, memory.spares[surplus].expert);
+        surplus++;
+    }
+    memory.spares.erase(memory.spares.begin(), memory.spares.begin() + long(surplus));
+}
+
+static bool same_shape(const layer_memory & a, const layer_memory & b) {
+    if (a.n_places != b.n_places) return false;
+    for (int i = 0; i < a.n_places; i++) {
+        if (a.places[i].bytes != b.places[i].bytes) return false;
+    }
+    return true;
+}
+
+// Moves the pages of a spare under an absent expert; what the kernel does not move is given back.
+static void move_pages(expert_memory & memory, const spare_expert & spare, int layer, int expert) {
+    const layer_memory & from = memory.layers[size_t(spare.layer)], & to = memory.layers[size_t(layer)];
+    for (int i = 0; i < from.n_places; i++) {
+        const uint64_t bytes = from.places[i].bytes;
+        char * source = from.places[i].base + uint64_t(spare.expert) * bytes;
+        char * target = to.places[i].base + uint64_t(expert) * bytes;
+        if (mremap(source, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, target) == MAP_FAILED) {
+            madvise(source, bytes, MADV_DONTNEED);
+        }
+    }
+}
+
+void expert_memory_hold(expert_memory & memory, int layer, int expert) {
+    layer_memory & l = memory.layers[size_t(layer)];
+    if (l.held[size_t(expert)]) return;
+    l.held[size_t(expert)] = 1;
+    memory.held++;
+    int chosen = -1;
+    for (int i = int(memory.spares.size()) - 1; i >= 0; i--) {
+        const spare_expert & spare = memory.spares[size_t(i)];
+        const bool itself = spare.layer == layer && spare.expert == expert;
+        if (itself || (chosen < 0 && same_shape(memory.layers[size_t(spare.layer)], l))) chosen = i;
+        if (itself) break;
+    }
+    if (chosen >= 0) {
+        const spare_expert spare = memory.spares[size_t(chosen)];
+        memory.spares.erase(memory.spares.begin() + chosen);
+        if (spare.layer != layer || spare.expert != expert) move_pages(memory, spare, layer, expert);
+    }
+    trim_spares(memory);
+}
+
+void expert_memory_set_most_held(expert_memory & memory, int64_t experts) {
+    memory.most_held = experts;
+    trim_spares(memory);
+}
+
 void expert_memory_mark(expert_memory & memory, int layer, int expert) {
     layer_memory & l = memory.layers[layer];
     if (l.present[expert]) return;
+    expert_memory_hold(memory, layer, expert);
     l.present[expert] = 1;
     const int64_t before = memory.resident_bytes.fetch_add(int64_t(l.expert_bytes), std::memory_order_relaxed);
     memory.peak_bytes = std::max(memory.peak_bytes, before + int64_t(l.expert_bytes));
@@ -153,15 +233,20 @@ void expert_memory_mark(expert_memory & memory, int layer, int expert) {
 void expert_memory_release(expert_memory & memory, int layer, int expert) {
     layer_memory & l = memory.layers[layer];
     if (l.present[expert]) memory.resident_bytes.fetch_sub(int64_t(l.expert_bytes), std::memory_order_relaxed);
-    l.present[expert] = 0;
-    for (int i = 0; i < l.n_places; i++) {
-        expert_pages_release(l.places[i].base, l.places[i].bytes, memory.experts, l.present.data(), expert, memory.page);
+    if (l.held[expert]) memory.held--;
+    const bool backed = l.held[expert];
+    l.held[expert] = l.present[expert] = 0;
+    if (backed && memory.moves_pages && memory.held + int64_t(memory.spares.size()) < memory.most_held) {
+        memory.spares.push_back({layer, expert});
+    } else {
+        give_back(memory, layer, expert);
     }
 }
 
 void expert_memory_clear(expert_memory & memory) {
     for (auto & layer : memory.layers) {
         std::fill(layer.present.begin(), layer.present.end(), 0);
+        std::fill(layer.held.begin(), layer.held.end(), 0);
         for (int i = 0; i < layer.n_places; i++) {
             if (!layer.places[i].base) continue;
             const uint64_t bytes = layer.places[i].bytes * uint64_t(memory.experts);
@@ -169,4 +254,6 @@ void expert_memory_clear(expert_memory & memory) {
         }
     }
     memory.resident_bytes.store(0, std::memory_order_relaxed);
+    memory.held = 0;
+    memory.spares.clear();
 }

@@ -5,8 +5,56 @@
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
 
 namespace {
+
+// Sleeps while `word` holds `seen`. Spurious returns are fine: callers look again.
+void futex_wait(std::atomic<uint32_t> & word, uint32_t seen) {
+    syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+}
+void futex_wake_all(std::atomic<uint32_t> & word) { syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0); }
+static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t), "futex words are plain");
+
+void queue_init(flash_queue & q, int most) {
+    q.capacity = 1;
+    while (q.capacity < uint64_t(most)) q.capacity *= 2;
+    q.slots.reset(new std::atomic<flash_request *>[q.capacity]());
+    q.head = q.tail = 0;
+}
+
+bool has_slice(const flash_request & r) { return r.next.load(std::memory_order_acquire) < r.slices.load(std::memory_order_relaxed); }
+
+// The oldest request of which a slice is on offer, or null. Between reading a slot and using it the producer may have
+// put another request there; that one is on offer just as well.
+flash_request * queue_front(flash_queue & q) {
+    for (;;) {
+        uint64_t head = q.head.load(std::memory_order_acquire);
+        if (head == q.tail.load(std::memory_order_acquire)) return nullptr;
+        flash_request * r = q.slots[head & (q.capacity - 1)].load(std::memory_order_acquire);
+        if (has_slice(*r)) return r;
+        q.head.compare_exchange_strong(head, head + 1);
+    }
+}
+
+bool queue_push(flash_queue & q, flash_request & r) {
+    queue_front(q);  // makes room
+    const uint64_t tail = q.tail.load(std::memory_order_relaxed);
+    if (tail - q.head.load(std::memory_order_acquire) == q.capacity) return false;
+    q.slots[tail & (q.capacity - 1)].store(&r, std::memory_order_release);
+    q.tail.store(tail + 1, std::memory_order_release);
+    return true;
+}
+
+// A slice that nobody else will take; -1 where none is left.
+int32_t take_slice(flash_request & r) {
+    int32_t i = r.next.load(std::memory_order_acquire);
+    while (i < r.slices) {
+        if (r.next.compare_exchange_weak(i, i + 1, std::memory_order_acq_rel)) return i;
+    }
+    return -1;
+}
 
 // pread until `need` bytes are there or the file ends; returns errno, -1 for an early end, 0.
 int read_fully(int fd, char * to, uint64_t ask, uint64_t need, uint64_t offset, int32_t & reads) {
@@ -24,40 +72,56 @@ int read_fully(int fd, char * to, uint64_t ask, uint64_t need, uint64_t offset, 
     return 0;
 }
 
-bool in_place(const flash_slice & s) {
-    return s.offset % FLASH_BLOCK == 0 && s.bytes % FLASH_BLOCK == 0 && uintptr_t(s.to) % FLASH_BLOCK == 0;
+int read_range(const flash_reader & reader, const flash_lane & lane, char * to, uint64_t bytes, uint64_t offset, int32_t & reads) {
+    const bool in_place = offset % FLASH_BLOCK == 0 && bytes % FLASH_BLOCK == 0 && uintptr_t(to) % FLASH_BLOCK == 0;
+    if (!reader.direct || in_place) return read_fully(reader.file.fd, to, bytes, bytes, offset, reads);
+    const uint64_t from = offset / FLASH_BLOCK * FLASH_BLOCK;
+    const uint64_t head = offset - from;
+    const uint64_t ask = (head + bytes + FLASH_BLOCK - 1) / FLASH_BLOCK * FLASH_BLOCK;
+    const int error = read_fully(reader.file.fd, lane.bounce, ask, head + bytes, from, reads);
+    if (error == 0) memcpy(to, lane.bounce + head, bytes);
+    return error;
 }
 
-void read_slice(const flash_reader & reader, const flash_lane & lane, flash_slice & s) {
-    s.begin_ns = now_ns();
-    s.reads = 0;
-    if (!reader.direct || in_place(s)) {
-        s.error = read_fully(reader.file.fd, s.to, s.bytes, s.bytes, s.offset, s.reads);
-    } else {
-        const uint64_t from = s.offset / FLASH_BLOCK * FLASH_BLOCK;
-        const uint64_t head = s.offset - from;
-        const uint64_t ask = (head + s.bytes + FLASH_BLOCK - 1) / FLASH_BLOCK * FLASH_BLOCK;
-        s.error = read_fully(reader.file.fd, lane.bounce, ask, head + s.bytes, from, s.reads);
-        if (s.error == 0) memcpy(s.to, lane.bounce + head, s.bytes);
-    }
-    s.end_ns = now_ns();
+// Slices end at multiples of FLASH_SLICE of the file, so that all but the ragged ends are aligned.
+void read_slice(flash_reader & reader, flash_lane & lane, flash_request & r, int32_t i) {
+    const uint64_t first = r.offset / FLASH_SLICE;
+    const uint64_t from = std::max(r.offset, (first + uint64_t(i)) * FLASH_SLICE);
+    const uint64_t until = std::min(r.offset + r.bytes, (first + uint64_t(i) + 1) * FLASH_SLICE);
+    const int64_t begin = now_ns();
+    int64_t unset = 0;
+    r.begin_ns.compare_exchange_strong(unset, begin);
+    int32_t reads = 0;
+    const int error = read_range(reader, lane, r.to + (from - r.offset), until - from, from, reads);
+    const int64_t end = now_ns();
+    if (error) r.error.store(error);
+    r.reads.fetch_add(reads);
+    for (int64_t last = r.end_ns.load(); last < end && !r.end_ns.compare_exchange_weak(last, end);) {}
+    lane.read_micros_log2[read_time_bucket(end - begin)].add(1);
+    r.finished.fetch_add(1, std::memory_order_release);  // from here on the memory read into is the producer's again
+    reader.progress.fetch_add(1);
+    if (reader.watched.load()) futex_wake_all(reader.progress);
 }
 
-void wait_for(sem_t & semaphore) {
-    while (sem_wait(&semaphore) != 0 && errno == EINTR) {}
+bool work(flash_reader & reader, flash_lane & lane, flash_priority priority) {
+    flash_request * r = queue_front(reader.queues[priority]);
+    const int32_t i = r ? take_slice(*r) : -1;
+    if (i >= 0) read_slice(reader, lane, *r, i);
+    return r != nullptr;
+}
+
+bool speculate(flash_reader & reader, flash_lane & lane) {
+    bool worked = false;
+    if (reader.speculating.fetch_add(1) < reader.most_speculating) worked = work(reader, lane, FLASH_SPECULATIVE);
+    reader.speculating.fetch_sub(1);
+    return worked;
 }
 
 void lane_main(flash_reader & reader, flash_lane & lane) {
     for (;;) {
-        wait_for(reader.wake);
+        const uint32_t bell = reader.bell.load();
         if (reader.stopping.load()) return;
-        for (;;) {
-            const int32_t i = reader.next.fetch_add(1);
-            if (i >= reader.batch_size) break;
-            read_slice(reader, lane, reader.batch[i]);
-        }
-        // The last lane out reports, so that no lane can still look at a batch when the next is handed in.
-        if (reader.running.fetch_sub(1) == 1) sem_post(&reader.done);
+        if (!work(reader, lane, FLASH_DEMAND) && !speculate(reader, lane)) futex_wait(reader.bell, bell);
     }
 }
 
@@ -72,7 +136,7 @@ bool direct_read_works(int fd) {
 
 }  // namespace
 
-engine_status flash_reader_open(flash_reader & reader, const std::string & path, bool direct, int lanes) {
+engine_status flash_reader_open(flash_reader & reader, const std::string & path, bool direct, int lanes, int most_requests) {
     if (lanes < 1 || lanes > 64) return status_error(ENGINE_BAD_ARGUMENT, "lanes: expected 1 to 64, found %d", lanes);
     if (direct) {
         reader.file = file_descriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
@@ -83,70 +147,96 @@ engine_status flash_reader_open(flash_reader & reader, const std::string & path,
         if (reader.file.fd < 0) return status_error(ENGINE_IO, "%s: %s", path.c_str(), strerror(errno));
         posix_fadvise(reader.file.fd, 0, 0, POSIX_FADV_RANDOM);
     }
-    sem_init(&reader.wake, 0, 0);
-    sem_init(&reader.done, 0, 0);
-    reader.semaphores = true;
-    reader.lanes.resize(size_t(lanes));
-    for (auto & lane : reader.lanes) {
+    for (auto & queue : reader.queues) queue_init(queue, most_requests);
+    reader.most_speculating = std::max(1, lanes / 2);
+    reader.lanes.reset(new flash_lane[size_t(lanes)]);
+    reader.lane_count = lanes;
+    for (int i = 0; i < lanes; i++) {
         void * bounce = nullptr;
         if (posix_memalign(&bounce, FLASH_BLOCK, FLASH_SLICE + 2 * FLASH_BLOCK) != 0) {
             return status_error(ENGINE_IO, "no memory for the read buffers");
         }
-        lane.bounce = static_cast<char *>(bounce);
+        reader.lanes[size_t(i)].bounce = static_cast<char *>(bounce);
     }
-    for (auto & lane : reader.lanes) lane.thread = std::thread(lane_main, std::ref(reader), std::ref(lane));
+    for (int i = 0; i < lanes; i++) {
+        flash_lane & lane = reader.lanes[size_t(i)];
+        lane.thread = std::thread(lane_main, std::ref(reader), std::ref(lane));
+    }
     return {};
 }
 
 void flash_reader_close(flash_reader & reader) {
     reader.stopping.store(true);
-    for (size_t i = 0; i < reader.lanes.size(); i++) sem_post(&reader.wake);
-    for (auto & lane : reader.lanes) {
+    flash_reader_ring(reader);
+    for (int i = 0; i < reader.lane_count; i++) {
+        flash_lane & lane = reader.lanes[size_t(i)];
         if (lane.thread.joinable()) lane.thread.join();
         free(lane.bounce);
     }
-    reader.lanes.clear();
-    if (reader.semaphores) {
-        sem_destroy(&reader.wake);
-        sem_destroy(&reader.done);
-    }
-    reader.semaphores = false;
+    reader.lanes.reset();
+    reader.lane_count = 0;
     reader.file = file_descriptor();
 }
 
-int flash_slices(uint64_t offset, uint64_t bytes, char * to, int32_t tag, const char * tensor, flash_slice * out) {
-    int n = 0;
-    while (bytes > 0) {
-        // Up to the next slice boundary of the file, so that all but the ragged ends are aligned.
-        const uint64_t part = std::min<uint64_t>(bytes, FLASH_SLICE - offset % FLASH_SLICE);
-        out[n] = flash_slice();
-        out[n].offset = offset;
-        out[n].bytes = part;
-        out[n].to = to;
-        out[n].tag = tag;
-        out[n].tensor = tensor;
-        n++;
-        offset += part;
-        to += part;
-        bytes -= part;
-    }
-    return n;
+void flash_request_set(flash_request & r, uint64_t offset, uint64_t bytes, char * to, const char * tensor) {
+    r.slices = 0;  // a lane that still finds it in a queue takes nothing
+    r.offset = offset;
+    r.bytes = bytes;
+    r.to = to;
+    r.tensor = tensor;
+    r.resume = r.target = 0;
+    r.finished.store(0);
+    r.reads.store(0);
+    r.error.store(0);
+    r.begin_ns.store(0);
+    r.end_ns.store(0);
+    const int32_t slices = int32_t((offset + bytes - 1) / FLASH_SLICE - offset / FLASH_SLICE + 1);
+    r.next.store(slices);
+    r.slices = slices;
 }
 
-engine_status flash_reader_read(flash_reader & reader, flash_slice * slices, int n) {
-    if (n == 0) return {};
-    const int32_t woken = std::min<int32_t>(n, int32_t(reader.lanes.size()));
-    reader.batch = slices;
-    reader.batch_size = n;
-    reader.next.store(0);
-    reader.running.store(woken);
-    for (int32_t i = 0; i < woken; i++) sem_post(&reader.wake);
-    wait_for(reader.done);
-    for (int i = 0; i < n; i++) {
-        if (slices[i].error == 0) continue;
-        return status_error(ENGINE_IO, "%s: reading %llu bytes at offset %llu failed: %s", slices[i].tensor,
-                            (unsigned long long) slices[i].bytes, (unsigned long long) slices[i].offset,
-                            slices[i].error < 0 ? "the file ended early" : strerror(slices[i].error));
+bool flash_reader_start(flash_reader & reader, flash_request & r, flash_priority priority) {
+    if (r.target < r.slices) {
+        r.target = r.slices;
+        r.next.store(r.resume, std::memory_order_release);
+    } else if (!has_slice(r)) {
+        return true;
     }
-    return {};
+    if (queue_push(reader.queues[priority], r)) return true;
+    flash_request_withdraw(r);
+    return false;
+}
+
+void flash_reader_ring(flash_reader & reader) {
+    reader.bell.fetch_add(1);
+    futex_wake_all(reader.bell);
+}
+
+void flash_request_withdraw(flash_request & r) {
+    if (r.target < r.slices) return;  // not on offer
+    r.target = r.resume = r.next.exchange(r.slices, std::memory_order_acq_rel);
+}
+
+void flash_reader_forget(flash_reader & reader, flash_priority priority) {
+    flash_queue & q = reader.queues[priority];
+    const uint64_t tail = q.tail.load(std::memory_order_relaxed);
+    for (uint64_t head = q.head.load(); head != tail && !q.head.compare_exchange_weak(head, tail);) {}
+}
+
+void flash_reader_wait(flash_reader & reader, const flash_request & r) {
+    if (flash_request_settled(r)) return;
+    reader.watched.store(true);
+    for (;;) {
+        const uint32_t seen = reader.progress.load();
+        if (flash_request_settled(r)) break;
+        futex_wait(reader.progress, seen);
+    }
+    reader.watched.store(false);
+}
+
+engine_status flash_request_status(const flash_request & r) {
+    const int32_t error = r.error.load();
+    if (error == 0) return {};
+    return status_error(ENGINE_IO, "%s: reading %llu bytes at offset %llu failed: %s", r.tensor, (unsigned long long) r.bytes,
+                        (unsigned long long) r.offset, error < 0 ? "the file ended early" : strerror(error));
 }

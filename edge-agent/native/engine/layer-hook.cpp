@@ -21,20 +21,16 @@ void layer_hook_init(layer_hook & hook, const model_info & info, expert_memory &
     for (size_t i = 0; i < info.moe_layers.size(); i++) hook.moe_index[size_t(info.moe_layers[i])] = int32_t(i);
 
     const size_t experts = size_t(info.experts);
-    size_t slices = 0;
-    for (const auto & layer : memory.layers) {
-        size_t per_expert = 0;
-        for (int p = 0; p < layer.n_places; p++) per_expert += size_t(flash_slices_needed(layer.places[p].bytes));
-        slices = std::max(slices, per_expert * experts);
-    }
-    hook.slices.resize(slices);
+    expert_reads_init(hook.reads, memory, reader);
+    router_forecast_init(hook.prefetch.forecast, int(info.moe_layers.size()), info.experts);
+    prefetch_init(hook.prefetch, hook.reads, info.top_k, keep_all ? 0 : info.top_k + info.top_k / 2);
+    hook.fetch.reading.resize(experts);
     hook.needed.resize(experts);
     hook.before.resize(experts);
     hook.members.resize(experts);
     hook.missed.resize(experts);
     hook.evicted.resize(experts);
     hook.victim.resize(experts);
-    hook.order.resize(experts);
     hook.ranking.resize(experts);
     hook.events.resize(experts);
 }
@@ -49,11 +45,13 @@ void layer_hook_follow(layer_hook & hook, const engine_spec & spec) {
     for (size_t l = 0; l < hook.policies.size(); l++) hook.policies[l] = route_policy_of(spec, int(l));
     hook.bias_prefill = spec.bias_prefill;
     hook.generation = spec.generation;
+    hook.prefetch.mode = spec.prefetch;
 }
 
 void layer_hook_begin(layer_hook & hook, pass_kind pass) {
     hook.pass = pass;
     hook.outcome = pass_outcome();
+    if (pass != PASS_LOOK) prefetch_begin(hook.prefetch);
     hook.error = engine_status();
     hook.surplus_layer = hook.scored_layer = -1;
 }
@@ -69,10 +67,18 @@ static void release_surplus(layer_hook & hook) {
     }
 }
 
-void layer_hook_end(layer_hook & hook) { release_surplus(hook); }
+void layer_hook_end(layer_hook & hook) {
+    miss_fetch_finish(hook);
+    release_surplus(hook);
+    prefetch_pause(hook.prefetch);
+}
 
 void layer_hook_shrink(layer_hook & hook) {
     cache_shrink_serve(*hook.shrink, {hook.owner, hook.memory, hook.keep_all, hook.evicted.data()});
+    // Now that the bound is lower, what was kept as spares goes too.
+    int64_t held = hook.prefetch.mode == PREFETCH_OFF ? 0 : int64_t(hook.prefetch.slots.size());
+    for (int l = 0; l < hook.owner->count; l++) held += (*hook.owner)[l].cache.capacity;
+    expert_memory_set_most_held(*hook.memory, held);
 }
 
 static void stop_with(layer_hook & hook, const engine_status & status) {
@@ -181,6 +187,8 @@ static void take_scores(layer_hook & hook, int layer, const ggml_tensor * tensor
     }
     hook.scored_layer = layer;
     hook.scored_rows = tensor->ne[1];
+    if (hook.prefetch.active) prefetch_see(hook.prefetch, tensor);
+    if (hook.see_scores) hook.see_scores(hook.see_data, layer, tensor, hook.scores.data(), tensor->ne[1]);
 }
 
 static bool drops_experts(const layer_hook & hook, int layer) {
@@ -210,7 +218,25 @@ static void record_route(layer_hook & hook, int layer, int64_t row, int64_t rows
     for (int i = 0; i < k; i++) out[i] = i < kept ? ids[i] : -1;
 }
 
+// Where one token is decoded through the real cache.
+static bool guesses_next(const layer_hook & hook, int layer, int64_t rows) {
+    return hook.prefetch.active && hook.pass == PASS_ROUTED && rows == 1 && hook.owner == hook.layers && !hook.keep_all &&
+           layer + 1 < hook.layers->count;
+}
+
+static guess_terms terms_of(const layer_hook & hook, int layer) {
+    const layer_state & state = (*hook.layers)[layer];
+    const route_policy & policy = hook.policies[size_t(layer)];
+    guess_terms terms;
+    terms.resident = state.cache.resident.data();
+    terms.range = range_mean_value(state.range);
+    terms.bonus = policy.routing == ROUTING_CACHE_PRIOR ? policy.lambda * terms.range : 0;
+    terms.top_j = policy.top_j;
+    return terms;
+}
+
 static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) {
+    miss_fetch_finish(hook);
     release_surplus(hook);
     if (hook.shrink && cache_shrink_waits(*hook.shrink)) layer_hook_shrink(hook);
     const int k = int(topk->ne[0]);
@@ -253,10 +279,10 @@ static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) 
     }
     release_evicted(hook, layer);
     const int missed = collect_missed(hook, ids, hook.kept[0], rows);
-    if (missed > 0) {
-        miss_fetch_read(hook, layer, missed);
-        if (hook.ring) miss_fetch_report(hook, layer, missed);
-    }
+    prefetch_settle(hook.prefetch, layer, hook.missed.data(), missed);
+    if (missed > 0) miss_fetch_begin(hook, layer, missed);
+    if (hook.prefetch.active && rows == 1) prefetch_note(hook.prefetch, layer, hook.scores.data(), ids, hook.kept[0]);
+    if (guesses_next(hook, layer, rows)) prefetch_guess(hook.prefetch, layer + 1, terms_of(hook, layer + 1));
     state.tally.resident.set(state.cache.size);
     state.tally.range_mean.set(range_mean_value(state.range));
 }
@@ -265,7 +291,12 @@ static int layer_of(const layer_hook & hook, int block) {
     return block >= 0 && block < int(hook.moe_index.size()) ? hook.moe_index[size_t(block)] : -1;
 }
 
+static void note_turn(layer_hook & hook, const char * matrix) {
+    for (int l = 0; l < int(hook.routers.size()); l++) expert_reads_note_turn(hook.reads, l, matrix);
+}
+
 static void look(layer_hook & hook, const ggml_tensor * tensor) {
+    if (tensor->op == GGML_OP_MUL_MAT_ID) note_turn(hook, tensor->src[0]->name);
     if (graph_node_block(tensor->name, "ffn_moe_weights_softmax") >= 0) hook.softmax_weights = hook.normalises_weights = true;
     if (graph_node_block(tensor->name, "ffn_moe_weights_norm") >= 0) hook.normalises_weights = true;
     const int gathered = layer_of(hook, graph_node_block(tensor->name, "ffn_moe_weights"));
@@ -276,7 +307,8 @@ static void look(layer_hook & hook, const ggml_tensor * tensor) {
         return stop_with(hook, status_error(ENGINE_MODEL_FORMAT, "%s: the layer chooses experts twice, which is not supported", tensor->name));
     }
     const engine_status status = router_place_find(tensor, hook.routers[size_t(layer)]);
-    if (failed(status)) stop_with(hook, status);
+    if (failed(status)) return stop_with(hook, status);
+    router_forecast_note(hook.prefetch.forecast, layer, hook.routers[size_t(layer)], tensor);
 }
 
 bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * data) {
@@ -285,16 +317,19 @@ bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * data) {
         if (ask) look(hook, tensor);
         return !ask;
     }
+    if (ask && miss_fetch_under_way(hook)) miss_fetch_before(hook, tensor);
+    // While reads are under way the graph is computed node by node, so that it gets as far as it can before each wait.
+    const bool stop_here = !ask || miss_fetch_under_way(hook);
     const ggml_tensor * node = router_rows_of(tensor);
-    if (!is_router_node(node)) return !ask;
+    if (!is_router_node(node)) return stop_here;
     const char * dash = strrchr(node->name, '-');
     const int layer = dash ? layer_of(hook, atoi(dash + 1)) : -1;
-    if (layer < 0) return !ask;
+    if (layer < 0) return stop_here;
     const router_place & router = hook.routers[size_t(layer)];
     const bool is_topk = strcmp(tensor->name, router.topk) == 0;
     const bool is_scores = !router.scores_at_topk && strcmp(node->name, router.scores) == 0;
     const bool is_weights = drops_experts(hook, layer) && strcmp(tensor->name, router.weights) == 0;
-    if (ask) return is_topk || is_scores || is_weights;
+    if (ask) return stop_here || is_topk || is_scores || is_weights;
     if (is_scores && !failed(hook.error)) take_scores(hook, layer, tensor);
     if (is_topk) route_layer(hook, layer, tensor);
     if (is_weights) drop_weights(hook, tensor);

@@ -1,5 +1,5 @@
 // The hook that llama.cpp calls between graph nodes. At each MoE layer it takes the router's scores, rewrites the
-// selected ids, and makes the selected experts present before the graph goes on to multiply by them. Gate weights are
+// selected ids, and makes the selected experts present in time for the graph to multiply by them. Gate weights are
 // gathered after it, from the unbiased scores, so the model's own arithmetic is untouched. K is fixed in the graph: where
 // a token drops experts, their slots hold the id of its best one, so that nothing is read for them, and their weights are
 // taken out when the graph has gathered them. (llama.cpp's `mul_mat_id` takes an id twice in a row; its repacking
@@ -13,9 +13,8 @@
 #include "cache-resize.h"
 #include "event-ring.h"
 #include "expert-verify.h"
-#include "expert-memory.h"
-#include "flash-reader.h"
 #include "layer-state.h"
+#include "prefetch.h"
 
 enum pass_kind {
     PASS_LOOK,     // find the router's tensors in the graph; computes nothing
@@ -37,6 +36,14 @@ struct pass_outcome {
     int64_t hits = 0, misses = 0, dropped = 0, swaps = 0, stall_ns = 0, flash_bytes = 0, flash_reads = 0;
 };
 
+// Reads of one layer's misses that the graph has not waited for yet.
+struct fetch_progress {
+    int layer = -1;                      // -1: none
+    int count = 0;                       // misses
+    size_t turn = 0;                     // matrices waited for
+    std::vector<uint8_t> reading;        // per miss: it was not in memory
+};
+
 struct layer_hook {
     const model_info * info = nullptr;
     expert_memory * memory = nullptr;
@@ -44,6 +51,8 @@ struct layer_hook {
     engine_totals * totals = nullptr;
     bool keep_all = false;
     const model_checksums * checksums = nullptr;  // what experts are verified against; null: they are not
+    expert_reads reads;
+    prefetcher prefetch;
 
     // found by the look pass
     std::vector<router_place> routers;   // per MoE layer
@@ -59,6 +68,9 @@ struct layer_hook {
     int32_t * routes = nullptr;          // tokens of the pass x MoE layers x K chosen experts, -1: dropped; null: not recorded
     int32_t route_tokens = 0;            // how many those are; valid only with `routes`
     float * capture = nullptr;           // MoE layers x experts scores of a one-row pass; null: not captured
+    // who else looks at a layer's scores [rows x experts] when they have been computed; null: nobody
+    void (*see_scores)(void * data, int layer, const ggml_tensor * scores, const float * z, int64_t rows) = nullptr;
+    void * see_data = nullptr;
     std::vector<route_policy> policies;  // per MoE layer
     bool bias_prefill = false;
     double generation = 0;
@@ -68,6 +80,7 @@ struct layer_hook {
     pass_outcome outcome;
     engine_status error;
     std::atomic<bool> cancelled{false};
+    fetch_progress fetch;
     int surplus_layer = -1;              // layer whose experts beyond its owner's members are still present
 
     // scratch
@@ -79,8 +92,7 @@ struct layer_hook {
     std::vector<uint8_t> needed;         // per expert: selected by a row of this layer
     std::vector<uint8_t> before;         // per expert: nothing to read for this layer's pass
     std::vector<uint8_t> members;        // per expert: a member before the pass, of the virtual cache where there is one
-    std::vector<int32_t> missed, evicted, victim, order;
-    std::vector<flash_slice> slices;
+    std::vector<int32_t> missed, evicted, victim;
     std::vector<miss_event> events;
 };
 
@@ -93,7 +105,7 @@ void layer_hook_reserve(layer_hook & hook, int rows);
 void layer_hook_follow(layer_hook & hook, const engine_spec & spec);
 
 void layer_hook_begin(layer_hook & hook, pass_kind pass);
-// Gives back what only the last layer needed.
+// Waits for reads under way and gives back what only the last layer needed.
 void layer_hook_end(layer_hook & hook);
 // Brings what `hook.shrink` asks for into force.
 void layer_hook_shrink(layer_hook & hook);

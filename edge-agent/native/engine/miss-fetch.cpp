@@ -2,106 +2,136 @@
 
 #include <algorithm>
 
-// In `needed`: selected, but a slice of it did not arrive.
-enum { READ_FAILED = 2 };
-
-// Adds the slices of one expert; returns how many.
-static int slice_expert(const layer_memory & memory, uint64_t e, int32_t tag, flash_slice * out) {
-    int n = 0;
-    for (int p = 0; p < memory.n_places; p++) {
-        const expert_place & place = memory.places[p];
-        n += flash_slices(place.file_offset + e * place.bytes, place.bytes, place.base + e * place.bytes, tag, place.tensor,
-                          out + n);
+// Asks for what is missing, matrix by matrix in the order of the graph.
+static void start_reads(layer_hook & hook, int layer, int n) {
+    for (const int32_t place : hook.reads.turns[size_t(layer)]) {
+        for (int i = 0; i < n; i++) {
+            const int e = hook.missed[size_t(i)];
+            if (hook.fetch.reading[size_t(i)]) flash_reader_start(*hook.reader, expert_read_part(hook.reads, layer, e, place), FLASH_DEMAND);
+        }
     }
-    return n;
+    flash_reader_ring(*hook.reader);
 }
 
-// Times and read counts of the misses, from their slices.
-static void gather_slices(layer_hook & hook, int count, int64_t start) {
-    for (int s = 0; s < count; s++) {
-        const flash_slice & slice = hook.slices[size_t(s)];
-        miss_event & m = hook.events[size_t(slice.tag)];
-        const int64_t wait = slice.begin_ns - start;
-        m.queue_wait_ns = m.reads == 0 ? wait : std::min(m.queue_wait_ns, wait);
-        m.end_ns = std::max(m.end_ns, slice.end_ns);
-        m.reads += slice.reads;
-        hook.outcome.flash_reads += slice.reads;
-        hook.totals->read_micros_log2[read_time_bucket(slice.end_ns - slice.begin_ns)].add(1);
-        if (slice.error) hook.needed[size_t(hook.missed[size_t(slice.tag)])] = READ_FAILED;
-        else hook.outcome.flash_bytes += int64_t(slice.bytes);
-    }
-}
-
-// The compute thread stood still until the last read was done. Each read is charged with the time it added beyond
-// those that ended before it, so that the charges add up to the standstill.
-static void charge_stalls(layer_hook & hook, int n) {
-    for (int i = 0; i < n; i++) hook.order[size_t(i)] = i;
-    const miss_event * events = hook.events.data();
-    std::sort(hook.order.begin(), hook.order.begin() + n, [events](int32_t a, int32_t b) {
-        return events[a].end_ns < events[b].end_ns;
-    });
-    for (int i = 0; i < n; i++) {
-        miss_event & m = hook.events[size_t(hook.order[size_t(i)])];
-        const int64_t before = i == 0 ? m.start_ns : hook.events[size_t(hook.order[size_t(i) - 1])].end_ns;
-        m.stall_ns = m.end_ns - before;
-        hook.outcome.stall_ns += m.stall_ns;
-    }
-}
-
-// Before anything uses them. What is wrong counts as not read.
-static void verify_arrived(layer_hook & hook, int layer, int n) {
-    for (int i = 0; i < n && hook.checksums; i++) {
-        const int32_t e = hook.missed[size_t(i)];
-        if (hook.events[size_t(i)].reads == 0 || hook.needed[size_t(e)] == READ_FAILED) continue;
-        const engine_status status = expert_verify(*hook.checksums, *hook.memory, *hook.info, layer, e);
-        if (!failed(status)) continue;
-        hook.needed[size_t(e)] = READ_FAILED;
-        if (!failed(hook.error)) hook.error = status;
-    }
-}
-
-void miss_fetch_read(layer_hook & hook, int layer, int n) {
+void miss_fetch_begin(layer_hook & hook, int layer, int n) {
     const layer_memory & memory = hook.memory->layers[size_t(layer)];
     const int64_t start = now_ns();
-    int count = 0;
+    bool reading = false;
     for (int i = 0; i < n; i++) {
+        const int e = hook.missed[size_t(i)];
         miss_event & m = hook.events[size_t(i)];
         m = miss_event();
         m.bytes = int64_t(memory.expert_bytes);
         m.start_ns = m.end_ns = start;
-        const int32_t e = hook.missed[size_t(i)];
-        if (!memory.present[size_t(e)]) count += slice_expert(memory, uint64_t(e), i, hook.slices.data() + count);
+        hook.fetch.reading[size_t(i)] = !memory.present[size_t(e)];
+        if (!hook.fetch.reading[size_t(i)]) continue;
+        m.prefetch = prefetch_claim(hook.prefetch, layer, e, m.start_ns);
+        if (m.prefetch == PREFETCH_NONE) expert_read_begin(hook.reads, layer, e);
+        reading = true;
     }
-    const engine_status status = flash_reader_read(*hook.reader, hook.slices.data(), count);
-    if (failed(status) && !failed(hook.error)) hook.error = status;
-    gather_slices(hook, count, start);
-    verify_arrived(hook, layer, n);
-    for (int i = 0; i < n; i++) {
-        const int e = hook.missed[size_t(i)];
-        if (hook.needed[size_t(e)] != READ_FAILED) expert_memory_mark(*hook.memory, layer, e);
-    }
-    // Only now: a release spares the pages that an expert shares with present neighbours, those just read included.
-    for (int i = 0; i < n; i++) {
-        const int e = hook.missed[size_t(i)];
-        if (hook.needed[size_t(e)] != READ_FAILED) continue;
-        expert_cache_forget((*hook.layers)[layer].cache, e);
-        expert_memory_release(*hook.memory, layer, e);
-    }
-    charge_stalls(hook, n);
+    hook.fetch.layer = layer;
+    hook.fetch.count = n;
+    hook.fetch.turn = 0;
+    if (reading) start_reads(hook, layer, n);
+    // A digest covers all matrices of an expert, and none may be used before it has been checked.
+    if (!reading || hook.checksums) miss_fetch_finish(hook);
 }
 
-void miss_fetch_report(layer_hook & hook, int layer, int n) {
-    for (int i = 0; i < n; i++) {
-        miss_event & m = hook.events[size_t(i)];
-        hook.totals->misses.add(1);
-        m.miss_number = hook.totals->misses.get();
-        m.step = hook.step;
-        m.layer = hook.info->moe_layers[size_t(layer)];
-        m.expert = hook.missed[size_t(i)];
-        m.evicted_expert = hook.victim[size_t(m.expert)];
-        m.prefetch = 0;
-        m.lambda = hook.policies[size_t(layer)].lambda;
-        m.generation = hook.generation;
-        if (!event_ring_push(*hook.ring, m)) hook.totals->events_dropped.add(1);
+// The compute thread stands still for each part in turn, so the charges add up to the standstill.
+static void wait_for_turn(layer_hook & hook, size_t turn) {
+    const int layer = hook.fetch.layer;
+    const int32_t place = hook.reads.turns[size_t(layer)][turn];
+    int64_t before = now_ns();
+    for (int i = 0; i < hook.fetch.count; i++) {
+        if (!hook.fetch.reading[size_t(i)]) continue;
+        const flash_request & part = expert_read_part(hook.reads, layer, hook.missed[size_t(i)], place);
+        if (flash_request_settled(part)) continue;
+        flash_reader_wait(*hook.reader, part);
+        const int64_t after = now_ns();
+        hook.events[size_t(i)].stall_ns += after - before;
+        hook.outcome.stall_ns += after - before;
+        before = after;
     }
+}
+
+static void wait_until(layer_hook & hook, size_t turn) {
+    while (hook.fetch.turn < turn) wait_for_turn(hook, hook.fetch.turn++);
+}
+
+void miss_fetch_before(layer_hook & hook, const ggml_tensor * node) {
+    if (node->op != GGML_OP_MUL_MAT_ID) return;
+    const std::vector<int32_t> & turns = hook.reads.turns[size_t(hook.fetch.layer)];
+    const auto at = std::find(turns.begin(), turns.end(), expert_reads_place(hook.reads, hook.fetch.layer, node->src[0]));
+    if (at == turns.end()) return;
+    wait_until(hook, size_t(at - turns.begin()) + 1);
+    if (hook.fetch.turn == turns.size()) miss_fetch_finish(hook);
+}
+
+// Times and read counts of a miss, from its parts.
+static void gather(layer_hook & hook, int layer, int i) {
+    miss_event & m = hook.events[size_t(i)];
+    int64_t begin = INT64_MAX;
+    for (const int32_t place : hook.reads.turns[size_t(layer)]) {
+        const flash_request & part = expert_read_part(hook.reads, layer, hook.missed[size_t(i)], place);
+        begin = std::min(begin, part.begin_ns.load());
+        m.end_ns = std::max(m.end_ns, part.end_ns.load());
+        m.reads += part.reads.load();
+    }
+    m.queue_wait_ns = std::max<int64_t>(0, begin - m.start_ns);
+    hook.outcome.flash_reads += m.reads;
+}
+
+static void report(layer_hook & hook, int layer, int i) {
+    miss_event & m = hook.events[size_t(i)];
+    hook.totals->misses.add(1);
+    m.miss_number = hook.totals->misses.get();
+    m.step = hook.step;
+    m.layer = hook.info->moe_layers[size_t(layer)];
+    m.expert = hook.missed[size_t(i)];
+    m.evicted_expert = hook.victim[size_t(m.expert)];
+    m.lambda = hook.policies[size_t(layer)].lambda;
+    m.generation = hook.generation;
+    if (!event_ring_push(*hook.ring, m)) hook.totals->events_dropped.add(1);
+}
+
+static engine_status read_again(layer_hook & hook, int layer, int e) {
+    expert_read_begin(hook.reads, layer, e);
+    for (const int32_t place : hook.reads.turns[size_t(layer)]) {
+        flash_reader_start(*hook.reader, expert_read_part(hook.reads, layer, e, place), FLASH_DEMAND);
+    }
+    flash_reader_ring(*hook.reader);
+    expert_read_wait(hook.reads, layer, e);
+    return expert_read_status(hook.reads, layer, e);
+}
+
+// All bytes of a missing expert have arrived, or will not. Returns what is wrong with them. What does not
+// match its checksum counts as not read.
+static engine_status arrive(layer_hook & hook, int layer, int i) {
+    if (!hook.fetch.reading[size_t(i)]) return {};
+    engine_status status = expert_read_status(hook.reads, layer, hook.missed[size_t(i)]);
+    // Only a demand may fail a request.
+    if (failed(status) && hook.events[size_t(i)].prefetch != PREFETCH_NONE) status = read_again(hook, layer, hook.missed[size_t(i)]);
+    gather(hook, layer, i);
+    if (!failed(status) && hook.checksums) status = expert_verify(*hook.checksums, *hook.memory, *hook.info, layer, hook.missed[size_t(i)]);
+    if (!failed(status)) hook.outcome.flash_bytes += hook.events[size_t(i)].bytes;
+    return status;
+}
+
+void miss_fetch_finish(layer_hook & hook) {
+    if (!miss_fetch_under_way(hook)) return;
+    const int layer = hook.fetch.layer;
+    wait_until(hook, hook.reads.turns[size_t(layer)].size());
+    for (int i = 0; i < hook.fetch.count; i++) {
+        const int e = hook.missed[size_t(i)];
+        const engine_status status = arrive(hook, layer, i);
+        if (failed(status)) {
+            if (!failed(hook.error)) hook.error = status;
+            expert_cache_forget((*hook.layers)[layer].cache, e);
+            expert_memory_release(*hook.memory, layer, e);
+        } else {
+            expert_memory_mark(*hook.memory, layer, e);
+        }
+        if (hook.ring) report(hook, layer, i);
+    }
+    hook.fetch.layer = -1;
 }

@@ -21,13 +21,17 @@ engine_status engine_run_pass(engine & e, llama_context * context, pass_batch & 
                               int32_t position, pass_outputs outputs, pass_kind pass) {
     fill(b.batch, tokens, n, position, outputs);
     layer_hook_begin(e.hook, pass);
+    const int64_t start = now_ns();
     const int32_t answer = llama_decode(context, b.batch);
     layer_hook_end(e.hook);
     const engine_status changed = model_watch_check(e.watch);
     e.totals.flash_bytes.add(e.hook.outcome.flash_bytes);
     e.totals.flash_reads.add(e.hook.outcome.flash_reads);
     e.totals.stall_ns.add(e.hook.outcome.stall_ns);
-    if (answer == 0 && !failed(e.hook.error) && !failed(changed)) return {};
+    if (answer == 0 && !failed(e.hook.error) && !failed(changed)) {
+        if (pass == PASS_ROUTED && n == 1 && e.hook.prefetch.mode == PREFETCH_AUTO) prefetch_trial_add(e.hook.prefetch.trial, now_ns() - start, e.hook.outcome.misses);
+        return {};
+    }
 
     llama_memory_seq_rm(llama_get_memory(context), 0, position, -1);
     // Checked after the reads, so that none of them came from another file; and it explains a read that failed.

@@ -45,6 +45,98 @@ static void spares_pages_of_present_neighbours(uint64_t bytes, int experts) {
     munmap(base, length);
 }
 
+static int64_t backed_pages(const expert_place & place, int e, size_t page) {
+    std::vector<unsigned char> resident(place.bytes / page);
+    CHECK_EQUAL(mincore(place.base + uint64_t(e) * place.bytes, place.bytes, resident.data()), 0);
+    int64_t pages = 0;
+    for (const unsigned char r : resident) pages += r & 1;
+    return pages;
+}
+
+// Experts of whole pages: what one leaves behind comes under the next, within the bound and without touching neighbours.
+static void moves_pages_to_the_next_expert() {
+    const size_t page = size_t(sysconf(_SC_PAGESIZE));
+    expert_memory memory;
+    memory.experts = 8;
+    memory.page = page;
+    memory.moves_pages = true;
+    memory.spares.reserve(16);
+    for (int l = 0; l < 2; l++) {
+        layer_memory layer;
+        layer.n_places = 2;
+        for (int p = 0; p < 2; p++) {
+            expert_place & place = layer.places[p];
+            place.bytes = uint64_t(p + 1) * 3 * page;
+            place.base = static_cast<char *>(mmap(nullptr, place.bytes * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        }
+        layer.expert_bytes = 9 * page;
+        layer.present.assign(8, 0);
+        layer.held.assign(8, 0);
+        memory.layers.push_back(layer);
+    }
+    const auto fill = [&](int layer, int e) {
+        expert_memory_hold(memory, layer, e);
+        for (const expert_place & place : {memory.layers[size_t(layer)].places[0], memory.layers[size_t(layer)].places[1]}) {
+            memset(place.base + uint64_t(e) * place.bytes, 10 * layer + e + 1, place.bytes);
+        }
+        expert_memory_mark(memory, layer, e);
+    };
+    const auto pages = [&](int layer, int e) {
+        return backed_pages(memory.layers[size_t(layer)].places[0], e, page) + backed_pages(memory.layers[size_t(layer)].places[1], e, page);
+    };
+    const auto all_pages = [&] {
+        int64_t sum = 0;
+        for (int l = 0; l < 2; l++) {
+            for (int e = 0; e < 8; e++) sum += pages(l, e);
+        }
+        return sum;
+    };
+    const auto whole = [&](int layer, int e) {
+        for (const expert_place & place : {memory.layers[size_t(layer)].places[0], memory.layers[size_t(layer)].places[1]}) {
+            for (uint64_t i = 0; i < place.bytes; i++) {
+                if (place.base[uint64_t(e) * place.bytes + i] != char(10 * layer + e + 1)) return false;
+            }
+        }
+        return true;
+    };
+    expert_memory_set_most_held(memory, 3);
+    for (const int e : {1, 2, 3}) fill(0, e);
+    expert_memory_release(memory, 0, 2);
+    CHECK_EQUAL(memory.spares.size(), 1u);
+    CHECK_EQUAL(pages(0, 2), 9);
+    expert_memory_hold(memory, 1, 5);
+    CHECK_EQUAL(pages(0, 2), 0);
+    CHECK_EQUAL(pages(1, 5), 9);
+    CHECK(whole(0, 1));
+    CHECK(whole(0, 3));
+    // An expert that comes back finds its own pages.
+    expert_memory_release(memory, 0, 3);
+    expert_memory_hold(memory, 0, 3);
+    CHECK_EQUAL(memory.spares.size(), 0u);
+    CHECK_EQUAL(pages(0, 3), 9);
+    uint64_t state = 99;
+    for (int round = 0; round < 500; round++) {
+        state = state * 6364136223846793005ull + 1442695040888963407ull;
+        const int layer = int(state >> 40) % 2, e = int(state >> 50) % 8;
+        if (memory.layers[size_t(layer)].present[size_t(e)]) expert_memory_release(memory, layer, e);
+        else if (memory.held < 3) fill(layer, e);
+        CHECK(all_pages() <= 27);
+        for (int l = 0; l < 2; l++) {
+            for (int other = 0; other < 8; other++) {
+                if (memory.layers[size_t(l)].present[size_t(other)]) CHECK(whole(l, other));
+            }
+        }
+    }
+    expert_memory_set_most_held(memory, 0);
+    CHECK_EQUAL(memory.spares.size(), 0u);
+    CHECK(all_pages() <= 9 * memory.held);
+    expert_memory_clear(memory);
+    CHECK_EQUAL(all_pages(), 0);
+    for (auto & layer : memory.layers) {
+        for (int p = 0; p < 2; p++) munmap(layer.places[p].base, layer.places[p].bytes * 8);
+    }
+}
+
 static void places_matrices_and_counts_bytes() {
     std::string version;
     REQUIRE_OK(engine_version(version));
@@ -87,6 +179,7 @@ int main() {
     spares_pages_of_present_neighbours(100, 200);
     spares_pages_of_present_neighbours(4096, 9);
     spares_pages_of_present_neighbours(12288 + 32, 5);
+    moves_pages_to_the_next_expert();
     places_matrices_and_counts_bytes();
     return checks_done();
 }

@@ -47,7 +47,7 @@ static void a_failed_read_spares_its_neighbours() {
     if (truncate(path.c_str(), off_t(place.file_offset + 6 * place.bytes + 100)) != 0) exit(1);
 
     flash_reader reader;
-    REQUIRE_OK(flash_reader_open(reader, path, false, 2));
+    REQUIRE_OK(flash_reader_open(reader, path, false, 2, file.info.experts * EXPERT_MATRICES));
     engine_totals totals;
     layer_states layers;
     engine_spec spec;
@@ -58,7 +58,8 @@ static void a_failed_read_spares_its_neighbours() {
     hook.layers = hook.owner = &layers;
     hook.missed[0] = 6;
     hook.missed[1] = 5;
-    miss_fetch_read(hook, layer, 2);
+    miss_fetch_begin(hook, layer, 2);
+    miss_fetch_finish(hook);
     CHECK_EQUAL(hook.error.code, ENGINE_IO);
     CHECK(!memory.layers[size_t(layer)].present[6]);
     CHECK(memory.layers[size_t(layer)].present[5]);

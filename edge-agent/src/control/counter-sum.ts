@@ -7,7 +7,8 @@ import type { EngineCounters } from '../native';
 
 type Layer = EngineCounters['layers'][number];
 /** All of a layer but its place and its gauges. */
-const SUMMED = ['hits', 'misses', 'swaps', 'prefillHits', 'prefillMisses', 'massLost', 'events', 'resizeEvictions', 'pressureEvictions'] as const;
+const SUMMED = ['hits', 'misses', 'swaps', 'prefillHits', 'prefillMisses', 'massLost', 'events', 'resizeEvictions', 'pressureEvictions',
+  'guesses', 'guessesRight', 'guessable', 'prefetchAsked', 'prefetchReady', 'prefetchLate', 'prefetchWastedBytes'] as const;
 const SCALARS = [
   'prefillTokens', 'decodeTokens', 'prefillNs', 'decodeNs', 'stallNs', 'flashBytes', 'flashReads', 'missesTotal', 'missEventsDropped',
   'resizes', 'shrinks',
@@ -15,7 +16,7 @@ const SCALARS = [
 
 const ZERO: EngineCounters = {
   prefillTokens: 0, decodeTokens: 0, prefillNs: 0, decodeNs: 0, stallNs: 0, flashBytes: 0, flashReads: 0,
-  missesTotal: 0, missEventsDropped: 0, resizes: 0, shrinks: 0, readMicrosLog2: [], layers: [],
+  missesTotal: 0, missEventsDropped: 0, resizes: 0, shrinks: 0, readMicrosLog2: [], prefetchActive: false, prefetchFitted: false, prefetchGain: 0, layers: [],
 };
 
 /** `a + b`; a layer's capacity, resident and rangeMean are those of `b` where it has the layer. */
@@ -28,7 +29,7 @@ export function addCounters(a: EngineCounters, b: EngineCounters): EngineCounter
     layers.set(layer.layer, sum);
   }
   const total: EngineCounters = {
-    ...ZERO,
+    ...ZERO, prefetchActive: b.prefetchActive, prefetchFitted: b.prefetchFitted, prefetchGain: b.prefetchGain,
     readMicrosLog2: Array.from({ length: Math.max(a.readMicrosLog2.length, b.readMicrosLog2.length) }, (_, i) => (a.readMicrosLog2[i] ?? 0) + (b.readMicrosLog2[i] ?? 0)),
     layers: [...layers.values()].sort((x, y) => x.layer - y.layer),
   };

@@ -87,7 +87,7 @@ test('brings a spec into force in the middle of a generation', async () => {
   expect(lambdas.at(-1)).toBe(0.2);
   expect(engine.spec()).toEqual({
     ...specOf(0.2, 8), lambdas: null, topJs: null, maxRank: 0, massThreshold: 0, rank: 0, seed: 0, firstBiasedLayer: 0, biasPrefill: false,
-    eviction: 'lru', evictionHalfLifeTokens: 0,
+    eviction: 'lru', evictionHalfLifeTokens: 0, prefetch: 'off',
   });
 });
 
@@ -151,7 +151,7 @@ test('scores what follows a prompt, and records the routes of both', async () =>
 test('takes every routing method and eviction policy, and says what is in force', async () => {
   const spec: Required<RoutingSpec> = {
     ...specOf(0.2, 8), routing: 'sensitivity', lambdas: [0, 0.1, 0.2, 0.3, 0.4, 0.5], topJs: [0, 1, 2, 3, 4, 0], maxRank: 9, massThreshold: 0.75, rank: 3,
-    seed: 2 ** 40, firstBiasedLayer: 2, biasPrefill: true, eviction: 'lfru', evictionHalfLifeTokens: 64.5,
+    seed: 2 ** 40, firstBiasedLayer: 2, biasPrefill: true, eviction: 'lfru', evictionHalfLifeTokens: 64.5, prefetch: 'auto',
   };
   await engine.apply(spec);
   expect(engine.spec()).toEqual(spec);

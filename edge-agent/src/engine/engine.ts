@@ -3,7 +3,7 @@
  * AbortSignals into cancellations. It holds no policy.
  */
 import {
-  type EngineAddon, type EngineCounters, type EngineHandle, type EngineMemory, type EvalRequest, type EvalResult, type GenerateRequest,
+  type EngineAddon, type EngineCounters, type EngineHandle, type EngineMemory, type EvalRequest, type FitRequest, type FitResult, type EvalResult, type GenerateRequest,
   type GenerateResult, loadAddon, type ModelInfo, type OpenOptions, type RoutingSpec, type SimulatedLayer, type SimulateRequest, type Step,
 } from '../native';
 import { EngineCancelledError, toEngineError } from './engine-error';
@@ -58,6 +58,10 @@ export class Engine {
   }
 
   /** An aborted evaluation rejects with EngineCancelledError. */
+  fitPrefetch(request: FitRequest, onProgress: Progress = () => {}, signal?: AbortSignal): Promise<FitResult> {
+    return this.cancellable(EVALUATE_REQUEST_ID, signal, () => this.addon.fitPrefetch(this.handle, request, onProgress));
+  }
+
   evaluate(request: EvalRequest, onProgress: Progress = () => {}, signal?: AbortSignal): Promise<EvalResult> {
     return this.cancellable(EVALUATE_REQUEST_ID, signal, () => this.addon.evaluate(this.handle, request, onProgress));
   }

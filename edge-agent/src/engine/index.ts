@@ -9,6 +9,6 @@ export { checkModel, inspectModel, packModel, quantizeModel, widenModel } from '
 export { modelHash } from './model-hash';
 export { benchToolPath, EVAL_STEP, EVAL_STEP_FIELDS, MISS_EVENT, MISS_EVENT_FIELDS, PREFETCH } from '../native';
 export type {
-  CheckResult, EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, Eviction, GenerateRequest, GenerateResult, LayerResult, ModelInfo,
+  CheckResult, EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, Eviction, FitRequest, FitResult, GenerateRequest, GenerateResult, LayerResult, ModelInfo, Prefetch,
   OpenOptions, QuantizeOptions, Routing, RoutingSpec, SimulatedLayer, SimulateRequest, Step, TensorPlace, WidenOptions, WindowResult, WriteResult,
 } from '../native';

@@ -31,9 +31,9 @@ test('inspect tells what memory it takes, and it adds up', async () => {
   const { memory, ...info } = await json<{ memory: Record<string, number> } & Record<string, unknown>>('engine', 'inspect', '--model', MODEL, '--capacity', '8');
   expect(info).toMatchObject({ architecture: 'qwen2moe', experts: 32, topK: 4, selectBy: 'logits', capacities: [8, 8, 8, 8, 8, 8] });
   expect(info['hash']).toMatch(/^[0-9a-f]{64}$/);
-  const { denseBytes, kvBytes, computeBytes, cacheBytes, prefillBytes, reserveBytes, totalBytes } = memory as Record<string, number>;
+  const { denseBytes, kvBytes, computeBytes, cacheBytes, stagingBytes, prefillBytes, reserveBytes, totalBytes } = memory as Record<string, number>;
   expect(cacheBytes).toBe(6 * 8 * (info['expertBytes'] as number[])[0]!);
-  expect(totalBytes).toBe(denseBytes! + kvBytes! + computeBytes! + cacheBytes! + prefillBytes! + reserveBytes!);
+  expect(totalBytes).toBe(denseBytes! + kvBytes! + computeBytes! + cacheBytes! + stagingBytes! + prefillBytes! + reserveBytes!);
   expect((await run('engine', 'inspect', '--model', MODEL)).stdout).toMatch(/token cycle +1.79 MiB/);
 });
 

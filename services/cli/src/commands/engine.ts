@@ -1,6 +1,6 @@
 /** `moefleet engine inspect|eval|generate`: the native engine on this machine, without a fleet. */
 import { type Command, Option } from 'commander';
-import type { EvalResult, Eviction, Routing, RoutingSpec } from '@moefleet/edge-agent/engine';
+import type { EvalResult, Eviction, Prefetch, Routing, RoutingSpec } from '@moefleet/edge-agent/engine';
 import { formatSize } from '@moefleet/runtime';
 import { integerFrom, listOf, numberFrom, sizeAbove } from '../argument';
 import { addCommonOptions, readCommonOptions } from '../config';
@@ -8,6 +8,7 @@ import type { Context } from '../context';
 import type { EngineSettings, EvaluateOutcome, GenerateOutcome, InspectOutcome } from '../engine/engine-job';
 import { type JobListener, runEngineJob } from '../engine/engine-process';
 import { formatRoutes } from '../engine/route-file';
+import { type PrefetchFigures, prefetchFigures } from '../engine/prefetch-figures';
 import { UsageFailure } from '../failure';
 import { jsonText } from '../json-text';
 import { ProgressLine } from '../progress-line';
@@ -28,7 +29,7 @@ export interface EngineFlags {
 /** Absent on `inspect`, which routes nothing. */
 export interface RoutingFlags {
   lambda: number | number[]; topJ: number | number[]; routing: Routing; maxRank: number; massThreshold: number; rank: number; seed: number;
-  firstBiasedLayer: number; biasPrefill: boolean; eviction: Eviction; halfLife: number;
+  firstBiasedLayer: number; biasPrefill: boolean; eviction: Eviction; halfLife: number; prefetch: Prefetch;
 }
 
 /** Returns the group, for commands of other files. */
@@ -151,7 +152,8 @@ export function addRoutingOptions(command: Command): Command {
     .addOption(new Option('--first-biased-layer <n>', 'leave this many layers with experts, from the first, to the model').argParser(integerFrom(0, 65_536)).default(0))
     .option('--bias-prefill', 'route the prompt as decoding is, instead of by the model\'s own choice (in eval: of --prompt-tokens)')
     .addOption(new Option('--eviction <policy>', 'who leaves a full cache; see below').choices([...EVICTIONS]).default('lru'))
-    .addOption(new Option('--half-life <tokens>', 'lfu, lfru: a use counts half after this many tokens; 0: uses do not age').argParser(numberFrom(0, 1e12)).default(0));
+    .addOption(new Option('--half-life <tokens>', 'lfu, lfru: a use counts half after this many tokens; 0: uses do not age').argParser(numberFrom(0, 1e12)).default(0))
+    .addOption(new Option('--prefetch <when>', 'read experts ahead that a later layer is likely to miss; auto: where that is measured to pay').choices(['auto', 'off', 'on']).default('off'));
 }
 
 const ROUTINGS = ['original', 'cache_prior', 'max_rank', 'cumulative_threshold', 'pruned', 'sensitivity'] as const satisfies readonly Routing[];
@@ -178,7 +180,7 @@ export function settings(flags: EngineFlags & Partial<RoutingFlags>, contextToke
     routing: {
       routing: flags.routing ?? 'cache_prior', lambda: flags.lambda ?? 0, topJ: flags.topJ ?? null, maxRank: flags.maxRank ?? null,
       massThreshold: flags.massThreshold ?? 0.9, rank: flags.rank ?? null, seed: flags.seed ?? 0, firstBiasedLayer: flags.firstBiasedLayer ?? 0,
-      biasPrefill: flags.biasPrefill ?? false, eviction: flags.eviction ?? 'lru', evictionHalfLifeTokens: flags.halfLife ?? 0,
+      biasPrefill: flags.biasPrefill ?? false, eviction: flags.eviction ?? 'lru', evictionHalfLifeTokens: flags.halfLife ?? 0, prefetch: flags.prefetch ?? 'off',
     },
     cache: flags.capacity !== undefined ? { t: 'capacity', capacity: flags.capacity }
       : flags.cacheMib !== undefined ? { t: 'bytes', bytes: Math.floor(flags.cacheMib * MIB) } : { t: 'all' },
@@ -192,14 +194,14 @@ function listen(context: Context): JobListener {
 }
 
 function inspectJson({ info, modelHash, engine, memory, capacities, contextTokens }: InspectOutcome) {
-  const accounted = memory.denseBytes + memory.kvBytes + memory.computeBytes + memory.cacheBytes + memory.prefillBytes;
+  const accounted = memory.denseBytes + memory.kvBytes + memory.computeBytes + memory.cacheBytes + memory.stagingBytes + memory.prefillBytes;
   return {
     ...without(info, 'tensors'), hash: modelHash, engine,
     allExpertsBytes: info.expertBytes.reduce((sum, bytes) => sum + bytes * info.experts, 0),
     capacities, contextTokens,
     memory: {
       denseBytes: memory.denseBytes, kvBytes: memory.kvBytes, computeBytes: memory.computeBytes, cacheBytes: memory.cacheBytes,
-      prefillBytes: memory.prefillBytes, reserveBytes: RESERVE_BYTES, totalBytes: accounted + RESERVE_BYTES, directIo: memory.directIo,
+      stagingBytes: memory.stagingBytes, prefillBytes: memory.prefillBytes, reserveBytes: RESERVE_BYTES, totalBytes: accounted + RESERVE_BYTES, directIo: memory.directIo,
     },
   };
 }
@@ -231,6 +233,7 @@ function inspectText(model: ReturnType<typeof inspectJson>): string {
     ['+ KV', String(memory.kvBytes), formatSize(memory.kvBytes)],
     ['+ compute', String(memory.computeBytes), formatSize(memory.computeBytes)],
     ['+ cache', String(memory.cacheBytes), formatSize(memory.cacheBytes)],
+    ['+ staging', String(memory.stagingBytes), formatSize(memory.stagingBytes)],
     ['+ prefill', String(memory.prefillBytes), formatSize(memory.prefillBytes)],
     ['+ reserve', String(memory.reserveBytes), formatSize(memory.reserveBytes)],
     ['= at most', String(memory.totalBytes), formatSize(memory.totalBytes)],
@@ -246,7 +249,7 @@ function specJson(spec: RoutingSpec) {
     ...(spec.routing === 'cumulative_threshold' ? { massThreshold: spec.massThreshold! } : {}),
     ...(spec.routing === 'sensitivity' ? { rank: spec.rank!, seed: spec.seed! } : {}),
     firstBiasedLayer: spec.firstBiasedLayer!, biasPrefill: spec.biasPrefill!,
-    eviction: spec.eviction!, evictionHalfLifeTokens: spec.evictionHalfLifeTokens!, capacities: spec.capacities,
+    eviction: spec.eviction!, evictionHalfLifeTokens: spec.evictionHalfLifeTokens!, prefetch: spec.prefetch!, capacities: spec.capacities,
   };
 }
 
@@ -262,13 +265,14 @@ function specText(spec: ReturnType<typeof specJson>): string {
   return [...parts, `capacity ${capacityText(spec.capacities)}`, `${spec.eviction}${halfLife}`].join(', ');
 }
 
-function evalJson(flags: EngineFlags & EvalFlags, { result, baseline, spec, peakRssBytes }: EvaluateOutcome) {
+function evalJson(flags: EngineFlags & EvalFlags, { result, baseline, spec, counters, peakRssBytes }: EvaluateOutcome) {
   const loss = baseline ? result.crossEntropy - baseline.crossEntropy : null;
   return {
     ...specJson(spec), context: flags.context!, promptTokens: flags.promptTokens,
     ...without(result, 'tokenNll', 'routes', 'steps', 'evalNs', ...(flags.windows ? [] : ['windows' as const])),
     perplexity: Math.exp(result.crossEntropy),
     seconds: result.evalNs / 1e9,
+    ...(flags.stepped ? { prefetched: prefetchFigures(counters) } : {}),
     peakRssBytes,
     ...(baseline && loss !== null ? {
       crossEntropyLoss: loss,
@@ -320,7 +324,7 @@ function evalText(figures: ReturnType<typeof evalJson>): string {
   ]), [0, 1, 2, 3, 4, 5, 6, 7])}`;
 }
 
-function generateJson({ text, result, spec, memory, peakRssBytes }: GenerateOutcome) {
+function generateJson({ text, result, spec, memory, counters, peakRssBytes }: GenerateOutcome) {
   const slots = result.decodeHits + result.decodeMisses + result.decodeDropped;
   // The first token comes out of the prefill.
   const decoded = Math.max(0, result.completionTokens - 1);
@@ -334,6 +338,7 @@ function generateJson({ text, result, spec, memory, peakRssBytes }: GenerateOutc
     swapRate: slots ? result.decodeSwaps / slots : null,
     prefillHits: result.prefillHits, prefillMisses: result.prefillMisses,
     flashBytes: result.flashBytes, flashReads: result.flashReads, peakExpertBytes: result.peakExpertBytes,
+    prefetched: prefetchFigures(counters),
     memory: { ...memory, reserveBytes: RESERVE_BYTES }, peakRssBytes,
   };
 }
@@ -344,6 +349,14 @@ function generateText(figures: ReturnType<typeof generateJson>): string {
     ['tokens/s', fixed(figures.tokensPerSecond, 1)],
     ['misses', `${figures.misses} in decode (${percent(figures.missRate)}), ${figures.prefillMisses} in prefill`],
     ['flash', `${formatSize(figures.flashBytes)} in ${figures.flashReads} reads`],
+    ['pre-fetch', prefetchText(figures.prefetched)],
     ['peak memory', formatSize(figures.peakRssBytes)],
   ]);
+}
+
+function prefetchText({ active, gain, recall, perLayer }: PrefetchFigures): string {
+  const sum = (of: (layer: PrefetchFigures['perLayer'][number]) => number) => perLayer.reduce((total, layer) => total + of(layer), 0);
+  if (recall === null) return active ? 'on' : 'off';
+  const why = gain === null ? '' : `, ${percent(Math.abs(gain), 1)} of a token's time ${gain > 0 ? 'saved' : 'lost'} when it was tried`;
+  return `${active ? 'on' : 'off'}${why}; ${sum((layer) => layer.ready)} misses ready, ${sum((layer) => layer.late)} late, ${formatSize(sum((layer) => layer.wastedBytes))} in vain`;
 }

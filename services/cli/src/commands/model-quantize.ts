@@ -82,7 +82,7 @@ async function score(path: string, flags: QuantizeFlags, context: Context): Prom
       modelPath: path, cache: { t: 'all' }, contextTokens: CONTEXT_TOKENS, threads: flags.threads, lanes: 0, prefillBytes: 0, directIo: true,
       routing: {
         routing: 'original', lambda: 0, topJ: null, maxRank: null, massThreshold: 0, rank: null, seed: 0, firstBiasedLayer: 0, biasPrefill: false,
-        eviction: 'lru', evictionHalfLifeTokens: 0,
+        eviction: 'lru', evictionHalfLifeTokens: 0, prefetch: 'off',
       },
     },
   };

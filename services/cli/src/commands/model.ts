@@ -1,9 +1,10 @@
-/** `moefleet model inspect|pack|widen|quantize`: model files, looked at and written; running them is `moefleet engine`. */
+/** `moefleet model inspect|pack|widen|quantize|fit-prefetch`: model files, looked at and written; running them is `moefleet engine`. */
 import { type Command, Option } from 'commander';
 import { integerFrom, sizeAbove } from '../argument';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { UsageFailure } from '../failure';
+import { addFitPrefetch } from './model-fit-prefetch';
 import { addModelInspect } from './model-inspect';
 import { addModelQuantize } from './model-quantize';
 import { addWriteCommand } from './model-write';
@@ -14,6 +15,7 @@ export function addModel(program: Command, context: Context): void {
   addPack(model, context);
   addWiden(model, context);
   addModelQuantize(model, context);
+  addFitPrefetch(model, context);
 }
 
 function addPack(model: Command, context: Context): void {

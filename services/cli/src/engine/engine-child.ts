@@ -10,7 +10,7 @@ import {
   capacitiesForBytes, Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec, simulateCache,
 } from '@moefleet/edge-agent/engine';
 import {
-  type DecodeOutcome, type EngineJob, type EngineSettings, type EvaluateOutcome, fileOf, type FromChild, type GenerateOutcome, type InspectOutcome, type Outcomes, type SimulateOutcome,
+  type DecodeOutcome, type EngineJob, type EngineSettings, type EvaluateOutcome, fileOf, type FitOutcome, type FromChild, type GenerateOutcome, type InspectOutcome, type Outcomes, type SimulateOutcome,
   type ToChild,
 } from './engine-job';
 import { isModelFileJob, type ModelFileJob, performModelFileJob } from './model-file-job';
@@ -68,6 +68,7 @@ function start(job: Exclude<EngineJob, { t: 'simulate' } | ModelFileJob>): Promi
     case 'inspect': return inspect(job.settings);
     case 'evaluate': return evaluate(job);
     case 'decode': return decode(job);
+    case 'fitPrefetch': return fitPrefetch(job);
     case 'generate': return generate(job);
   }
 }
@@ -97,7 +98,7 @@ async function evaluate(job: Extract<EngineJob, { t: 'evaluate' }>): Promise<Eva
     );
     const baseline = job.compare ? await one("scoring with the model's own routing", 0, { ...spec, routing: 'original' }) : null;
     const result = await one(`scoring with ${spec.routing}`, runs - 1, spec);
-    return { info, result, baseline, spec, peakRssBytes: peakRssBytes() };
+    return { info, result, baseline, spec, counters: engine.counters(), peakRssBytes: peakRssBytes() };
   } finally {
     await engine.close();
   }
@@ -113,6 +114,24 @@ async function decode(job: Extract<EngineJob, { t: 'decode' }>): Promise<DecodeO
     const result = await engine.evaluate({ tokens, context: job.context, spec, stepped: true },
       (done, total) => send({ t: 'progress', fraction: done / total, what: 'decoding' }), cancelled.signal);
     return { result, spec, memory, counters: engine.counters(), peakRssBytes: peakRssBytes(), cpuSeconds: cpuSeconds() };
+  } finally {
+    await engine.close();
+  }
+}
+
+async function fitPrefetch(job: Extract<EngineJob, { t: 'fitPrefetch' }>): Promise<FitOutcome> {
+  const { engine, info } = await open({ ...job.settings, contextTokens: job.context }, true);
+  try {
+    const tokens = scoredTokens(engine.tokenize(job.text, false, false), job);
+    const windows = (tokens.length - 1) / job.context;
+    const heldOutWindows = Math.max(1, Math.round(windows * job.heldOut));
+    if (heldOutWindows >= windows) {
+      throw new BadInputError(`${job.textPath}: ${windows} windows of ${job.context} tokens, of which ${heldOutWindows} held out, leave none to fit; give a longer text or a shorter --context`);
+    }
+    const capacity = job.capacity ?? Math.max(info.topK, Math.round(info.experts * 0.4));
+    const result = await engine.fitPrefetch({ tokens, context: job.context, heldOutWindows, capacity },
+      (done, total) => send({ t: 'progress', fraction: done / total, what: 'fitting' }), cancelled.signal);
+    return { result, tokens: tokens.length - 1, heldOutTokens: heldOutWindows * job.context, capacity, topK: info.topK };
   } finally {
     await engine.close();
   }
@@ -147,7 +166,7 @@ async function generate(job: Extract<EngineJob, { t: 'generate' }>): Promise<Gen
       send({ t: 'progress', fraction: Math.min(1, (step.step + 1) / job.tokens), what: 'generating' });
     }, cancelled.signal);
     add(decoder.decode());
-    return { text, result, spec, memory: engine.memory(), peakRssBytes: peakRssBytes() };
+    return { text, result, spec, memory: engine.memory(), counters: engine.counters(), peakRssBytes: peakRssBytes() };
   } finally {
     await engine.close();
   }

@@ -1,5 +1,5 @@
 /** What crosses between the command line and the child process that holds the native engine. */
-import type { EngineCounters, EngineMemory, EvalResult, GenerateResult, ModelInfo, RoutingSpec, SimulateRequest } from '@moefleet/edge-agent/engine';
+import type { EngineCounters, EngineMemory, EvalResult, FitResult, GenerateResult, ModelInfo, RoutingSpec, SimulateRequest } from '@moefleet/edge-agent/engine';
 import { isModelFileJob, type ModelFileJob, modelFileOf, type ModelFileOutcomes } from './model-file-job';
 import type { RecordedRoutes } from './route-file';
 
@@ -38,6 +38,8 @@ export type EngineJob =
   | { t: 'evaluate'; settings: EngineSettings; text: string; textPath: string; tokens: number | null; context: number; promptTokens: number; stepped: boolean; compare: boolean; recordRoutes: boolean }
   /** one token at a time through the real cache, `passes` times over the same tokens, from an empty cache */
   | { t: 'decode'; settings: EngineSettings; text: string; textPath: string; tokens: number; context: number; passes: number }
+  /** `heldOut`: the share of the windows that is scored instead */
+  | { t: 'fitPrefetch'; settings: EngineSettings; text: string; textPath: string; tokens: number | null; context: number; heldOut: number; capacity: number | null }
   | { t: 'generate'; settings: EngineSettings; prompt: string; tokens: number; temperature: number; topP: number; seed: number }
   | { t: 'simulate'; routes: RecordedRoutes; routesPath: string; policies: Policy[]; capacities: number[]; halfLifeTokens: number }
   | ModelFileJob;
@@ -58,12 +60,14 @@ export interface SimulatedRow {
 
 export interface InspectOutcome { info: ModelInfo; modelHash: string; engine: string; memory: EngineMemory; capacities: number[]; contextTokens: number; }
 /** The result's `routes` are there where they were asked for. */
-export interface EvaluateOutcome { info: ModelInfo; result: EvalResult; baseline: EvalResult | null; spec: RoutingSpec; peakRssBytes: number; }
+export interface EvaluateOutcome { info: ModelInfo; result: EvalResult; baseline: EvalResult | null; spec: RoutingSpec; counters: EngineCounters; peakRssBytes: number; }
 export interface DecodeOutcome { result: EvalResult; spec: RoutingSpec; memory: EngineMemory; counters: EngineCounters; peakRssBytes: number; cpuSeconds: number; }
-export interface GenerateOutcome { text: string; result: GenerateResult; spec: RoutingSpec; memory: EngineMemory; peakRssBytes: number; }
+/** `capacity` is that of the held-out windows. */
+export interface FitOutcome { result: FitResult; tokens: number; heldOutTokens: number; capacity: number; topK: number; }
+export interface GenerateOutcome { text: string; result: GenerateResult; spec: RoutingSpec; memory: EngineMemory; counters: EngineCounters; peakRssBytes: number; }
 export interface SimulateOutcome { rows: SimulatedRow[]; }
 
-export interface Outcomes extends ModelFileOutcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; decode: DecodeOutcome; generate: GenerateOutcome; simulate: SimulateOutcome; }
+export interface Outcomes extends ModelFileOutcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; decode: DecodeOutcome; fitPrefetch: FitOutcome; generate: GenerateOutcome; simulate: SimulateOutcome; }
 
 export type ToChild = { t: 'job'; job: EngineJob } | { t: 'cancel' };
 
