@@ -14,5 +14,6 @@ import * as operatingPoint from './operating-point.mjs';
 import * as pareto from './pareto.mjs';
 import * as prefillBias from './prefill-bias.mjs';
 import * as rankCost from './rank-cost.mjs';
+import * as speculation from './speculation.mjs';
 
-export const TABLES = [rankCost, pareto, operatingPoint, lambdaSweep, lifetime, eviction, domainShift, prefillBias, expertUse, choiceAccuracy, gsm8k, mmlu];
+export const TABLES = [rankCost, pareto, operatingPoint, lambdaSweep, lifetime, eviction, speculation, domainShift, prefillBias, expertUse, choiceAccuracy, gsm8k, mmlu];
