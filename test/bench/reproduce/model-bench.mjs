@@ -60,8 +60,8 @@ export class ModelBench {
   }
 
   /** A whole spec of the few fields that a table sets; `capacity` is that of every layer. */
-  spec({ capacity = this.half, routing = 'cache_prior', lambda = 0, topJ = Math.min(2, this.info.topK), ...rest }) {
-    return { routing, lambda, topJ, capacities: this.info.moeLayers.map(() => capacity), generation: 0, ...rest };
+  spec({ capacity = this.half, routing = 'cache_prior', lambda = 0, topJ = Math.min(2, this.info.topK), eviction = 'lru', ...rest }) {
+    return { routing, lambda, topJ, capacities: this.info.moeLayers.map(() => capacity), generation: 0, eviction, ...rest };
   }
 
   /**
