@@ -3,7 +3,7 @@
  * that misses are few at ≤ 1% more perplexity. Keyed by the first 16 digits of the model's hash.
  */
 export const OPERATING_POINTS = {
-  // test/fixtures/tinymoe-17m-q8_0.gguf, on the texts it was trained on. Only the first layer is costly to bend.
+  // test/fixtures/tinymoe-17m-q8_0.gguf, on the texts it was trained on. The first layer is the costly one to bend, then the last.
   b7c9fb8f25be3466: [
     { name: 'sparing', fields: { lambdas: [0.08, 0.3, 0.2, 0.2, 0.15, 0.12], topJs: [1, 1, 0, 0, 0, 1], eviction: 'lfu', evictionHalfLifeTokens: 128 } },
     { name: 'balanced', fields: { lambdas: [0.1, 0.4, 0.25, 0.25, 0.2, 0.15], topJs: [1, 1, 0, 0, 0, 1], eviction: 'lfu', evictionHalfLifeTokens: 128 } },

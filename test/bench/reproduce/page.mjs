@@ -35,7 +35,7 @@ export function indexPage(folder, tables) {
   return `# The papers' tables, on our models
 
 arXiv 2412.00099 (cache-conditional experts) and arXiv 2511.05814 (caching and pre-fetching in offloading), measured again by
-\`node test/bench/reproduce/main.mjs\` (\`--help\`). No figure here is copied from a paper.
+\`node test/bench/reproduce/main.mjs\` (\`--help\`). Every measured figure is ours; what a paper claims is said where it is held against them.
 
 ${links.join('\n')}
 ${findings}`;
