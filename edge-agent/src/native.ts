@@ -50,7 +50,7 @@ export interface RoutingSpec {
   firstBiasedLayer?: number;
   /** route prompts as decoding is, instead of by the model's own choice; default false */
   biasPrefill?: boolean;
-  /** default lru */
+  /** default adaptive */
   eviction?: Eviction;
   /** tokens in which a use loses half of its weight in lfu and lfru; default 0: uses do not age */
   evictionHalfLifeTokens?: number;

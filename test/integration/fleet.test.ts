@@ -77,7 +77,7 @@ test('eviction set is in force beside routing, and at lambda 0 the text stays th
   expect((await fleet.device('phone-1')).reported!.effective.eviction).toBe('adaptive');
   expect((await complete(agents[0]!.httpUrl, { tokens: 48, cold: true })).text).toBe(text);
   await fleet.cli('eviction', 'auto', '--all');
-  expect((await fleet.device('phone-1')).reported!.effective.eviction).toBe('lru');
+  expect((await fleet.device('phone-1')).reported!.effective.eviction).toBe('adaptive');
 });
 
 test('cache set changes capacities, clamped by the device\'s own limit', async () => {

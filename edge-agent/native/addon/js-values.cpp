@@ -129,7 +129,7 @@ template <size_t N> static int read_name(object_reader & r, const char * field, 
     return 0;
 }
 
-// The optional fields keep the defaults of engine_spec.
+// The optional fields keep the defaults of engine_spec, save that whoever names no eviction gets the policy that misses least.
 static void read_optional_spec(object_reader & r, engine_spec & out) {
     if (has_field(r, "lambdas")) out.lambdas = read_numbers(r, "lambdas");
     if (has_field(r, "topJs")) out.top_js = read_whole_numbers(r, "topJs");
@@ -139,6 +139,7 @@ static void read_optional_spec(object_reader & r, engine_spec & out) {
     if (has_field(r, "seed")) out.seed = uint64_t(read_whole(r, "seed", 0, 9007199254740991.0));
     if (has_field(r, "firstBiasedLayer")) out.first_biased_layer = read_int32(r, "firstBiasedLayer");
     if (has_field(r, "biasPrefill")) out.bias_prefill = read_bool(r, "biasPrefill");
+    out.eviction = EVICT_ADAPTIVE;
     if (has_field(r, "eviction")) out.eviction = engine_eviction(read_name(r, "eviction", EVICTION_NAMES));
     if (has_field(r, "evictionHalfLifeTokens")) out.eviction_half_life = read_number(r, "evictionHalfLifeTokens");
     if (has_field(r, "prefetch")) out.prefetch = engine_prefetch(read_name(r, "prefetch", PREFETCH_NAMES));

@@ -30,7 +30,7 @@ test('layers may differ in lambda and topJ, be left to the model, and prompts ma
 test('eviction is the policy asked for, and a half-life stays with the policies that read it', () => {
   expect(effective({ eviction: Eviction.EVICTION_LFU, evictionHalfLifeTokens: 64 }).routing).toMatchObject({ eviction: 'lfu', evictionHalfLifeTokens: 64 });
   expect(effective({ eviction: Eviction.EVICTION_LRU, evictionHalfLifeTokens: 64 }).routing).toMatchObject({ eviction: 'lru', evictionHalfLifeTokens: 0 });
-  expect(effective({}).routing).toMatchObject({ eviction: 'lru', evictionHalfLifeTokens: 0 });
+  expect(effective({}).routing).toMatchObject({ eviction: 'adaptive', evictionHalfLifeTokens: 0 });
 });
 
 test('the device\'s highest lambda bounds every layer, and leaves no method that has no strength to lower', () => {
@@ -43,7 +43,7 @@ test('the device\'s highest lambda bounds every layer, and leaves no method that
 
 test('with another model loaded nothing is bent, and the cache is the default one', () => {
   const { routing, adjustments } = effective({ routing: Routing.ROUTING_MAX_RANK, topJ: 1, firstBiasedLayer: 3, biasPrefill: true, eviction: Eviction.EVICTION_LFU, evictionHalfLifeTokens: 9 }, 1, 'made for another');
-  expect(routing).toEqual({ routing: 'original', lambda: 0, lambdas: null, topJ: 2, topJs: null, firstBiasedLayer: 0, biasPrefill: false, eviction: 'lru', evictionHalfLifeTokens: 0 });
+  expect(routing).toEqual({ routing: 'original', lambda: 0, lambdas: null, topJ: 2, topJs: null, firstBiasedLayer: 0, biasPrefill: false, eviction: 'adaptive', evictionHalfLifeTokens: 0 });
   expect(adjustments.map(([field]) => field)).toEqual(['top_j', 'routing', 'eviction']);
   expect(effective({ lambdas: [0.1, 0.2] }, 1, 'made for another')).toMatchObject({ routing: { lambda: 0, lambdas: null }, adjustments: [['lambda', '0.1,0.2', '0']] });
 });

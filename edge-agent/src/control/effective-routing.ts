@@ -24,7 +24,7 @@ export const ROUTING_OF: Readonly<Partial<Record<RoutingProto, RoutingSpec['rout
 };
 /** What this agent's engine can do. */
 export const EVICTION_OF: Readonly<Partial<Record<EvictionProto, Eviction>>> = {
-  [EvictionProto.EVICTION_UNSPECIFIED]: 'lru', [EvictionProto.EVICTION_LRU]: 'lru', [EvictionProto.EVICTION_LFU]: 'lfu', [EvictionProto.EVICTION_LFRU]: 'lfru',
+  [EvictionProto.EVICTION_UNSPECIFIED]: 'adaptive', [EvictionProto.EVICTION_LRU]: 'lru', [EvictionProto.EVICTION_LFU]: 'lfu', [EvictionProto.EVICTION_LFRU]: 'lfru',
   [EvictionProto.EVICTION_ADAPTIVE]: 'adaptive',
 };
 
@@ -85,7 +85,7 @@ function readRouting(spec: DeviceSpec): Asked {
 function ownChoice(asked: Asked, topK: number, adjust: (field: string, was: unknown, now: unknown) => void): Asked {
   const own: Asked = {
     ...asked, method: isGraded(asked.method) ? asked.method : 'original', lambda: 0, lambdas: [], topJ: undefined, topJs: [],
-    firstBiasedLayer: 0, biasPrefill: false, eviction: 'lru', halfLifeTokens: 0,
+    firstBiasedLayer: 0, biasPrefill: false, eviction: 'adaptive', halfLifeTokens: 0,
   };
   const lambdas = asked.lambdas.length > 0 ? asked.lambdas : [asked.lambda];
   if (lambdas.some((lambda) => lambda !== 0)) adjust('lambda', lambdas, 0);

@@ -12,7 +12,7 @@ test('nothing asked for is lambda 0 with as much cache as the device allows', ()
   const { routing, adjustments, traceRatio, routerSampling, cacheBytes } = effective({});
   expect(routing).toEqual({
     routing: 'cache_prior', lambda: 0, topJ: 2, capacities: [5, 5, 5, 5], generation: 7,
-    lambdas: null, topJs: null, firstBiasedLayer: 0, biasPrefill: false, eviction: 'lru', evictionHalfLifeTokens: 0,
+    lambdas: null, topJs: null, firstBiasedLayer: 0, biasPrefill: false, eviction: 'adaptive', evictionHalfLifeTokens: 0,
   });
   expect({ adjustments, traceRatio, routerSampling, cacheBytes }).toEqual({ adjustments: [], traceRatio: 0.25, routerSampling: null, cacheBytes: 2000 });
 });

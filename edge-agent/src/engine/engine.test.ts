@@ -87,7 +87,7 @@ test('brings a spec into force in the middle of a generation', async () => {
   expect(lambdas.at(-1)).toBe(0.2);
   expect(engine.spec()).toEqual({
     ...specOf(0.2, 8), lambdas: null, topJs: null, maxRank: 0, massThreshold: 0, rank: 0, seed: 0, firstBiasedLayer: 0, biasPrefill: false,
-    eviction: 'lru', evictionHalfLifeTokens: 0, prefetch: 'off',
+    eviction: 'adaptive', evictionHalfLifeTokens: 0, prefetch: 'off',
   });
 });
 

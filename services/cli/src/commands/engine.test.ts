@@ -53,7 +53,7 @@ test('eval gives the figures of the text, per layer and in sum, and what λ cost
 test('eval routes by every method, and leaves out what it does not read', async () => {
   const own = await evaluate('--capacity', '12', '--routing', 'original');
   const byRank = await evaluate('--capacity', '12', '--routing', 'max_rank', '--max-rank', '12', '--compare');
-  expect(byRank).toMatchObject({ routing: 'max_rank', maxRank: 12, topJ: 2, eviction: 'lru', baseline: { crossEntropy: own.crossEntropy } });
+  expect(byRank).toMatchObject({ routing: 'max_rank', maxRank: 12, topJ: 2, eviction: 'adaptive', baseline: { crossEntropy: own.crossEntropy } });
   expect(byRank).not.toHaveProperty('rank');
   expect(byRank.missRate).toBeLessThan(own.missRate);
   const byMass = await evaluate('--capacity', '12', '--routing', 'cumulative_threshold', '--mass-threshold', '0.8');

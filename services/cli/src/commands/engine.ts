@@ -151,7 +151,7 @@ export function addRoutingOptions(command: Command): Command {
     .addOption(new Option('--rank <r>', 'sensitivity: the rank to replace, 1 being a token\'s best expert (default: its worst)').argParser(integerFrom(1, 65_536)))
     .addOption(new Option('--first-biased-layer <n>', 'leave this many layers with experts, from the first, to the model').argParser(integerFrom(0, 65_536)).default(0))
     .option('--bias-prefill', 'route the prompt as decoding is, instead of by the model\'s own choice (in eval: of --prompt-tokens)')
-    .addOption(new Option('--eviction <policy>', 'who leaves a full cache; see below').choices([...EVICTIONS]).default('lru'))
+    .addOption(new Option('--eviction <policy>', 'who leaves a full cache; see below').choices([...EVICTIONS]).default('adaptive'))
     .addOption(new Option('--half-life <tokens>', 'lfu, lfru: a use counts half after this many tokens; 0: uses do not age').argParser(numberFrom(0, 1e12)).default(0))
     .addOption(new Option('--prefetch <when>', 'read experts ahead that a later layer is likely to miss; auto: where that is measured to pay').choices(['auto', 'off', 'on']).default('off'));
 }
@@ -180,7 +180,7 @@ export function settings(flags: EngineFlags & Partial<RoutingFlags>, contextToke
     routing: {
       routing: flags.routing ?? 'cache_prior', lambda: flags.lambda ?? 0, topJ: flags.topJ ?? null, maxRank: flags.maxRank ?? null,
       massThreshold: flags.massThreshold ?? 0.9, rank: flags.rank ?? null, seed: flags.seed ?? 0, firstBiasedLayer: flags.firstBiasedLayer ?? 0,
-      biasPrefill: flags.biasPrefill ?? false, eviction: flags.eviction ?? 'lru', evictionHalfLifeTokens: flags.halfLife ?? 0, prefetch: flags.prefetch ?? 'off',
+      biasPrefill: flags.biasPrefill ?? false, eviction: flags.eviction ?? 'adaptive', evictionHalfLifeTokens: flags.halfLife ?? 0, prefetch: flags.prefetch ?? 'off',
     },
     cache: flags.capacity !== undefined ? { t: 'capacity', capacity: flags.capacity }
       : flags.cacheMib !== undefined ? { t: 'bytes', bytes: Math.floor(flags.cacheMib * MIB) } : { t: 'all' },
