@@ -74,11 +74,13 @@ void layer_hook_end(layer_hook & hook) {
 }
 
 void layer_hook_shrink(layer_hook & hook) {
-    cache_shrink_serve(*hook.shrink, {hook.owner, hook.memory, hook.keep_all, hook.evicted.data()});
-    // Now that the bound is lower, what was kept as spares goes too.
+    // The lower bound first: whoever leaves then gives its pages back instead of keeping them as spares.
     int64_t held = hook.prefetch.mode == PREFETCH_OFF ? 0 : int64_t(hook.prefetch.slots.size());
-    for (int l = 0; l < hook.owner->count; l++) held += (*hook.owner)[l].cache.capacity;
+    for (int l = 0; l < hook.owner->count; l++) {
+        held += std::min((*hook.owner)[l].cache.capacity, hook.shrink->most[size_t(l)].load(std::memory_order_relaxed));
+    }
     expert_memory_set_most_held(*hook.memory, held);
+    cache_shrink_serve(*hook.shrink, {hook.owner, hook.memory, hook.keep_all, hook.evicted.data()});
 }
 
 static void stop_with(layer_hook & hook, const engine_status & status) {
