@@ -16,7 +16,7 @@ function setUp() {
     state: { t: 'ready', model } as HostState,
     memory: async () => {
       world.memoryAsked += 1;
-      return { denseBytes: 0, kvBytes: 0, computeBytes: 0, cacheBytes: 0, prefillBytes: 0, residentBytes: world.heldBytes, directIo: true };
+      return { denseBytes: 0, kvBytes: 0, computeBytes: 0, cacheBytes: 0, stagingBytes: 0, prefillBytes: 0, residentBytes: world.heldBytes, directIo: true };
     },
   };
   const applier = {

@@ -24,7 +24,7 @@ test('measures every arm on the same tokens, and an LRU arm misses what an evalu
   const [stock, lru, bent] = report.arms;
   expect(report.arms.map((arm) => [arm.name, arm.void, arm.tokens])).toEqual([['stock', null, 8], ['lru', null, 8], ['bent', null, 8]]);
 
-  const { stdout: scored } = await runCaptured(['engine', 'eval', '--model', MODEL, '--text', TEXT, '--tokens', '8', '--context', '8', '--capacity', '8', '--threads', '1', '--stepped', '--json']);
+  const { stdout: scored } = await runCaptured(['engine', 'eval', '--model', MODEL, '--text', TEXT, '--tokens', '8', '--context', '8', '--capacity', '8', '--eviction', 'lru', '--threads', '1', '--stepped', '--json']);
   const evaluated = JSON.parse(scored) as { misses: number; missRate: number; perplexity: number };
   expect(lru!.misses).toEqual([evaluated.misses]);
   expect(lru!.missRate!.median).toBeCloseTo(evaluated.missRate, 12);
