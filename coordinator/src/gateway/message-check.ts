@@ -1,7 +1,7 @@
 /** Checks what an agent sends before anything is kept. Throws InvalidRequestError naming the field and its value. */
 import { ConnectRequest, type DeviceInfo, type Hello, MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, type Reported, type RouterWindow, SpecState, type TelemetryFrame } from '@moefleet/proto';
 import { InvalidRequestError } from '../errors';
-import { checkId, checkLabels } from '../names';
+import { checkId, checkReportedLabels } from '../names';
 import { MAX_GENERATION } from '../registry/device-record';
 
 /** Far above any model's; keeps one message from becoming a burden for every reader. */
@@ -33,7 +33,7 @@ export function checkHello(hello: Hello): void {
 }
 
 export function checkInfo(info: DeviceInfo): void {
-  checkLabels('info.labels', info.labels);
+  checkReportedLabels('info.labels', info.labels);
   for (const field of ['agentVersion', 'arch', 'os', 'hostname', 'httpUrl'] as const) checkText(`info.${field}`, info[field]);
   const { model, limits } = info;
   if (model) {

@@ -39,7 +39,8 @@ const setLambda = (lambda: number, topJ?: number): Change => ({ $case: 'setLambd
 const setRouting = (routing: Partial<SetRouting>): Change => ({ $case: 'setRouting', value: SetRouting.fromPartial(routing) });
 const clearLambda: Change = { $case: 'clearLambda', value: {} };
 const on = (deviceId: string): Target => ({ kind: { $case: 'deviceId', value: deviceId } });
-const where = (matchLabels: Record<string, string>): Target => ({ kind: { $case: 'selector', value: { matchLabels } } });
+const where = (matchLabels: Record<string, string>): Target => ({ kind: { $case: 'selector', value: { matchLabels, expression: '' } } });
+const matching = (expression: string): Target => ({ kind: { $case: 'selector', value: { matchLabels: {}, expression } } });
 
 async function roll(what: Change, target?: Target, more: Partial<ChangeConfigRequest> = {}) {
   const rollouts = await change(coordinator.operator, { change: what, ...(target ? { target } : {}), ...more });
@@ -104,6 +105,20 @@ describe('lambda', () => {
     expect((await device('d2')).sources.find((source) => source.field === 'lambda')).toEqual({ field: 'lambda', layer: Layer.LAYER_GROUP_PIN, detail: 'site=lab' });
     expect((await roll(clearLambda, on('d1'))).states).toEqual({ d1: 'APPLIED' });
     expect(agents[0]!.specs.at(-1)!.lambda).toBe(0.3);
+  });
+
+  test('is set on those a selector of any form matches, however it is written; a joiner that matches gets it', async () => {
+    for (const [id, region] of [['d1', 'eu'], ['d2', 'us'], ['d3', 'asia']]) await join({ id: id!, labels: { region: region!, ...(id === 'd2' ? { canary: '' } : {}) } });
+    expect((await roll(setLambda(0.4), matching('region in (us,eu),!canary'))).states).toEqual({ d1: 'APPLIED' });
+    expect((await roll(setLambda(0.3), matching('!canary, region in (eu,us)'))).states).toEqual({ d1: 'APPLIED' });
+    expect((await coordinator.registry.pins.shared()).groups.map((group) => group.selector)).toEqual(['!canary,region in (eu,us)']);
+    const joiner = await join({ id: 'd4', labels: { region: 'us' } });
+    await until('it has it', () => joiner.specs[0]?.lambda === 0.3, 5000, 5);
+    const listed = await call(coordinator, 'listDevices', { selector: { matchLabels: { region: 'us' }, expression: 'canary' } });
+    expect(listed.devices.map((found) => found.id)).toEqual(['d2']);
+    await expect(roll(setLambda(0.1), matching('region in eu'))).rejects.toMatchObject({
+      code: status.INVALID_ARGUMENT, details: expect.stringMatching(/target\.selector\.expression: "region in eu" is not a selector \(at character 11: expected "\("/) as string,
+    });
   });
 
   test('set again to what runs changes nothing', async () => {
@@ -265,7 +280,7 @@ test.each<[string, Partial<ChangeConfigRequest>, RegExp]>([
   ['no change', { change: undefined }, /change: undefined|change: "nothing"/],
   ['no target', { change: clearLambda, target: { kind: undefined } }, /target/],
   ['all: false', { change: clearLambda, target: { kind: { $case: 'all', value: false } } }, /target\.all: false/],
-  ['an empty selector', { change: clearLambda, target: where({}) }, /match_labels/],
+  ['an empty selector', { change: clearLambda, target: where({}) }, /target\.selector: "nothing"/],
   ['a label that is none', { change: clearLambda, target: where({ 'a,b': 'c' }) }, /match_labels: "a,b"/],
   ['a label value that is none', { change: clearLambda, target: where({ a: 'b=c' }) }, /match_labels\.a: "b=c"/],
   ['a device id that is none', { change: clearLambda, target: on('a b') }, /device_id: "a b"/],
@@ -290,7 +305,7 @@ test('devices are listed with what they run, what they count, and where their tr
   await join({ id: 'd2' });
   agent.telemetry({ decodeTokens: 64n, lastTrace: { requestId: 'r', traceIds: ['0123456789abcdef'.repeat(2)], misses: 9n, timeMs: 0n } });
   await until('telemetry is kept', async () => (await device('d1')).telemetry, 5000, 5);
-  const { devices } = await call(coordinator, 'listDevices', { selector: { matchLabels: { site: 'lab' } } });
+  const { devices } = await call(coordinator, 'listDevices', { selector: { matchLabels: { site: 'lab' }, expression: '' } });
   expect(devices).toMatchObject([{ id: 'd1', online: true, bootId: 'boot-d1', telemetry: { decodeTokens: 64n }, traceUrl: `http://127.0.0.1:16686/trace/${'0123456789abcdef'.repeat(2)}` }]);
   expect((await call(coordinator, 'listDevices', { selector: undefined })).devices.map((found) => found.id)).toEqual(['d1', 'd2']);
 });

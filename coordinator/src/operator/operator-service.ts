@@ -1,8 +1,8 @@
 /** What the command line and the console ask for. */
 import type { OperatorServiceServer, Proposal } from '@moefleet/proto';
-import type { Logger } from '@moefleet/runtime';
+import { type Logger, selectorMatches } from '@moefleet/runtime';
 import { DeviceUnavailableError, NotFoundError } from '../errors';
-import { checkId, labelsMatch } from '../names';
+import { checkId } from '../names';
 import type { Registry } from '../registry/registry';
 import type { RolloutRecord } from '../registry/rollout-record';
 import type { RolloutEngine } from '../rollout/rollout-engine';
@@ -29,9 +29,9 @@ export function operatorService(deps: OperatorDeps): OperatorServiceServer {
   const { registry, rollouts, log } = deps;
   return {
     listDevices: unary(log, async ({ selector }) => {
-      const labels = selector ? checkSelector('selector', selector) : {};
+      const checked = selector ? checkSelector('selector', selector) : [];
       const [devices, shared] = await Promise.all([registry.devices.readAll(), registry.pins.shared()]);
-      return { devices: devices.filter((device) => labelsMatch(device.info?.labels ?? {}, labels)).map((device) => viewDevice(device, shared, deps.jaegerUrl)) };
+      return { devices: devices.filter((device) => selectorMatches(checked, device.info?.labels ?? {})).map((device) => viewDevice(device, shared, deps.jaegerUrl)) };
     }),
     getDevice: unary(log, async ({ deviceId }) => {
       const [device, shared] = await Promise.all([registry.devices.read(checkId('device_id', deviceId)), registry.pins.shared()]);

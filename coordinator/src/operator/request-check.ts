@@ -1,5 +1,6 @@
 /** Turns operators' and learners' requests into what the coordinator works with, or says what is wrong with them. */
 import { type ChangeConfigRequest, Eviction, type LabelSelector, type Measure, type Proposal, type QualitySurface, type Target as TargetMessage } from '@moefleet/proto';
+import { canonical, parseSelector, printSelector, type Selector, SELECTOR_BOUND, SelectorError, selectorOfLabels } from '@moefleet/runtime';
 import { InvalidRequestError } from '../errors';
 import { checkDigest, checkId, checkLabels } from '../names';
 import { type EvictionPolicy, MOST_HALF_LIFE } from '../registry/pin';
@@ -30,15 +31,27 @@ export function checkTarget(target: TargetMessage | undefined): Target {
       if (!target.kind.value) throw new InvalidRequestError('target.all', false, 'true, or another kind of target');
       return { t: 'all' };
     case 'deviceId': return { t: 'device', deviceId: checkId('target.device_id', target.kind.value) };
-    case 'selector': return { t: 'selector', labels: checkSelector('target.selector', target.kind.value) };
+    case 'selector': return { t: 'selector', selector: checkSelector('target.selector', target.kind.value) };
     case undefined: throw new InvalidRequestError('target', 'nothing', 'all, a device id or a selector');
   }
 }
 
-/** At least one label. */
-export function checkSelector(field: string, selector: LabelSelector): Readonly<Record<string, string>> {
-  if (Object.keys(selector.matchLabels).length === 0) throw new InvalidRequestError(`${field}.match_labels`, 'nothing', 'at least one label such as class=phone');
-  return checkLabels(`${field}.match_labels`, selector.matchLabels);
+/** In canonical form, with at least one requirement. */
+export function checkSelector(field: string, { matchLabels, expression }: LabelSelector): Selector {
+  const exact = selectorOfLabels(checkLabels(`${field}.match_labels`, matchLabels));
+  const selector = expression === '' ? exact : canonical([...exact, ...readExpression(`${field}.expression`, expression)]);
+  if (selector.length === 0) throw new InvalidRequestError(field, 'nothing', 'a selector such as class=phone');
+  if (printSelector(selector).length > SELECTOR_BOUND.characters) throw new InvalidRequestError(field, `${printSelector(selector).length} characters`, `at most ${SELECTOR_BOUND.characters}`);
+  return selector;
+}
+
+function readExpression(field: string, expression: string): Selector {
+  try {
+    return parseSelector(expression);
+  } catch (error) {
+    if (error instanceof SelectorError) throw new InvalidRequestError(field, expression, `a selector (${error.message})`);
+    throw error;
+  }
 }
 
 function readChange(change: ChangeConfigRequest['change']): Change {

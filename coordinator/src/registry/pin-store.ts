@@ -1,6 +1,6 @@
 /** Operators' pins in Redis. A device's lie with the device, those of groups and of the fleet together. */
-import type { Logger } from '@moefleet/runtime';
-import { parseSelector } from '../names';
+import { type Logger, parseSelector, type Selector } from '@moefleet/runtime';
+import { reasonOf, show } from '../errors';
 import { decodePinSet } from './device-record';
 import type { Keys } from './keys';
 import { type GroupPins, type PinByField, type PinField, type PinPlace, type PinSet } from './pin';
@@ -31,9 +31,8 @@ export class PinStore {
     const damaged: string[] = [];
     const selectors = new Set(Object.keys(raw).flatMap((name) => /^[a-z]+\|group:(.*)$/s.exec(name)?.[1] ?? []));
     const groups = [...selectors].flatMap((selector): GroupPins[] => {
-      const labels = parseSelector(selector);
-      if (!labels) damaged.push(`group "${selector}": no selector`);
-      return labels ? [{ selector, labels, pins: decodePinSet(raw, `|group:${selector}`, damaged) }] : [];
+      const matches = readSelector(selector, damaged);
+      return matches ? [{ selector, matches, pins: decodePinSet(raw, `|group:${selector}`, damaged) }] : [];
     });
     const fleet = decodePinSet(raw, '|fleet', damaged);
     this.tellDamage(damaged.join('; '));
@@ -51,3 +50,11 @@ export class PinStore {
   }
 }
 
+function readSelector(text: string, damaged: string[]): Selector | null {
+  try {
+    return parseSelector(text);
+  } catch (error) {
+    damaged.push(`group ${show(text)}: ${reasonOf(error)}`);
+    return null;
+  }
+}

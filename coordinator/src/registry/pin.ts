@@ -2,6 +2,7 @@
  * A pin: an operator's value for one field of the spec, on a device, a group or the fleet. Stored as JSON; what comes
  * back from Redis is checked field by field.
  */
+import type { Selector } from '@moefleet/runtime';
 
 export interface PinBase {
   /** Counts up over the fleet: of two group pins that match a device, the one with the higher order wins. */
@@ -59,9 +60,9 @@ export const PIN_FIELDS: readonly PinField[] = ['lambda', 'eviction', 'cache', '
 export type PinSet = { readonly [F in PinField]?: PinByField[F] };
 
 export interface GroupPins {
-  /** `a=b,c=d`, sorted by key */
+  /** canonical text */
   readonly selector: string;
-  readonly labels: Readonly<Record<string, string>>;
+  readonly matches: Selector;
   readonly pins: PinSet;
 }
 

@@ -1,6 +1,6 @@
 /** The datastore contract, on a plain Redis and on a node of a Redis Cluster (which refuses keys without hash tags). */
 import { DeviceInfo, DeviceSpec, Proposal, QualitySurface, Reported, RouterWindow, SpecState, TelemetryFrame } from '@moefleet/proto';
-import { createLogger } from '@moefleet/runtime';
+import { createLogger, parseSelector } from '@moefleet/runtime';
 import { Redis } from 'ioredis';
 import { until } from '../../../test/harness/ports';
 import { startRedis } from '../../../test/harness/redis';
@@ -128,7 +128,7 @@ describe.each([
     await lease('d');
     const shared = await registry.pins.shared();
     expect(shared.fleet.lambda).toEqual({ ...lambda, order: 1 });
-    expect(shared.groups).toEqual([{ selector: 'a=b,c=d', labels: { a: 'b', c: 'd' }, pins: { sampling: { order: 2, why: '', sampling: null } } }]);
+    expect(shared.groups).toEqual([{ selector: 'a=b,c=d', matches: parseSelector('a=b,c=d'), pins: { sampling: { order: 2, why: '', sampling: null } } }]);
     expect((await registry.devices.read('d'))!.pins.cache).toMatchObject({ order: 3, size: { t: 'bytes', cacheBytes: 4096 } });
     expect(await registry.pins.clear({ t: 'fleet' }, 'lambda')).toBe(true);
     expect(await registry.pins.clear({ t: 'fleet' }, 'lambda')).toBe(false);

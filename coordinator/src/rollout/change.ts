@@ -1,11 +1,11 @@
 /** What an operator may change, where, and how it is told. */
+import { printSelector, type Selector } from '@moefleet/runtime';
 import type { EvictionPolicy, PinField, PinPlace, RoutingChoice } from '../registry/pin';
-import { selectorText } from '../names';
 
 export type Target =
   | { t: 'all' }
   | { t: 'device'; deviceId: string }
-  | { t: 'selector'; labels: Readonly<Record<string, string>> };
+  | { t: 'selector'; selector: Selector };
 
 export type Change =
   | { t: 'setRouting'; routing: RoutingChoice }
@@ -20,7 +20,7 @@ export type Change =
 
 export function pinPlace(target: Target): PinPlace {
   if (target.t === 'all') return { t: 'fleet' };
-  return target.t === 'device' ? { t: 'device', deviceId: target.deviceId } : { t: 'group', selector: selectorText(target.labels) };
+  return target.t === 'device' ? { t: 'device', deviceId: target.deviceId } : { t: 'group', selector: printSelector(target.selector) };
 }
 
 export function pinField(change: Change): PinField {
@@ -42,7 +42,7 @@ export function specFields(change: Change): readonly string[] {
 }
 
 export function describeChange(change: Change, target: Target): string {
-  const where = target.t === 'all' ? 'all devices' : target.t === 'device' ? `device ${target.deviceId}` : `devices with ${selectorText(target.labels)}`;
+  const where = target.t === 'all' ? 'all devices' : target.t === 'device' ? `device ${target.deviceId}` : `devices with ${printSelector(target.selector)}`;
   switch (change.t) {
     case 'setRouting': return `${routingText(change.routing)} on ${where}`;
     case 'clearRouting': return `routing back to the learner on ${where}`;

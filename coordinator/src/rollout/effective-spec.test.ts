@@ -1,4 +1,5 @@
 import { DeviceSpec, Eviction, ModelState, Proposal, Routing, ValueSource_Layer as Layer } from '@moefleet/proto';
+import { parseSelector } from '@moefleet/runtime';
 import type { PinSet } from '../registry/pin';
 import { effectiveSpec, type SpecInputs } from './effective-spec';
 
@@ -22,7 +23,7 @@ function lambdaPin(lambda: number, order = 1, topJ: number | null = null, modelH
 }
 
 function group(selector: string, pins: PinSet) {
-  return { selector, labels: Object.fromEntries(selector.split(',').map((part) => part.split('=') as [string, string])), pins };
+  return { selector, matches: parseSelector(selector), pins };
 }
 
 function layerOf(spec: SpecInputs, field = 'lambda'): Layer | undefined {

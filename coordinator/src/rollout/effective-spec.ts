@@ -10,7 +10,7 @@
  * should it ever load another.
  */
 import { type DeviceSpec, Eviction, type ModelState, type Proposal, Routing, type ValueSource, ValueSource_Layer as Layer } from '@moefleet/proto';
-import { labelsMatch } from '../names';
+import { selectorMatches } from '@moefleet/runtime';
 import type { SharedPins } from '../registry/pin-store';
 import type { CachePin, EvictionPolicy, PinByField, PinField, PinSet, RoutingChoice, RoutingMethod } from '../registry/pin';
 
@@ -130,7 +130,7 @@ function choosePin<F extends PinField>(field: F, inputs: SpecInputs): Chosen<F> 
   const candidates = [
     { pin: inputs.devicePins[field], layer: Layer.LAYER_DEVICE_PIN, detail: '' },
     ...inputs.shared.groups
-      .filter((group) => labelsMatch(inputs.labels, group.labels))
+      .filter((group) => selectorMatches(group.matches, inputs.labels))
       .map((group) => ({ pin: group.pins[field], layer: Layer.LAYER_GROUP_PIN, detail: group.selector }))
       .sort((a, b) => (b.pin?.order ?? -1) - (a.pin?.order ?? -1)),
     { pin: inputs.shared.fleet[field], layer: Layer.LAYER_FLEET_PIN, detail: '' },

@@ -5,9 +5,8 @@
  */
 import { randomBytes } from 'node:crypto';
 import { type Proposal, SpecState } from '@moefleet/proto';
-import type { Logger, Service } from '@moefleet/runtime';
+import { type Logger, selectorMatches, type Service } from '@moefleet/runtime';
 import { InvalidRequestError, NotFoundError, RegistryDataError, StoppingError } from '../errors';
-import { labelsMatch } from '../names';
 import { inChunks } from '../registry/chunks';
 import type { DeviceRecord } from '../registry/device-record';
 import type { CachePin, EvictionPin, LambdaPin, SamplingPin, TracingPin } from '../registry/pin';
@@ -105,7 +104,7 @@ export class RolloutEngine implements Service {
       return [device];
     }
     const devices = await this.registry.devices.readAll();
-    return target.t === 'all' ? devices : devices.filter((device) => labelsMatch(device.info?.labels ?? {}, target.labels));
+    return target.t === 'all' ? devices : devices.filter((device) => selectorMatches(target.selector, device.info?.labels ?? {}));
   }
 
   /** For a clearing change: whether there was a pin; true for a setting one. */

@@ -1,5 +1,9 @@
 export { backoffMs, type BackoffOptions } from './backoff';
 export { ConfigError, readBoolean, readInteger, readLabels, readNumber, readSize, type Env } from './config-value';
+export {
+  canonical, isLabelKey, isLabelValue, type Labels, labelsOfSelector, parseSelector, printSelector, type Requirement, type Selector, SELECTOR_BOUND, SelectorError,
+  selectorMatches, selectorOfLabels,
+} from './label-selector';
 export { Lifecycle, type Service, runUntilSignal } from './lifecycle';
 export { createLogger, type Logger } from './log';
 export { mergeSettings, type Setting } from './setting';

@@ -28,7 +28,7 @@ export function addLambda(program: Command, context: Context): void {
 Examples:
   moefleet lambda set 0.25 --all
   moefleet lambda set 0.3 --device phone-1 --top-j 1 --why "trial on one phone"
-  moefleet lambda set 0 --selector class=jetson
+  moefleet lambda set 0 --selector 'class=jetson,region in (eu,us),!canary'
   moefleet lambda set 0.1,0.2,0.2,0.3,0.3,0.3 --all
 `, ({ args, options }) => {
       // commander hands the action its own reading of an argument, of which the run keeps the text.

@@ -8,13 +8,13 @@ import { deviceJson, evictionName, flashBytesPerToken, layerName, missRate, rout
 import { enumName, jsonText } from '../json-text';
 import { addOperatorGroup } from '../operator-command';
 import { capacityText, fixed, NONE, pairs, percent, table } from '../table';
-import { readSelector } from '../target';
+import { readSelector, SELECTOR_HELP } from '../target';
 
 export function addDevices(program: Command, context: Context): void {
   addOperatorGroup(program, context, 'devices', 'what runs in the fleet', (devices, action) => {
     const list = devices.command('list', { isDefault: true })
       .description('one line per device (the default)')
-      .option('--selector <labels>', 'devices with all of these labels, such as class=phone,site=berlin')
+      .option('--selector <labels>', SELECTOR_HELP)
       .addHelpText('after', `
 Columns: λ, or the routing method that has none, is "desired > in force" where they differ; MISS and TOKENS/S are of all
 decode since the agent's boot; DRIFT means that the device does not run what it should yet.
@@ -22,6 +22,7 @@ decode since the agent's boot; DRIFT means that the device does not run what it 
 Examples:
   moefleet devices
   moefleet devices list --selector class=phone --json
+  moefleet devices list --selector 'region in (eu,us),!canary'
 `);
     addCommonOptions(list, { operator: true }).action(action(async ({ operator, json, out, options }) => {
       const selector = options['selector'];
@@ -44,7 +45,7 @@ Examples:
 function noDevices(selector: unknown): string {
   return selector === undefined
     ? 'no devices yet; start one with: moefleet agent run --model FILE.gguf --id phone-1\n'
-    : `no device has the labels ${String(selector)}; list all with: moefleet devices\n`;
+    : `no device matches ${String(selector)}; list all with: moefleet devices\n`;
 }
 
 export function listTable(devices: readonly Device[], nowMs: number): string {

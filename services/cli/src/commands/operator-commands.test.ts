@@ -57,8 +57,12 @@ describe('devices', () => {
 
   test('sends the selector', async () => {
     const { stdout } = await run(['devices', 'list', '--selector', 'class=phone,site=berlin']);
-    expect(operator.listed[0]!.selector).toEqual({ matchLabels: { class: 'phone', site: 'berlin' } });
-    expect(stdout).toContain('no device has the labels class=phone,site=berlin');
+    expect(operator.listed[0]!.selector).toEqual({ matchLabels: { class: 'phone', site: 'berlin' }, expression: '' });
+    expect(stdout).toContain('no device matches class=phone,site=berlin');
+    await run(['devices', 'list', '--selector', 'gpu, region in (us,eu)']);
+    expect(operator.listed[1]!.selector).toEqual({ matchLabels: {}, expression: 'gpu,region in (eu,us)' });
+    const refused = await run(['devices', 'list', '--selector', 'region in eu']);
+    expect(refused).toMatchObject({ code: 2, stderr: expect.stringMatching(/--selector: "region in eu" is no selector: at character 11: expected "\(", found "eu"/) as string });
   });
 
   test('shows where each value comes from, what was adjusted and why, and the layers', async () => {

@@ -43,8 +43,15 @@ export interface Target {
   } | undefined;
 }
 
+/** At least one of the two; where both are given both must hold. */
 export interface LabelSelector {
+  /** Exact values. */
   matchLabels: { [key: string]: string };
+  /**
+   * As Kubernetes writes them: `class=phone,region in (eu,us),!canary`. A client leaves match_labels empty rather than
+   * send a part of the selector there, so that a coordinator that does not know this field refuses it.
+   */
+  expression: string;
 }
 
 export interface LabelSelector_MatchLabelsEntry {
@@ -540,7 +547,7 @@ export const Target: MessageFns<Target> = {
 };
 
 function createBaseLabelSelector(): LabelSelector {
-  return { matchLabels: {} };
+  return { matchLabels: {}, expression: "" };
 }
 
 export const LabelSelector: MessageFns<LabelSelector> = {
@@ -548,6 +555,9 @@ export const LabelSelector: MessageFns<LabelSelector> = {
     globalThis.Object.entries(message.matchLabels).forEach(([key, value]: [string, string]) => {
       LabelSelector_MatchLabelsEntry.encode({ key: key as any, value }, writer.uint32(10).fork()).join();
     });
+    if (message.expression !== "") {
+      writer.uint32(18).string(message.expression);
+    }
     return writer;
   },
 
@@ -573,6 +583,14 @@ export const LabelSelector: MessageFns<LabelSelector> = {
             if (entry1.value !== undefined) {
               message.matchLabels[entry1.key] = entry1.value;
             }
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.expression = reader.string();
             continue;
           }
         }
@@ -616,6 +634,7 @@ export const LabelSelector: MessageFns<LabelSelector> = {
           {},
         )
         : {},
+      expression: isSet(object.expression) ? globalThis.String(object.expression) : "",
     };
   },
 
@@ -629,6 +648,9 @@ export const LabelSelector: MessageFns<LabelSelector> = {
           obj.matchLabels[k] = v;
         });
       }
+    }
+    if (message.expression !== "") {
+      obj.expression = message.expression;
     }
     return obj;
   },
@@ -647,6 +669,7 @@ export const LabelSelector: MessageFns<LabelSelector> = {
       },
       {},
     );
+    message.expression = object.expression ?? "";
     return message;
   },
 };
