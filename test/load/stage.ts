@@ -1,0 +1,106 @@
+/** What a load runs against: a Redis of its own and fresh coordinators, each its own process, on free loopback ports. */
+import { credentials } from '@grpc/grpc-js';
+import { OperatorServiceClient } from '@moefleet/proto';
+import { Child } from '@moefleet/demo/child-process';
+import { freePort } from '@moefleet/demo/free-port';
+import { CLI_PATH } from '@moefleet/demo/local-fleet';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Address } from './hollow-fleet/fleet-orders';
+
+/** A rollout of 10,000 devices in one message. */
+const MOST_MESSAGE_BYTES = 256 * 1024 * 1024;
+const START_TIMEOUT_MS = 30_000;
+
+export interface StageOptions {
+  telemetryIntervalMs: number;
+  /** flags for the coordinator's Node */
+  nodeFlags: string[];
+}
+
+export class RunningCoordinator {
+  readonly operator: OperatorServiceClient;
+
+  constructor(readonly child: Child, private readonly ports: { gateway: number; operator: number; http: number }) {
+    this.operator = new OperatorServiceClient(`127.0.0.1:${ports.operator}`, credentials.createInsecure(), { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES });
+  }
+
+  get pid(): number { return this.child.pid!; }
+  get gateway(): Address { return { host: '127.0.0.1', port: this.ports.gateway }; }
+
+  /** Values of a metric by its labels as they are written, `''` where it has none. */
+  async metric(name: string): Promise<Map<string, number>> {
+    const text = await (await fetch(`http://127.0.0.1:${this.ports.http}/metrics`)).text();
+    const values = new Map<string, number>();
+    for (const line of text.split('\n')) {
+      const match = /^(\w+)(?:\{(.*)\})? (\S+)$/.exec(line);
+      if (match?.[1] === `moefleet_coordinator_${name}`) values.set(match[2] ?? '', Number(match[3]));
+    }
+    return values;
+  }
+}
+
+export class Stage {
+  readonly folder = mkdtempSync(join(tmpdir(), 'moefleet-load-'));
+  readonly prefix = 'load';
+  redisPort = 0;
+  readonly coordinators: RunningCoordinator[] = [];
+  private redis: Child | null = null;
+  private readonly ports: { gateway: number; operator: number; http: number }[] = [];
+
+  constructor(private readonly options: StageOptions) {}
+
+  get redisUrl(): string { return `redis://127.0.0.1:${this.redisPort}`; }
+  get redisPid(): number { return this.redis!.pid!; }
+
+  async startRedis(): Promise<void> {
+    this.redisPort = await freePort();
+    const folder = this.subfolder('redis');
+    this.redis = Child.start({
+      name: 'redis', command: 'redis-server', logPath: join(folder, 'redis.log'), keep: false,
+      args: ['--port', String(this.redisPort), '--bind', '127.0.0.1', '--dir', folder, '--save', '', '--appendonly', 'yes', '--notify-keyspace-events', 'Ex'],
+    });
+    await this.redis.until('an answer on its port', async () => (await connects(this.redisPort)) || null, START_TIMEOUT_MS);
+  }
+
+  /** Number `at` has the same ports at every start, so that agents find it again. */
+  async startCoordinator(at = 0): Promise<RunningCoordinator> {
+    this.ports[at] ??= { gateway: await freePort(), operator: await freePort(), http: await freePort() };
+    const { gateway, operator, http } = this.ports[at];
+    const logs = this.subfolder('logs');
+    const child = Child.start({
+      name: `coordinator ${at}`, command: process.execPath, keep: false, logPath: join(logs, `coordinator-${at}-${Date.now()}.log`),
+      args: [
+        ...this.options.nodeFlags, CLI_PATH, 'coordinator', 'run', '--redis-url', this.redisUrl, '--redis-prefix', this.prefix, '--coordinator-id', `coordinator-${at}`,
+        '--gateway', `127.0.0.1:${gateway}`, '--operator', `127.0.0.1:${operator}`, '--http', `127.0.0.1:${http}`,
+        '--telemetry-interval', String(this.options.telemetryIntervalMs), '--learn-every', '0', '--log-level', process.env['MOEFLEET_LOAD_LOG'] ?? 'warn',
+      ],
+    });
+    this.coordinators[at] = new RunningCoordinator(child, this.ports[at]);
+    await child.until('an answer on its gateway', async () => ((await connects(gateway)) && (await connects(http))) || null, START_TIMEOUT_MS);
+    return this.coordinators[at];
+  }
+
+  async stop(): Promise<void> {
+    for (const { operator } of this.coordinators) operator.close();
+    await Promise.all(this.coordinators.map(({ child }) => child.stop()));
+    await this.redis?.stop();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  private subfolder(name: string): string {
+    const folder = join(this.folder, name);
+    mkdirSync(folder, { recursive: true });
+    return folder;
+  }
+}
+
+function connects(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1');
+    socket.once('connect', () => { socket.destroy(); resolve(true); });
+    socket.once('error', () => resolve(false));
+  });
+}
