@@ -1,6 +1,7 @@
 /** Every message and service of moefleet.v1, and where their descriptors lie (for gRPC reflection). */
 import { join } from 'node:path';
 
+export * from './gen/moefleet/v1/access';
 export * from './gen/moefleet/v1/agent';
 export * from './gen/moefleet/v1/device';
 export * from './gen/moefleet/v1/learner';

@@ -3,6 +3,7 @@ import type { LearnerServiceServer } from '@moefleet/proto';
 import { InvalidRequestError, NotFoundError } from '../errors';
 import { checkDigest } from '../names';
 import { unary } from './call-handler';
+import { proposalEntry } from './change-audit';
 import { viewDevice } from './device-view';
 import type { OperatorDeps } from './operator-service';
 import { checkProposal, checkSurface } from './request-check';
@@ -24,8 +25,11 @@ export function learnerService({ registry, rollouts, jaegerUrl, log }: Pick<Oper
       await registry.learner.putSurface(checkSurface(surface));
       return {};
     }),
-    propose: unary(log, async ({ proposals }) => {
-      const rollout = await rollouts.propose(proposals.map(checkProposal));
+    propose: unary(log, async ({ proposals }, caller) => {
+      const checked = proposals.map(checkProposal);
+      const entry = await proposalEntry(registry, caller.name, checked);
+      const propose = () => rollouts.propose(checked);
+      const rollout = await (entry ? registry.audit.around(entry, propose) : propose());
       return { rolloutId: rollout?.current.id ?? '' };
     }),
     reportActivity: unary(log, async ({ activity }) => {

@@ -8,6 +8,7 @@ import type { RolloutRecord } from '../registry/rollout-record';
 import type { RolloutEngine } from '../rollout/rollout-engine';
 import type { SessionDirectory } from '../sessions/session-directory';
 import { serverStream, unary } from './call-handler';
+import { pinEntry } from './change-audit';
 import { viewDevice, viewRollout } from './device-view';
 import { checkChange, checkMeasure, checkSelector } from './request-check';
 
@@ -38,9 +39,10 @@ export function operatorService(deps: OperatorDeps): OperatorServiceServer {
       if (!device) throw new NotFoundError(`device ${deviceId} is not known; see the list of devices`);
       return { device: viewDevice(device, shared, deps.jaegerUrl) };
     }),
-    changeConfig: serverStream(log, async (request, out, signal) => {
+    changeConfig: serverStream(log, async (request, out, signal, caller) => {
       const { target, change, why, timeoutMs } = checkChange(request);
-      const follower = await rollouts.change(target, change, why, timeoutMs);
+      const entry = await pinEntry(registry, caller.name, target, change, why);
+      const follower = await registry.audit.around(entry, () => rollouts.change(target, change, why, timeoutMs));
       let toldMs = 0;
       const tell = (rollout: RolloutRecord) => {
         if (rollout.state === 'running' && Date.now() - toldMs < PROGRESS_EVERY_MS) return;

@@ -17,6 +17,8 @@ export class Keys {
   rollout(id: string): string { return `${this.prefix}:{rollouts}:${id}`; }
   /** string with a time to live: what the learner is doing */
   get activity(): string { return `${this.prefix}:{learner}:activity`; }
+  /** stream: the audit log, one field `entry` with JSON */
+  get audit(): string { return `${this.prefix}:{audit}`; }
   /** string: counts up, one per pin set */
   get pinOrder(): string { return `${this.prefix}:{pins}:order`; }
   /** string: bytes of a QualitySurface */

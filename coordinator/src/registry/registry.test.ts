@@ -45,7 +45,7 @@ describe.each([
 
   function open(coordinatorId: string): [RedisLink, Registry] {
     const opened = new RedisLink({ url: server.url, cluster }, log);
-    return [opened, new Registry(opened, { prefix, coordinatorId, windowBound: { windows: 3, bytes: 1000 }, mostRollouts: 3 }, log)];
+    return [opened, new Registry(opened, { prefix, coordinatorId, windowBound: { windows: 3, bytes: 1000 }, mostRollouts: 3, mostAuditEntries: 1000 }, log)];
   }
 
   async function lease(id: string, change: Partial<typeof request> = {}): Promise<Lease> {
@@ -175,6 +175,29 @@ describe.each([
     await until('the event has arrived', () => there!.includes('desired d'), 3000, 10);
     expect(here!.slice(before)).toEqual(['desired d']);
     await otherLink.stop();
+  });
+
+  test('the audit log keeps its order, its latest entries alone, and shows only what passes', async () => {
+    for (const who of ['alice', 'bob', 'alice']) await registry.audit.record({ who, what: 'set', before: undefined, after: { lambda: 0.2, bytes: 5n }, why: 'trial' });
+    const { entries, last } = await registry.audit.latest(0, 10, ({ who }) => who === 'alice');
+    expect(entries).toMatchObject([{ who: 'alice', before: '', after: '{"lambda":0.2,"bytes":"5"}', why: 'trial', coordinatorId: 'a', subject: { t: 'none' } }, { who: 'alice' }]);
+    expect((await registry.audit.latest(0, 1, () => true)).entries).toMatchObject([{ id: last }]);
+    await registry.audit.record({ who: 'carol', what: 'x'.repeat(10_000), subject: { t: 'devices', ids: Array.from({ length: 9000 }, String) } });
+    const after = await registry.audit.after(last, () => true);
+    expect(after.entries).toMatchObject([{ who: 'carol' }]);
+    expect(JSON.stringify(after.entries[0]).length).toBeLessThan(2000);
+    expect((await registry.audit.after(after.last, () => true)).entries).toEqual([]);
+    await Promise.all(Array.from({ length: 2500 }, () => registry.audit.record({ who: 'dave', what: 'many' })));
+    expect(await raw.xlen(`${prefix}:{audit}`)).toBeLessThan(1200);
+    expect((await registry.audit.latest(0, 10_000, ({ who }) => who === 'alice')).entries).toEqual([]);
+  });
+
+  test('what is no audit entry hides no other, and a failed change is told as failed', async () => {
+    await raw.xadd(`${prefix}:{audit}`, '*', 'entry', '{"who":3}');
+    await raw.xadd(`${prefix}:{audit}`, '*', 'something', 'else');
+    await expect(registry.audit.around({ who: 'alice', what: 'set' }, () => Promise.reject(new Error('no such device')))).rejects.toThrow('no such device');
+    const { entries } = await registry.audit.latest(Date.now() - 60_000, 10, () => true);
+    expect(entries.map(({ what, after }) => [what, after])).toEqual([['set', ''], ['failed: set', '{"reason":"no such device"}']]);
   });
 
   test('what cannot be decoded is left out and told, and hides nothing else', async () => {

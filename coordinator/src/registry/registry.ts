@@ -1,5 +1,6 @@
 /** The one datastore contract of the coordinator. No other folder has a Redis client. */
 import type { Logger } from '@moefleet/runtime';
+import { AuditStore } from './audit-store';
 import { DeviceStore, type WindowBound } from './device-store';
 import { FleetEvents } from './fleet-events';
 import { Keys } from './keys';
@@ -13,6 +14,7 @@ export interface RegistryOptions {
   coordinatorId: string;
   windowBound?: WindowBound;
   mostRollouts?: number;
+  mostAuditEntries?: number;
 }
 
 export class Registry {
@@ -21,6 +23,7 @@ export class Registry {
   readonly rollouts: RolloutStore;
   readonly learner: LearnerStore;
   readonly events: FleetEvents;
+  readonly audit: AuditStore;
 
   constructor(readonly link: RedisLink, options: RegistryOptions, log: Logger) {
     const keys = new Keys(options.prefix);
@@ -28,6 +31,7 @@ export class Registry {
     this.pins = new PinStore(link, keys, log);
     this.rollouts = new RolloutStore(link, keys, options.mostRollouts);
     this.learner = new LearnerStore(link, keys);
+    this.audit = new AuditStore(link, keys, options.coordinatorId, log, options.mostAuditEntries);
     this.events = new FleetEvents(link, keys, options.coordinatorId, log);
   }
 }

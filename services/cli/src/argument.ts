@@ -1,5 +1,5 @@
 /** Reads one flag or argument; commander puts the flag's name and value before the message. */
-import { parseSize } from '@moefleet/runtime';
+import { formatDuration, parseDuration, parseSize } from '@moefleet/runtime';
 import { InvalidArgumentError } from 'commander';
 
 export function numberFrom(min: number, max: number): (text: string) => number {
@@ -52,6 +52,20 @@ export function sizeAbove(min: number): (text: string) => number {
     }
     if (bytes < min) throw new InvalidArgumentError(`Write at least ${min} bytes.`);
     return bytes;
+  };
+}
+
+/** Milliseconds. */
+export function durationFrom(minMs: number, maxMs: number): (text: string) => number {
+  return (text) => {
+    let ms: number;
+    try {
+      ms = parseDuration(text);
+    } catch {
+      throw new InvalidArgumentError('Write a number with a unit, such as 90s, 2h or 7d.');
+    }
+    if (ms < minMs || ms > maxMs) throw new InvalidArgumentError(`Write a span from ${formatDuration(minMs)} to ${formatDuration(maxMs)}.`);
+    return ms;
   };
 }
 

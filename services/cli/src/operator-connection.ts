@@ -6,8 +6,8 @@ import {
   type CallOptions, type ClientReadableStream, connectivityState, credentials, Metadata, type ServiceError, status,
 } from '@grpc/grpc-js';
 import {
-  type ChangeConfigRequest, type Device, type GetLearnerResponse, type LabelSelector, type MeasureDeviceRequest,
-  type MeasureDeviceResponse, OperatorServiceClient, type Rollout,
+  AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type Device, type GetLearnerResponse, type LabelSelector, type MeasureDeviceRequest,
+  type MeasureDeviceResponse, OperatorServiceClient, type ReadAuditRequest, type Rollout,
 } from '@moefleet/proto';
 import { EXIT, exitCodeOfStatus, Failure } from './failure';
 
@@ -23,6 +23,7 @@ type Unary<Request, Response> = (
 
 export class OperatorConnection {
   private readonly client: OperatorServiceClient;
+  private readonly access: AccessServiceClient;
 
   constructor(private readonly address: string, private readonly signal: AbortSignal) {
     this.client = new OperatorServiceClient(address, credentials.createInsecure(), {
@@ -30,6 +31,7 @@ export class OperatorConnection {
       // A command fails at once where nobody listens; whoever runs it decides on trying again.
       'grpc.enable_retries': 0,
     });
+    this.access = new AccessServiceClient(address, credentials.createInsecure(), { channelOverride: this.client.getChannel() });
   }
 
   async listDevices(selector?: LabelSelector): Promise<Device[]> {
@@ -65,6 +67,11 @@ export class OperatorConnection {
 
   async runLearner(): Promise<string> {
     return (await this.unary(this.client.runLearner.bind(this.client), {})).jobId;
+  }
+
+  /** Ends with the last entry that is there; one who follows ends by the signal alone. */
+  async readAudit(request: ReadAuditRequest, onEntry: (entry: AuditEntry) => void): Promise<void> {
+    await this.stream(this.access.readAudit(request), ({ entry }) => { if (entry) onEntry(entry); });
   }
 
   async getLearner(): Promise<GetLearnerResponse> {

@@ -1,6 +1,7 @@
 /** The tree of commands. */
 import { Command } from 'commander';
 import { VERSION } from '@moefleet/runtime';
+import { addAudit } from './commands/audit';
 import { addCache, addLambda, addTracing, addWindows } from './commands/change';
 import { addEviction, addRouting } from './commands/change-routing';
 import { addDevices } from './commands/devices';
@@ -59,6 +60,7 @@ export function buildProgram(context: Context): Command {
   addMeasure(program, context);
   addTracing(program, context);
   addWindows(program, context);
+  addAudit(program, context);
 
   const learner = program.command('learner').description('what measures a model\'s quality and proposes λ and cache sizes');
   addLearnerQueries(learner, context);

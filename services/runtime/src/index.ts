@@ -1,5 +1,6 @@
 export { backoffMs, type BackoffOptions } from './backoff';
 export { ConfigError, readBoolean, readInteger, readLabels, readNumber, readSize, type Env } from './config-value';
+export { formatDuration, parseDuration } from './duration';
 export {
   canonical, isLabelKey, isLabelValue, type Labels, labelsOfSelector, parseSelector, printSelector, type Requirement, type Selector, SELECTOR_BOUND, SelectorError,
   selectorMatches, selectorOfLabels,
