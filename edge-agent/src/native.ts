@@ -124,6 +124,11 @@ export interface OpenOptions {
   prefillBytes: number;
   /** keep every expert in memory once read, whatever the capacities; for evaluation on a workstation */
   keepAll: boolean;
+  /**
+   * have experts arrive no faster than from a disk of this speed, which serves one read after another and never makes up
+   * for idle time; for benches; default 0: as fast as the disk is
+   */
+  readBytesPerSecond?: number;
   /** check the header and every tensor and expert that is read against the file's checksums (a packed file); default false */
   verify?: boolean;
   spec: RoutingSpec;

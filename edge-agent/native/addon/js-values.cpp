@@ -186,6 +186,7 @@ engine_status to_open_options(Napi::Env env, const Napi::Value & value, engine_o
     out.direct_io = read_bool(r, "directIo");
     out.prefill_bytes = uint64_t(read_whole(r, "prefillBytes", 0, 9007199254740991.0));
     out.keep_all = read_bool(r, "keepAll");
+    if (has_field(r, "readBytesPerSecond")) out.read_bytes_per_second = uint64_t(read_whole(r, "readBytesPerSecond", 0, 9007199254740991.0));
     if (has_field(r, "verify")) out.verify = read_bool(r, "verify");
     out.spec = read_spec(r, "spec");
     return r.status;

@@ -220,7 +220,7 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
     e.vocab = llama_model_get_vocab(e.model);
     info.vocab = llama_vocab_n_tokens(e.vocab);
     status = flash_reader_open(e.reader, info.path, e.options.direct_io, e.options.lanes ? e.options.lanes : 4,
-                               info.experts * EXPERT_MATRICES);
+                               info.experts * EXPERT_MATRICES, e.options.read_bytes_per_second);
     if (failed(status)) return status;
 
     layer_states_init(e.layers, info.experts, e.options.spec);

@@ -106,6 +106,7 @@ struct engine_open_options {
     bool direct_io = true;
     uint64_t prefill_bytes = 0;   // 0: one layer's worth
     bool keep_all = false;
+    uint64_t read_bytes_per_second = 0;  // experts arrive no faster, see flash-reader.h; 0: as fast as the disk is
     bool verify = false;          // check what is read against the file's checksums; it must be packed
     engine_spec spec;
 };

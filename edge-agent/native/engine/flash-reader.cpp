@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 namespace {
 
@@ -24,22 +25,21 @@ void queue_init(flash_queue & q, int most) {
     q.head = q.tail = 0;
 }
 
-bool has_slice(const flash_request & r) { return r.next.load(std::memory_order_acquire) < r.slices.load(std::memory_order_relaxed); }
+bool has_piece(const flash_request & r) { return r.next.load(std::memory_order_acquire) < r.pieces.load(std::memory_order_relaxed); }
 
-// The oldest request of which a slice is on offer, or null. Between reading a slot and using it the producer may have
+// The oldest request of which a piece is on offer, or null. Between reading a slot and using it the producer may have
 // put another request there; that one is on offer just as well.
 flash_request * queue_front(flash_queue & q) {
     for (;;) {
         uint64_t head = q.head.load(std::memory_order_acquire);
         if (head == q.tail.load(std::memory_order_acquire)) return nullptr;
         flash_request * r = q.slots[head & (q.capacity - 1)].load(std::memory_order_acquire);
-        if (has_slice(*r)) return r;
+        if (has_piece(*r)) return r;
         q.head.compare_exchange_strong(head, head + 1);
     }
 }
 
 bool queue_push(flash_queue & q, flash_request & r) {
-    queue_front(q);  // makes room
     const uint64_t tail = q.tail.load(std::memory_order_relaxed);
     if (tail - q.head.load(std::memory_order_acquire) == q.capacity) return false;
     q.slots[tail & (q.capacity - 1)].store(&r, std::memory_order_release);
@@ -47,13 +47,24 @@ bool queue_push(flash_queue & q, flash_request & r) {
     return true;
 }
 
-// A slice that nobody else will take; -1 where none is left.
-int32_t take_slice(flash_request & r) {
+// Where piece i of a request begins in the file. Pieces end at multiples of FLASH_PIECE of the file, so that all but the
+// ragged ends are aligned.
+uint64_t piece_offset(const flash_request & r, int32_t i) {
+    return std::clamp((r.offset / FLASH_PIECE + uint64_t(i)) * FLASH_PIECE, r.offset, r.offset + r.bytes);
+}
+
+// Pieces that nobody else will take, [first, end): to the end of the slice, or a single one.
+struct taken_pieces { int32_t first = 0, end = 0; };
+
+taken_pieces take_pieces(flash_request & r, bool single) {
+    const int32_t pieces = r.pieces.load();
     int32_t i = r.next.load(std::memory_order_acquire);
-    while (i < r.slices) {
-        if (r.next.compare_exchange_weak(i, i + 1, std::memory_order_acq_rel)) return i;
+    while (i < pieces) {
+        const int32_t in_slice = int32_t((r.offset / FLASH_PIECE + uint64_t(i)) % (FLASH_SLICE / FLASH_PIECE));
+        const int32_t end = single ? i + 1 : std::min<int32_t>(pieces, i + FLASH_SLICE / FLASH_PIECE - in_slice);
+        if (r.next.compare_exchange_weak(i, end, std::memory_order_acq_rel)) return {i, end};
     }
-    return -1;
+    return {};
 }
 
 // pread until `need` bytes are there or the file ends; returns errno, -1 for an early end, 0.
@@ -83,38 +94,54 @@ int read_range(const flash_reader & reader, const flash_lane & lane, char * to, 
     return error;
 }
 
-// Slices end at multiples of FLASH_SLICE of the file, so that all but the ragged ends are aligned.
-void read_slice(flash_reader & reader, flash_lane & lane, flash_request & r, int32_t i) {
-    const uint64_t first = r.offset / FLASH_SLICE;
-    const uint64_t from = std::max(r.offset, (first + uint64_t(i)) * FLASH_SLICE);
-    const uint64_t until = std::min(r.offset + r.bytes, (first + uint64_t(i) + 1) * FLASH_SLICE);
+// When a disk of the reader's pace would have served these bytes, asked for now.
+int64_t paced_end(flash_reader & reader, uint64_t bytes) {
+    const int64_t asked = now_ns(), takes = int64_t(double(bytes) * reader.pace_ns_per_byte);
+    int64_t free = reader.pace_free_ns.load(), end;
+    do {
+        end = std::max(asked, free) + takes;
+    } while (!reader.pace_free_ns.compare_exchange_weak(free, end));
+    return end;
+}
+
+void sleep_until(int64_t ns) {
+    const timespec time{time_t(ns / 1000000000), long(ns % 1000000000)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, nullptr) == EINTR) {}
+}
+
+void read_pieces(flash_reader & reader, flash_lane & lane, flash_request & r, taken_pieces pieces) {
+    const uint64_t from = piece_offset(r, pieces.first), until = piece_offset(r, pieces.end);
     const int64_t begin = now_ns();
     int64_t unset = 0;
     r.begin_ns.compare_exchange_strong(unset, begin);
+    const int64_t due = reader.pace_ns_per_byte > 0 ? paced_end(reader, until - from) : 0;
     int32_t reads = 0;
     const int error = read_range(reader, lane, r.to + (from - r.offset), until - from, from, reads);
+    if (due > 0) sleep_until(due);
     const int64_t end = now_ns();
     if (error) r.error.store(error);
     r.reads.fetch_add(reads);
     for (int64_t last = r.end_ns.load(); last < end && !r.end_ns.compare_exchange_weak(last, end);) {}
     lane.read_micros_log2[read_time_bucket(end - begin)].add(1);
-    r.finished.fetch_add(1, std::memory_order_release);  // from here on the memory read into is the producer's again
+    // From here on the memory read into is the producer's again.
+    r.finished.fetch_add(pieces.end - pieces.first, std::memory_order_release);
     reader.progress.fetch_add(1);
     if (reader.watched.load()) futex_wake_all(reader.progress);
 }
 
 bool work(flash_reader & reader, flash_lane & lane, flash_priority priority) {
     flash_request * r = queue_front(reader.queues[priority]);
-    const int32_t i = r ? take_slice(*r) : -1;
-    if (i >= 0) read_slice(reader, lane, *r, i);
-    return r != nullptr;
+    if (!r) return false;
+    const taken_pieces pieces = take_pieces(*r, priority == FLASH_SPECULATIVE);
+    if (pieces.end > pieces.first) read_pieces(reader, lane, *r, pieces);
+    return true;
 }
 
+// One lane at a time. Those turned away may have turned each other away, so the last of them looks again.
 bool speculate(flash_reader & reader, flash_lane & lane) {
-    bool worked = false;
-    if (reader.speculating.fetch_add(1) < reader.most_speculating) worked = work(reader, lane, FLASH_SPECULATIVE);
-    reader.speculating.fetch_sub(1);
-    return worked;
+    const bool first = reader.speculating.fetch_add(1) == 0;
+    const bool worked = first && work(reader, lane, FLASH_SPECULATIVE);
+    return (reader.speculating.fetch_sub(1) == 1 && !first) || worked;
 }
 
 void lane_main(flash_reader & reader, flash_lane & lane) {
@@ -136,7 +163,8 @@ bool direct_read_works(int fd) {
 
 }  // namespace
 
-engine_status flash_reader_open(flash_reader & reader, const std::string & path, bool direct, int lanes, int most_requests) {
+engine_status flash_reader_open(flash_reader & reader, const std::string & path, bool direct, int lanes, int most_requests,
+                                uint64_t bytes_per_second) {
     if (lanes < 1 || lanes > 64) return status_error(ENGINE_BAD_ARGUMENT, "lanes: expected 1 to 64, found %d", lanes);
     if (direct) {
         reader.file = file_descriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
@@ -148,7 +176,7 @@ engine_status flash_reader_open(flash_reader & reader, const std::string & path,
         posix_fadvise(reader.file.fd, 0, 0, POSIX_FADV_RANDOM);
     }
     for (auto & queue : reader.queues) queue_init(queue, most_requests);
-    reader.most_speculating = std::max(1, lanes / 2);
+    reader.pace_ns_per_byte = bytes_per_second ? 1e9 / double(bytes_per_second) : 0;
     reader.lanes.reset(new flash_lane[size_t(lanes)]);
     reader.lane_count = lanes;
     for (int i = 0; i < lanes; i++) {
@@ -179,7 +207,7 @@ void flash_reader_close(flash_reader & reader) {
 }
 
 void flash_request_set(flash_request & r, uint64_t offset, uint64_t bytes, char * to, const char * tensor) {
-    r.slices = 0;  // a lane that still finds it in a queue takes nothing
+    r.pieces = 0;  // a lane that still finds it in a queue takes nothing
     r.offset = offset;
     r.bytes = bytes;
     r.to = to;
@@ -190,16 +218,17 @@ void flash_request_set(flash_request & r, uint64_t offset, uint64_t bytes, char 
     r.error.store(0);
     r.begin_ns.store(0);
     r.end_ns.store(0);
-    const int32_t slices = int32_t((offset + bytes - 1) / FLASH_SLICE - offset / FLASH_SLICE + 1);
-    r.next.store(slices);
-    r.slices = slices;
+    const int32_t pieces = int32_t((offset + bytes - 1) / FLASH_PIECE - offset / FLASH_PIECE + 1);
+    r.next.store(pieces);
+    r.pieces = pieces;
 }
 
 bool flash_reader_start(flash_reader & reader, flash_request & r, flash_priority priority) {
-    if (r.target < r.slices) {
-        r.target = r.slices;
+    queue_front(reader.queues[priority]);  // makes room: once `r` is on offer again, its old places are not free any more
+    if (r.target < r.pieces) {
+        r.target = r.pieces;
         r.next.store(r.resume, std::memory_order_release);
-    } else if (!has_slice(r)) {
+    } else if (!has_piece(r)) {
         return true;
     }
     if (queue_push(reader.queues[priority], r)) return true;
@@ -213,8 +242,8 @@ void flash_reader_ring(flash_reader & reader) {
 }
 
 void flash_request_withdraw(flash_request & r) {
-    if (r.target < r.slices) return;  // not on offer
-    r.target = r.resume = r.next.exchange(r.slices, std::memory_order_acq_rel);
+    if (r.target < r.pieces) return;  // not on offer
+    r.target = r.resume = r.next.exchange(r.pieces, std::memory_order_acq_rel);
 }
 
 void flash_reader_forget(flash_reader & reader, flash_priority priority) {

@@ -23,7 +23,7 @@ void layer_hook_init(layer_hook & hook, const model_info & info, expert_memory &
     const size_t experts = size_t(info.experts);
     expert_reads_init(hook.reads, memory, reader);
     router_forecast_init(hook.prefetch.forecast, int(info.moe_layers.size()), info.experts);
-    prefetch_init(hook.prefetch, hook.reads, info.top_k, keep_all ? 0 : info.top_k + info.top_k / 2);
+    prefetch_init(hook.prefetch, hook.reads, info.top_k, keep_all ? 0 : prefetch_slots(info.top_k));
     hook.fetch.reading.resize(experts);
     hook.needed.resize(experts);
     hook.before.resize(experts);

@@ -12,6 +12,8 @@
 #include "prefetch-trial.h"
 #include "forecast-map.h"
 
+#include <algorithm>
+
 struct staging_slot {
     int32_t layer = -1, expert = -1;      // layer < 0: free
     int64_t asked_ns = 0;
@@ -58,6 +60,9 @@ struct prefetcher {
     bool has_input = false;
     std::vector<float> scores, ranked;    // scratch, one per expert
 };
+
+// While one layer is computed there is time to read a part of an expert; whole ones serve better as members of the cache.
+inline int prefetch_slots(int top_k) { return std::max(1, top_k / 2); }
 
 // `most_guesses` for a layer; `slots` experts in all, possibly none.
 void prefetch_init(prefetcher & p, expert_reads & reads, int top_k, int slots);

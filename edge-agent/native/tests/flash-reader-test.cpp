@@ -2,7 +2,9 @@
 
 #include "check.h"
 
+#include <chrono>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 static char byte_at(uint64_t i) { return char((i * 2654435761u) >> 13); }
@@ -80,7 +82,7 @@ static void reads_many_requests_at_once(const std::string & path, flash_priority
         for (int i = 299; i >= 0; i--) flash_reader_wait(reader, requests[size_t(i)]);
         for (int i = 0; i < 300; i++) {
             CHECK(flash_request_done(requests[size_t(i)]));
-            CHECK_EQUAL(requests[size_t(i)].finished.load(), requests[size_t(i)].slices.load());
+            CHECK_EQUAL(requests[size_t(i)].finished.load(), requests[size_t(i)].pieces.load());
         }
         CHECK(holds(out.data() + 299 * 5000, 299 * 7001, 5000));
     }
@@ -114,6 +116,41 @@ static void withdraws_and_resumes(const std::string & path, uint64_t bytes) {
 }
 
 // A demand does not wait for speculative requests that were there before it.
+// Lanes that turn each other away from guesses leave none unread, though the bell rings only once.
+static void reads_every_guess_after_one_ring(const std::string & path) {
+    std::vector<flash_request> requests(8);
+    std::vector<char> out(8 * 5000);
+    flash_reader reader;
+    REQUIRE_OK(flash_reader_open(reader, path, false, 8, 8));
+    for (int round = 0; round < 3000; round++) {
+        for (int i = 0; i < 8; i++) {
+            flash_request_set(requests[size_t(i)], uint64_t(i) * 7001, 5000, out.data() + i * 5000, "t");
+            CHECK(flash_reader_start(reader, requests[size_t(i)], FLASH_SPECULATIVE));
+        }
+        flash_reader_ring(reader);
+        for (auto & r : requests) flash_reader_wait(reader, r);
+    }
+    flash_reader_close(reader);
+}
+
+// At most the pace, however long the reader was idle before.
+static void keeps_its_pace(const std::string & path) {
+    const uint64_t bytes = 3 << 20, bytes_per_second = 100 << 20;
+    flash_request request;
+    std::vector<char> out(bytes);
+    flash_reader reader;
+    REQUIRE_OK(flash_reader_open(reader, path, false, 4, 4, bytes_per_second));
+    for (int round = 0; round < 3; round++) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(40));
+        const int64_t start = now_ns();
+        flash_request_set(request, 0, bytes, out.data(), "t");
+        read(reader, request);
+        CHECK(now_ns() - start >= int64_t(double(bytes) / double(bytes_per_second) * 1e9) - 1000);
+        CHECK(holds(out.data(), 0, bytes));
+    }
+    flash_reader_close(reader);
+}
+
 static void serves_demands_first(const std::string & path, uint64_t bytes) {
     std::vector<flash_request> guesses(64);
     flash_request demand;
@@ -199,6 +236,8 @@ int main() {
     reads_many_requests_at_once(path, FLASH_DEMAND);
     reads_many_requests_at_once(path, FLASH_SPECULATIVE);
     withdraws_and_resumes(path, bytes);
+    reads_every_guess_after_one_ring(path);
+    keeps_its_pace(path);
     serves_demands_first(path, bytes);
     refuses_what_its_queue_cannot_hold(path);
     names_the_tensor_when_the_file_is_short(path, bytes, true);

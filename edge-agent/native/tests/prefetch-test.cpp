@@ -74,7 +74,7 @@ static void says_what_staging_takes(engine * e) {
     engine_memory memory;
     REQUIRE_OK(engine_apply(e, spec));
     REQUIRE_OK(engine_get_memory(e, memory));
-    CHECK_EQUAL(memory.staging_bytes, 6u * 78336u);
+    CHECK_EQUAL(memory.staging_bytes, 2u * 78336u);
     spec.prefetch = PREFETCH_OFF;
     REQUIRE_OK(engine_apply(e, spec));
     REQUIRE_OK(engine_get_memory(e, memory));
@@ -208,6 +208,7 @@ struct truncated_model {
         spec.capacities.assign(memory.layers.size(), 8);
         layer_states_init(layers, file.info.experts, spec);
         layer_hook_init(hook, file.info, memory, reader, totals, false);
+        hook.prefetch.slots.assign(6, staging_slot());
         hook.layers = hook.owner = &layers;
         // A router of one input that prefers low ids.
         weights.resize(size_t(file.info.experts));

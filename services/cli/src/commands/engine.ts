@@ -3,6 +3,7 @@ import { type Command, Option } from 'commander';
 import type { EvalResult, Eviction, Prefetch, Routing, RoutingSpec } from '@moefleet/edge-agent/engine';
 import { formatSize } from '@moefleet/runtime';
 import { integerFrom, listOf, numberFrom, sizeAbove } from '../argument';
+import { type DiskProfile, parseProfile } from '../bench/disk-profile';
 import { addCommonOptions, readCommonOptions } from '../config';
 import type { Context } from '../context';
 import type { EngineSettings, EvaluateOutcome, GenerateOutcome, InspectOutcome } from '../engine/engine-job';
@@ -23,7 +24,7 @@ const VERIFY = 'check all that is read against the checksums of a packed file (s
 
 export interface EngineFlags {
   model: string; capacity?: number; cacheMib?: number;
-  threads: number; lanes: number; prefill: number; directIo: boolean; context?: number; verify?: boolean;
+  threads: number; lanes: number; prefill: number; directIo: boolean; disk?: DiskProfile; context?: number; verify?: boolean;
 }
 
 /** Absent on `inspect`, which routes nothing. */
@@ -138,7 +139,8 @@ export function addEngineOptions(command: Command): Command {
     .addOption(new Option('--prefill <size>', 'expert bytes beyond the cache while a prompt is read; 0: one layer').argParser(sizeAbove(0)).default(0))
     .addOption(new Option('--threads <n>', 'compute threads; 0: physical cores but one').argParser(integerFrom(0, 1024)).default(0))
     .addOption(new Option('--lanes <n>', 'parallel flash reads; 0: the engine\'s default').argParser(integerFrom(0, 256)).default(0))
-    .option('--no-direct-io', 'read through the page cache');
+    .option('--no-direct-io', 'read through the page cache')
+    .addOption(new Option('--disk <profile>', 'deliver experts no faster than emmc, ufs2.1, ufs3.1 or a speed such as 500MB/s would, one read after another').argParser(parseProfile).default(parseProfile('raw'), 'raw'));
 }
 
 export function addRoutingOptions(command: Command): Command {
@@ -184,7 +186,8 @@ export function settings(flags: EngineFlags & Partial<RoutingFlags>, contextToke
     },
     cache: flags.capacity !== undefined ? { t: 'capacity', capacity: flags.capacity }
       : flags.cacheMib !== undefined ? { t: 'bytes', bytes: Math.floor(flags.cacheMib * MIB) } : { t: 'all' },
-    contextTokens, threads: flags.threads, lanes: flags.lanes, prefillBytes: flags.prefill, directIo: flags.directIo, verify: flags.verify ?? false,
+    contextTokens, threads: flags.threads, lanes: flags.lanes, prefillBytes: flags.prefill, directIo: flags.directIo,
+    readBytesPerSecond: flags.disk?.bytesPerSecond ?? 0, verify: flags.verify ?? false,
   };
 }
 

@@ -197,7 +197,7 @@ async function open(settings: EngineSettings, mayKeepAll: boolean): Promise<{ en
   const bytes = info.denseBytes + info.expertBytes.reduce((sum, each) => sum + each * info.experts, 0);
   const engine = await Engine.open({
     modelPath: settings.modelPath, contextTokens: settings.contextTokens, threads: settings.threads, lanes: settings.lanes,
-    directIo: settings.directIo, verify: settings.verify ?? false, prefillBytes: settings.prefillBytes, keepAll: mayKeepAll && bytes * 2 < freemem(), spec,
+    directIo: settings.directIo, readBytesPerSecond: settings.readBytesPerSecond ?? 0, verify: settings.verify ?? false, prefillBytes: settings.prefillBytes, keepAll: mayKeepAll && bytes * 2 < freemem(), spec,
   });
   return { engine, info, spec };
 }

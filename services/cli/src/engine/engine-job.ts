@@ -28,6 +28,8 @@ export interface EngineSettings {
   lanes: number;
   prefillBytes: number;
   directIo: boolean;
+  /** experts arrive no faster; default 0: as fast as the disk is */
+  readBytesPerSecond?: number;
   /** default false */
   verify?: boolean;
 }
