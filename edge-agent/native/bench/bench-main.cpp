@@ -3,10 +3,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
 
 static int usage() {
     fprintf(stderr, "usage: moefleet_bench stock MODEL TEXT TOKENS CONTEXT THREADS PASSES EXTRA_BUFTS\n"
-                    "       moefleet_bench probe FILE LANES SLICE_BYTES BURST_BYTES PAUSE_NS FOR_NS SKIP_NS\n"
+                    "       moefleet_bench probe MODEL LANES BYTES_PER_SECOND PAUSE_NS FOR_NS SKIP_NS MISSES,MISSES,...\n"
                     "       moefleet_bench drop FILE\n");
     return 2;
 }
@@ -25,6 +26,18 @@ static bool read_numbers(char ** texts, int n, const int64_t * least, int64_t * 
     return true;
 }
 
+// Counts that are not all 0, with commas between.
+static bool read_list(const std::string & text, std::vector<int32_t> & out) {
+    std::stringstream list(text);
+    int64_t n = 0, sum = 0;
+    for (std::string each; std::getline(list, each, ',');) {
+        if (!read_number(each.c_str(), 0, n) || n > (1 << 20)) return false;
+        out.push_back(int32_t(n));
+        sum += n;
+    }
+    return sum > 0;
+}
+
 int main(int argc, char ** argv) {
     const char * mode = argc > 1 ? argv[1] : "";
     if (strcmp(mode, "stock") == 0 && argc == 9) {
@@ -34,10 +47,11 @@ int main(int argc, char ** argv) {
         return stock_decode({argv[2], argv[3], int32_t(n[0]), int32_t(n[1]), int32_t(n[2]), int32_t(n[3]), n[4] != 0});
     }
     if (strcmp(mode, "probe") == 0 && argc == 9) {
-        const int64_t least[6] = {1, 4096, 4096, 0, 1, 0};
-        int64_t n[6];
-        if (!read_numbers(argv + 3, 6, least, n)) return usage();
-        return read_probe({argv[2], int32_t(n[0]), uint64_t(n[1]), uint64_t(n[2]), n[3], n[4], n[5]});
+        const int64_t least[5] = {1, 0, 0, 1, 0};
+        int64_t n[5];
+        std::vector<int32_t> misses;
+        if (!read_numbers(argv + 3, 5, least, n) || !read_list(argv[8], misses)) return usage();
+        return read_probe({argv[2], int32_t(n[0]), uint64_t(n[1]), n[2], n[3], n[4], misses});
     }
     if (strcmp(mode, "drop") == 0 && argc == 3) return drop_cache(argv[2]);
     return usage();

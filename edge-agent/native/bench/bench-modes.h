@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 struct stock_options {
     std::string model, text_path;
@@ -21,12 +22,14 @@ int stock_decode(const stock_options & options);
 struct probe_options {
     std::string path;
     int32_t lanes = 0;
-    uint64_t slice_bytes = 0, burst_bytes = 0;
+    uint64_t bytes_per_second = 0;  // of the reader itself (flash-reader.h); 0: as fast as the disk is
     int64_t pause_ns = 0, for_ns = 0, skip_ns = 0;
+    std::vector<int32_t> misses;    // of each token, over all layers; taken in turns
 };
 
-// Reads bursts from random places with O_DIRECT, `lanes` slices at a time, and pauses after each, for `for_ns` in all;
-// what the first `skip_ns` read is not counted. Prints bytes, the time spent reading and the time that passed.
+// Reads random experts of a model as an engine does that misses so many in each token: with its reader, its requests, in
+// its order, layer by layer with a pause after each, for `for_ns` in all; what the first `skip_ns` read is not counted.
+// Prints bytes, the time spent reading and the time that passed.
 int read_probe(const probe_options & options);
 
 // Asks the kernel to forget its cached pages of a file. Pages that a process maps stay.

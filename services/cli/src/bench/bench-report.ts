@@ -35,7 +35,7 @@ export function reportOf(plan: BenchPlan, conditions: Conditions, { runs, cacheD
   return {
     model: { ...plan.model },
     conditions: {
-      ...conditions, profile: conditions.profile.name, throttleBytesPerSecond: plan.limits.read?.bytesPerSecond ?? null,
+      ...conditions, profile: conditions.profile.name, throttleBytesPerSecond: plan.limits.read?.bytesPerSecond ?? null, paceBytesPerSecond: plan.paceBytesPerSecond,
       memoryBytes: plan.limits.memoryBytes, cgroups: plan.cgroups?.version ?? null, cacheDrop,
       tokens: plan.tokens, stockTokens: plan.stockTokens, warmUpTokens: plan.warmUpTokens, context: plan.context,
       threads: plan.threads, lanes: plan.lanes, runs: plan.runs,
@@ -119,7 +119,7 @@ const MEGABYTE = 1e6;
 export function reportText(report: Report): string {
   const { conditions: c, model, disk, computeMs } = report;
   const memory = c.memoryBytes === null ? 'not limited' : `${formatSize(c.memoryBytes)} for each arm (cgroup ${c.cgroups}), page cache included`;
-  const throttle = c.throttleBytesPerSecond === null ? 'not throttled' : `throttled to ${megabytes(c.throttleBytesPerSecond)} MB/s`;
+  const throttle = c.throttleBytesPerSecond === null ? 'not throttled' : `throttled to ${megabytes(c.throttleBytesPerSecond)} MB/s${c.paceBytesPerSecond === null ? '' : ' for stock, paced for the engine'}`;
   const head = pairs([
     ['model', `${model.path}, ${formatSize(model.fileBytes)}; ${model.moeLayers} layers of ${model.experts} experts of ${formatSize(model.expertBytes)}, top ${model.topK}`],
     ['engine', `${c.engine}, ${c.threads} threads, ${c.lanes} lanes`],
@@ -140,7 +140,7 @@ export function reportText(report: Report): string {
       arm.quality ? `${arm.quality.lossPercent >= 0 ? '+' : ''}${arm.quality.lossPercent.toFixed(2)}%` : NONE,
     ])), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
   const floors = report.arms.filter((arm) => arm.floor);
-  const floorText = floors.length === 0 ? '' : `\nAgainst the floor: what was read at the speed the disk gave in the arm's own rhythm, and ${fixed(computeMs?.median, 1)} ms of arithmetic\n${table(
+  const floorText = floors.length === 0 ? '' : `\nAgainst the floor: the arm's misses read by the engine's own reader with nothing else to do, and ${fixed(computeMs?.median, 1)} ms of arithmetic\n${table(
     ['ARM', 'MS/TOKEN', 'ARITHMETIC', 'READ', 'AT MB/S', 'SUM', 'X SUM', 'X LARGER'],
     floors.map(({ name, msPerToken, floor }) => [
       name, middle(msPerToken, 1), fixed(floor!.computeMs, 1), fixed(floor!.readMs, 1), megabytes(floor!.diskBytesPerSecond),

@@ -5,20 +5,17 @@
  */
 import { Failure, UsageFailure } from '../failure';
 import { runEngineJob } from '../engine/engine-process';
-import type { DecodeOutcome } from '../engine/engine-job';
+import type { DecodeOutcome, EngineSettings } from '../engine/engine-job';
 import type { Arm } from './arm';
 import { runTool } from './bench-tool';
 import type { Cgroups, Launcher, Limits } from './cgroup';
 import { type Decoded, decodedByEngine, decodedByStock, figuresOf } from './decoded';
-import { pacingOf } from './floor';
+import { rhythmOf } from './floor';
 import { busySeconds, othersProcessors } from './other-load';
 import { type CacheDrop, dropPageCache } from './page-cache';
 
-/** The engine's own slice. */
-const SLICE_BYTES = 1024 ** 2;
 const COMPUTE_TOKENS = 64;
-const STEADY_BURST_BYTES = 64 * 1024 ** 2;
-const PROBE_NS = 700_000_000;
+const PROBE_NS = 1_500_000_000;
 /** A throttle starts with some credit, which must be spent before it is measured; longer by this. */
 const THROTTLED_SKIP_NS = 1_000_000_000;
 
@@ -37,6 +34,8 @@ export interface BenchPlan {
   runs: number;
   withFloor: boolean;
   limits: Limits;
+  /** the engine's own reads are held to this speed, in place of the throttle of `limits`; null: the throttle holds them */
+  paceBytesPerSecond: number | null;
   /** null: `limits` cannot be had, and are not asked for */
   cgroups: Cgroups | null;
 }
@@ -78,7 +77,7 @@ export async function runBench(plan: BenchPlan, listener: BenchListener, signal:
     const say = (index: number, what: string) => listener.onProgress((run + index / (plan.arms.length + 1)) / plan.runs, `run ${run + 1} of ${plan.runs}, ${what}:`);
     say(0, 'the bare disk, and everything in memory');
     cacheDrop = await dropPageCache(plan.model.path, signal);
-    done.steadyBytesPerSecond = await probe(plan, STEADY_BURST_BYTES, 0, signal);
+    done.steadyBytesPerSecond = await probe(plan, [plan.model.topK * plan.model.moeLayers], 0, signal);
     if (plan.withFloor) done.computeMs = await computeAlone(plan, signal);
     for (const [index, which] of rotation(plan.arms.length, run).entries()) {
       const arm = plan.arms[which]!;
@@ -94,7 +93,7 @@ export async function runBench(plan: BenchPlan, listener: BenchListener, signal:
 
 async function runArm(plan: BenchPlan, arm: Arm, computeMs: number | null, run: number, signal: AbortSignal): Promise<ArmRun> {
   const failed = (why: string): ArmRun => ({ decoded: { tokens: [], peakRssBytes: 0, cpuSeconds: 0, void: why }, cgroupPeakBytes: null, pacedBytesPerSecond: null, counters: null, othersProcessors: 0 });
-  return within(plan, plan.limits, async (launcher, group) => {
+  return within(plan, arm.t === 'stock' ? plan.limits : engineLimits(plan), async (launcher, group) => {
     let decoded: Decoded;
     let counters: ArmRun['counters'] = null;
     const before = { busy: busySeconds(), own: ownSeconds(), atMs: performance.now() };
@@ -102,7 +101,7 @@ async function runArm(plan: BenchPlan, arm: Arm, computeMs: number | null, run: 
       if (arm.t === 'stock') {
         decoded = decodedByStock(await runTool(stockArguments(plan, arm.extraBufts), launcher, signal));
       } else {
-        const outcome = await runEngineJob({ t: 'decode', settings: arm.settings, ...decodeOf(plan), passes: 1 }, { onProgress: () => {} }, signal, launcher);
+        const outcome = await runEngineJob({ t: 'decode', settings: pacedSettings(plan, arm.settings), ...decodeOf(plan), passes: 1 }, { onProgress: () => {} }, signal, launcher);
         counters = outcome.counters;
         decoded = decodedByEngine(outcome, plan.model.topK * plan.model.moeLayers);
       }
@@ -146,18 +145,27 @@ async function computeAlone(plan: BenchPlan, signal: AbortSignal): Promise<numbe
 async function pacedSpeed(plan: BenchPlan, decoded: Decoded, computeMs: number | null, signal: AbortSignal): Promise<number | null> {
   const figures = figuresOf(decoded, plan.warmUpTokens);
   if (computeMs === null || !figures?.flashBytesPerToken) return null;
-  const { burstBytes, pauseNs } = pacingOf(figures.flashBytesPerToken, plan.model.expertBytes, plan.model.moeLayers, computeMs);
-  return probe(plan, burstBytes, pauseNs, signal);
+  const { misses, pauseNs } = rhythmOf(decoded.tokens.slice(plan.warmUpTokens), plan.model.moeLayers, computeMs);
+  return misses.some((each) => each > 0) ? probe(plan, misses, pauseNs, signal) : null;
 }
 
-async function probe(plan: BenchPlan, burstBytes: number, pauseNs: number, signal: AbortSignal): Promise<number> {
-  const skipNs = plan.limits.read ? THROTTLED_SKIP_NS : 0;
-  const burst = Math.min(burstBytes, Math.floor(plan.model.fileBytes / 2));
-  return within(plan, { memoryBytes: null, read: plan.limits.read }, async (launcher) => {
-    const printed = await runTool(['probe', plan.model.path, ...[plan.lanes, SLICE_BYTES, burst, pauseNs, PROBE_NS + skipNs, skipNs].map(String)], launcher, signal);
+/** How fast the disk is for the engine's reader where each token misses as many experts as `misses` says, in turns. */
+async function probe(plan: BenchPlan, misses: readonly number[], pauseNs: number, signal: AbortSignal): Promise<number> {
+  const { read } = engineLimits(plan);
+  const skipNs = read ? THROTTLED_SKIP_NS : 0;
+  return within(plan, { memoryBytes: null, read }, async (launcher) => {
+    const printed = await runTool(['probe', plan.model.path, ...[plan.lanes, plan.paceBytesPerSecond ?? 0, pauseNs, PROBE_NS + skipNs, skipNs].map(String), misses.join(',')], launcher, signal);
     const { bytes, readNs } = JSON.parse(printed) as { bytes: number; readNs: number };
     return bytes / (readNs / 1e9);
   }, 'probe');
+}
+
+function engineLimits({ limits, paceBytesPerSecond }: BenchPlan): Limits {
+  return paceBytesPerSecond === null ? limits : { ...limits, read: null };
+}
+
+function pacedSettings({ paceBytesPerSecond }: BenchPlan, settings: EngineSettings): EngineSettings {
+  return paceBytesPerSecond === null ? settings : { ...settings, readBytesPerSecond: paceBytesPerSecond };
 }
 
 async function within<T>(plan: BenchPlan, limits: Limits, work: (launcher: Launcher | null, group: ReturnType<Cgroups['make']> | null) => Promise<T>, name: string): Promise<T> {

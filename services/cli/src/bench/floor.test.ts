@@ -1,4 +1,4 @@
-import { floorOf, pacingOf } from './floor';
+import { floorOf, rhythmOf } from './floor';
 
 test('the floor adds reading to arithmetic, and names the larger of the two', () => {
   // 70 MB at 700 MB/s are 100 ms.
@@ -6,8 +6,7 @@ test('the floor adds reading to arithmetic, and names the larger of the two', ()
   expect(floorOf(60, 50, 0, 700e6)).toMatchObject({ readMs: 0, sumMs: 50, overSum: 1.2 });
 });
 
-test('a rhythm has the bytes of a layer, at least one expert, and as much arithmetic between as belongs to them', () => {
-  expect(pacingOf(60e6, 5e6, 6, 30)).toEqual({ burstBytes: 10e6, pauseNs: 5e6 });
-  // One expert for every second token: the pause is that of two tokens.
-  expect(pacingOf(2.5e6, 5e6, 6, 30)).toEqual({ burstBytes: 5e6, pauseNs: 60e6 });
+test('a rhythm has the misses of each token, and a share of the arithmetic for each layer', () => {
+  const tokens = [4, 0, 7].map((misses, i) => ({ startNs: i, endNs: i + 1, nll: 1, engine: { slots: 24, misses, flashBytes: misses * 5e6, stallNs: 0 } }));
+  expect(rhythmOf(tokens, 6, 30)).toEqual({ misses: [4, 0, 7], pauseNs: 5e6 });
 });

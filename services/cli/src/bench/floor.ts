@@ -3,6 +3,7 @@
  * arithmetic with every expert in memory. An engine that reads while it computes can go below that sum, towards the
  * larger of the two terms.
  */
+import type { DecodedToken } from './decoded';
 
 export interface Floor {
   computeMs: number;
@@ -21,13 +22,14 @@ export function floorOf(msPerToken: number, computeMs: number, bytesPerToken: nu
   return { computeMs, readMs, sumMs, largerMs, overSum: msPerToken / sumMs, overLarger: msPerToken / largerMs };
 }
 
-export interface Pacing { burstBytes: number; pauseNs: number; }
+export interface Rhythm { misses: number[]; pauseNs: number; }
+
+const MOST_TOKENS = 256;
 
 /**
- * The rhythm in which an engine asks the disk: the misses of one layer at once, then the arithmetic until the next. A
- * throttle that lets bursts through gives a sparse reader a faster disk than a busy one, so each is held against its own.
+ * How an engine asks the disk: what each token missed, and the arithmetic of a layer after its reads. A throttle that lets
+ * bursts through gives a sparse reader a faster disk than a busy one, so each is held against its own.
  */
-export function pacingOf(bytesPerToken: number, expertBytes: number, layers: number, computeMs: number): Pacing {
-  const burstBytes = Math.max(expertBytes, Math.round(bytesPerToken / layers));
-  return { burstBytes, pauseNs: Math.round(computeMs * 1e6 * (burstBytes / bytesPerToken)) };
+export function rhythmOf(tokens: readonly DecodedToken[], layers: number, computeMs: number): Rhythm {
+  return { misses: tokens.slice(0, MOST_TOKENS).map((token) => token.engine?.misses ?? 0), pauseNs: Math.round((computeMs * 1e6) / layers) };
 }

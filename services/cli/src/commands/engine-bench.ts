@@ -27,7 +27,7 @@ const LANES = 4;
 interface BenchFlags {
   model: string; text: string; arms: string; arm?: string[]; capacity: Share; tokens: number; stockTokens?: number; warmUp: number; context?: number;
   threads: number; lanes: number; runs: number; profile: DiskProfile; memory?: number; lambda: number | number[]; topJ: number | number[];
-  floor: boolean; cgroup: boolean; qualityModel?: string; qualityTokens: number;
+  floor: boolean; cgroup: boolean; paced?: boolean; qualityModel?: string; qualityTokens: number;
 }
 
 /** Of a layer's experts. */
@@ -45,6 +45,7 @@ export function addEngineBench(engine: Command, context: Context): void {
     .addOption(new Option('--capacity <n>', 'experts per layer that may be in memory: a number, or a share such as 40%').argParser(parseShare).default(parseShare('40%'), '40%'))
     .addOption(new Option('--memory <size>', 'most memory of each arm, page cache included (default: what the engine accounts for, and 150 MiB)').argParser(memorySize))
     .addOption(new Option('--profile <disk>', 'emmc (250 MB/s), ufs2.1 (700), ufs3.1 (1000), raw, or a speed such as 500MB/s').argParser(parseProfile).default(parseProfile('raw'), 'raw'))
+    .option('--paced', 'hold the engine\'s reads to the profile by a clock that, unlike the kernel\'s throttle, never makes up for idle time')
     .addOption(new Option('--tokens <n>', 'tokens to decode').argParser(integerFrom(1, 1 << 20)).default(256))
     .addOption(new Option('--stock-tokens <n>', 'tokens that a stock arm decodes (default: as all)').argParser(integerFrom(1, 1 << 20)))
     .addOption(new Option('--warm-up <n>', 'first tokens to leave out of the figures').argParser(integerFrom(0, 1 << 20)).default(0))
@@ -80,6 +81,10 @@ Every arm is a process of its own, put before it starts into control groups that
 and its disk; the page cache is dropped first. All run once per run, in an order that rotates; figures are medians over
 the runs, ratios are taken within a run over the tokens that both arms decoded. Reads through the page cache void an arm.
 Loading is not timed. The limits take root.
+The kernel's throttle lets a reader catch up after a pause, which no flash does: under it nothing is gained by reading
+while computing. With --paced every read of the engine, in all its arms and in the floor, ends when a disk would be done
+with it that serves one after another at the profile's speed. The stock library reads by page faults and keeps the
+throttle.
 
 Examples:
   moefleet engine bench --model wide.gguf --text unseen.txt --profile ufs2.1
@@ -118,6 +123,7 @@ async function planBench(flags: BenchFlags, context: Context): Promise<{ plan: B
       model: { path: flags.model, fileBytes: info.fileBytes, experts: info.experts, topK: info.topK, moeLayers: info.moeLayers.length, expertBytes: Math.max(...info.expertBytes) },
       text, textPath: flags.text, tokens: flags.tokens, stockTokens, context: windowTokens, warmUpTokens: flags.warmUp,
       threads: flags.threads, lanes: flags.lanes, arms, runs: flags.runs, withFloor: flags.floor, limits, cgroups,
+      paceBytesPerSecond: flags.paced ? flags.profile.bytesPerSecond : null,
     },
     conditions: { engine: inspected.engine, profile: flags.profile, device, capacity, missing, loadAverage: loadavg()[0]! },
   };
