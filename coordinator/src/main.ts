@@ -3,6 +3,7 @@ import { ConfigError, createLogger, Lifecycle, type Logger, mergeSettings, runUn
 import { type CoordinatorConfig, readConfig, SETTINGS } from './config';
 import { AgentGateway, type GatewayOptions } from './gateway/agent-gateway';
 import type { AgentSession } from './gateway/agent-session';
+import { TelemetryBatch } from './gateway/telemetry-batch';
 import { HttpServer } from './http-server';
 import { LearnerQueue } from './jobs/learner-queue';
 import { Metrics } from './metrics';
@@ -39,7 +40,8 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const rollouts = new RolloutEngine(registry, log, metrics);
   const queue = new LearnerQueue({ redis, redisPrefix: config.redisPrefix, everyMs: config.learnEveryMs }, link, log);
   const sessions = new SessionDirectory<AgentSession>();
-  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), metrics, log },
+  const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
+  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, metrics, log },
     { address: config.gateway, coordinatorId, telemetryIntervalMs, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs });
   const operator = new OperatorServer(config.operator,
     { registry, rollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, log });

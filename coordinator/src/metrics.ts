@@ -11,7 +11,7 @@ export class Metrics {
   readonly devicesOnline = this.gauge('devices_online', 'Devices connected to this coordinator');
   readonly redisUp = this.gauge('redis_up', 'Whether Redis answers: 1 or 0');
   readonly streamsEnded = this.counter('streams_ended_total', 'Agent streams that have ended, by gRPC status', ['code']);
-  readonly telemetryFrames = this.counter('telemetry_frames_total', 'Telemetry frames: stored, replaced by a newer one before that, or shed because Redis was away', ['outcome']);
+  readonly telemetryFrames = this.counter('telemetry_frames_total', 'Telemetry frames: counted, replaced by a newer one before that, duplicate, refused because counters fell, damaged where a key holds something else, or shed', ['outcome']);
   readonly routerWindows = this.counter('router_windows_total', 'Windows of router logits: stored, or shed because Redis was away or slow', ['outcome']);
   readonly telemetryGaps = this.counter('telemetry_gaps_total', 'Gaps found in the sequence of telemetry frames', []);
   readonly desiredSent = this.counter('desired_sent_total', 'Desired specs sent to agents', []);
@@ -20,7 +20,7 @@ export class Metrics {
 
   constructor() {
     collectDefaultMetrics({ register: this.registers[0]!, prefix: PREFIX });
-    for (const outcome of ['stored', 'replaced', 'shed']) this.telemetryFrames.inc({ outcome }, 0);
+    for (const outcome of ['counted', 'replaced', 'duplicate', 'refused', 'damaged', 'shed']) this.telemetryFrames.inc({ outcome }, 0);
     for (const outcome of ['stored', 'shed']) this.routerWindows.inc({ outcome }, 0);
     for (const state of ['done', 'incomplete', 'abandoned']) this.rolloutsEnded.inc({ state }, 0);
   }

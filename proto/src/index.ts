@@ -4,6 +4,7 @@ import { join } from 'node:path';
 export * from './gen/moefleet/v1/access';
 export * from './gen/moefleet/v1/agent';
 export * from './gen/moefleet/v1/device';
+export * from './gen/moefleet/v1/fleet';
 export * from './gen/moefleet/v1/learner';
 export * from './gen/moefleet/v1/operator';
 export * from './gen/moefleet/v1/telemetry';

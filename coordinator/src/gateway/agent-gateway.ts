@@ -70,7 +70,7 @@ export class AgentGateway implements Service {
     for (const off of this.unsubscribe) off();
     const streams = [...this.streams];
     for (const stream of streams) stream.fail(new StoppingError());
-    await Promise.all([...streams.map((stream) => stream.done), this.listener.close()]);
+    await Promise.all([...streams.map((stream) => stream.done), this.listener.close(), this.deps.telemetry.drain()]);
   }
 
   private open(call: AgentCall): void {

@@ -3,7 +3,7 @@
  * the device says to the registry, reads what it shall run, and sends that if it differs. What could not be written
  * while Redis was away is kept here (the newest of each) and written when it is back, so an outage loses nothing.
  */
-import { type ConnectRequest, type DeviceInfo, type Hello, type Measure, type MeasureResult, type Reported, SpecState, type TaskProgress } from '@moefleet/proto';
+import { type ConnectRequest, type DeviceInfo, type Hello, type Measure, type MeasureResult, type Reported, SpecState, type TaskProgress, type TelemetryFrame } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
 import type { Metrics } from '../metrics';
@@ -15,12 +15,14 @@ import { decideDesired, type SentDesired } from './desired-decision';
 import { checkInfo, checkReported, checkTelemetry, checkWindow } from './message-check';
 import type { Outbox } from './outbox';
 import { TaskBoard } from './task-board';
+import type { TelemetryBatch } from './telemetry-batch';
 import { TelemetryIntake } from './telemetry-intake';
 
 export interface SessionDeps {
   registry: Registry;
   /** Brings desired in line with the pins and the learner's value. */
   alignDevice(deviceId: string): Promise<void>;
+  telemetry: TelemetryBatch;
   metrics: Metrics;
   log: Logger;
 }
@@ -56,7 +58,7 @@ export class AgentSession implements DeviceSession {
     this.tasks = new TaskBoard(this.deviceId, outbox);
     const { devices } = deps.registry;
     this.telemetry = new TelemetryIntake(
-      { storeFrame: (frame) => devices.writeState(lease, { telemetry: frame }), storeWindow: (window) => devices.pushWindow(this.deviceId, window) },
+      { takeFrame: (frame) => this.countFrame(frame), storeWindow: (window) => devices.pushWindow(this.deviceId, window) },
       deps.metrics,
       (missing) => {
         deps.metrics.telemetryGaps.inc();
@@ -143,6 +145,11 @@ export class AgentSession implements DeviceSession {
       // The lease runs out by itself.
       if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'lease cannot be released');
     }
+  }
+
+  private countFrame(frame: TelemetryFrame): void {
+    const { model, labels } = this.info ?? {};
+    this.deps.telemetry.put({ deviceId: this.deviceId, bootId: this.lease.request.bootId, model: model?.hash ?? '', class: labels?.['class'] ?? '', frame });
   }
 
   private takeInfo(info: DeviceInfo): void {

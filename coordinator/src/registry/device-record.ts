@@ -44,7 +44,11 @@ export interface DeviceRecord {
 
 export type RawHash = Record<string, Buffer>;
 
-export interface RawDevice { state: RawHash; desired: RawHash; lease: RawHash; pins: RawHash; learned: RawHash }
+export interface RawDevice {
+  /** bytes of the latest telemetry frame; coordinators of earlier releases keep it in `state` */
+  frame: Buffer | null;
+  state: RawHash; desired: RawHash; lease: RawHash; pins: RawHash; learned: RawHash;
+}
 
 export function decodeDevice(id: string, raw: RawDevice): DeviceRecord {
   const damaged: string[] = [];
@@ -73,7 +77,7 @@ export function decodeDevice(id: string, raw: RawDevice): DeviceRecord {
     info,
     model,
     reported: message(raw.state, 'reported', Reported),
-    telemetry: message(raw.state, 'telemetry', TelemetryFrame),
+    telemetry: message(raw.frame ? { telemetry: raw.frame } : raw.state, 'telemetry', TelemetryFrame),
     desired,
     settledGeneration: decodeCount(raw.state['settledGeneration']) ?? 0n,
     pins: decodePinSet(raw.pins, '', damaged),

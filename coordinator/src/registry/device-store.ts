@@ -3,7 +3,7 @@
  * state, fenced, so that a stream that has been replaced cannot overwrite its successor. Desired is written by
  * compare-and-set alone.
  */
-import { DeviceInfo, ModelState, Proposal, Reported, RouterWindow, TelemetryFrame } from '@moefleet/proto';
+import { DeviceInfo, ModelState, Proposal, Reported, RouterWindow } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { isId } from '../names';
 import { inChunks } from './chunks';
@@ -22,7 +22,6 @@ export type LeaseAnswer =
 export interface StateFields {
   info?: DeviceInfo;
   reported?: Reported;
-  telemetry?: TelemetryFrame;
   settledGeneration?: bigint;
 }
 
@@ -53,8 +52,8 @@ export class DeviceStore {
   async renewLease(lease: Lease): Promise<{ desiredGeneration: bigint } | null> {
     const { deviceId, fence, request } = lease;
     const answer = await this.link.script(LUA.renewLease,
-      [this.keys.lease(deviceId), this.keys.fence(deviceId), this.keys.desired(deviceId)],
-      [fence, request.installId, request.bootId, request.coordinatorId, request.hostname, request.ttlMs]) as unknown[];
+      [this.keys.lease(deviceId), this.keys.fence(deviceId), this.keys.desired(deviceId), this.keys.state(deviceId)],
+      [fence, request.installId, request.bootId, request.coordinatorId, request.hostname, request.ttlMs, Date.now()]) as unknown[];
     return Number(answer[0]) === 1 ? { desiredGeneration: decodeCount(answer[1] as Buffer) ?? 0n } : null;
   }
 
@@ -73,7 +72,6 @@ export class DeviceStore {
     if (fields.info) pairs.push('info', bytes(DeviceInfo.encode(fields.info)));
     if (fields.info?.model?.hash) pairs.push('model', bytes(ModelState.encode(fields.info.model)));
     if (fields.reported) pairs.push('reported', bytes(Reported.encode(fields.reported)));
-    if (fields.telemetry) pairs.push('telemetry', bytes(TelemetryFrame.encode(fields.telemetry)));
     if (fields.settledGeneration !== undefined) pairs.push('settledGeneration', String(fields.settledGeneration));
     const written = await this.link.script(LUA.writeState, [this.keys.state(lease.deviceId), this.keys.fence(lease.deviceId)], [lease.fence, ...pairs]);
     return Number(written) === 1;
@@ -108,10 +106,13 @@ export class DeviceStore {
     // Desired is read before the pins: whoever then writes desired against this generation has seen every pin that
     // the writer of this generation had seen.
     const desired = await this.hash(this.keys.desired(deviceId));
-    const [state, lease, pins, learned] = await Promise.all(
-      [this.keys.state(deviceId), this.keys.lease(deviceId), this.keys.devicePins(deviceId), this.keys.learned(deviceId)].map((key) => this.hash(key)));
+    const frameKey = this.keys.frame(deviceId);
+    const [frame, state, lease, pins, learned] = await Promise.all([
+      this.link.run(frameKey, (client) => client.getBuffer(frameKey)),
+      ...[this.keys.state(deviceId), this.keys.lease(deviceId), this.keys.devicePins(deviceId), this.keys.learned(deviceId)].map((key) => this.hash(key)),
+    ] as const);
     if (Object.keys(state!).length === 0) return null;
-    const record = decodeDevice(deviceId, { desired, state: state!, lease: lease!, pins: pins!, learned: learned! });
+    const record = decodeDevice(deviceId, { desired, frame, state: state!, lease: lease!, pins: pins!, learned: learned! });
     this.tellDamage(record);
     return record;
   }

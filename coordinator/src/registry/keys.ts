@@ -2,6 +2,9 @@
  * Every key of the registry. What one script touches carries the same hash tag, so that it lies in one slot of a
  * Redis Cluster.
  */
+/** How many shards of counts there are: enough to spread over the nodes of a cluster, few enough to be summed at every look. With another number every device's record would be lost. */
+const SHARDS = 16;
+
 export class Keys {
   constructor(private readonly prefix: string) {}
 
@@ -40,5 +43,27 @@ export class Keys {
   /** string: sum of the bytes in `windows` */
   windowBytes(id: string): string { return this.device(id, 'window-bytes'); }
 
+  /** The shards of what is counted: sums and the records of the devices that add to them share a hash tag. */
+  readonly shards: readonly number[] = Array.from({ length: SHARDS }, (_, shard) => shard);
+  shardOf(id: string): number { return fnv1a(id) % SHARDS; }
+  /** hash: `all|<counter>`, `model|<hash>|<counter>`, `class|<class>|<counter>`, `frames|<outcome>`, `boots` → sum */
+  sums(shard: number): string { return this.shard(shard, 'sums'); }
+  /** string: a ring of points (count-script.ts), of all devices of the shard together */
+  sumsRing(shard: number): string { return this.shard(shard, 'ring'); }
+  /** string: what was last counted of the device's latest boots (count-script.ts) */
+  counted(id: string): string { return this.shard(this.shardOf(id), `counted:${id}`); }
+  /** string: a ring of points of one device */
+  ring(id: string): string { return this.shard(this.shardOf(id), `ring:${id}`); }
+  /** string: bytes of the latest TelemetryFrame counted */
+  frame(id: string): string { return this.shard(this.shardOf(id), `frame:${id}`); }
+  private shard(shard: number, what: string): string { return `${this.prefix}:{count:${shard}}:${what}`; }
+
   private device(id: string, what: string): string { return `${this.prefix}:{dev:${id}}:${what}`; }
+}
+
+/** 32-bit FNV-1a. */
+function fnv1a(text: string): number {
+  let hash = 0x811c9dc5;
+  for (let at = 0; at < text.length; at += 1) hash = Math.imul(hash ^ text.charCodeAt(at), 0x01000193) >>> 0;
+  return hash;
 }

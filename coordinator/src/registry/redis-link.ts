@@ -37,7 +37,9 @@ export class RedisLink implements Service {
     this.url = shownUrl(address.url);
     this.commands = createRedisClient(address, 'moefleet-coordinator');
     this.subscriber = createRedisClient(address, 'moefleet-coordinator-subscriber');
-    for (const script of SCRIPTS) this.commands.defineCommand(script.name, { numberOfKeys: script.keys, lua: script.lua });
+    for (const script of SCRIPTS) {
+      this.commands.defineCommand(script.name, { lua: script.lua, ...(script.keys === 'any' ? {} : { numberOfKeys: script.keys }) });
+    }
     this.watch(this.commands, () => this.commandsReady());
     this.watch(this.subscriber, () => void this.subscribeAll());
     this.subscriber.on('message', (channel: string, message: string) => this.channels.get(channel)?.(message));
@@ -101,7 +103,7 @@ export class RedisLink implements Service {
   script(script: Script, keys: readonly string[], args: readonly (string | number | bigint | Buffer)[]): Promise<unknown> {
     return this.run(keys[0]!, (client) => {
       const call = (client as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[`${script.name}Buffer`]!;
-      return call.apply(client, [...keys, ...args.map((arg) => (typeof arg === 'bigint' ? String(arg) : arg))]);
+      return call.apply(client, [...(script.keys === 'any' ? [keys.length] : []), ...keys, ...args.map((arg) => (typeof arg === 'bigint' ? String(arg) : arg))]);
     });
   }
 

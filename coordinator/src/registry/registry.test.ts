@@ -58,8 +58,9 @@ describe.each([
     const held = await lease('d');
     const info: DeviceInfo = testInfo({ id: 'd', labels: { class: 'phone' } });
     const reported: Reported = { ...Reported.decode(new Uint8Array()), state: SpecState.SPEC_STATE_APPLIED, generation: 4n, appliedHash: Buffer.alloc(32, 7) };
-    const telemetry = { ...TelemetryFrame.decode(new Uint8Array()), sequence: 9n, flashBytes: 2n ** 60n };
-    expect(await registry.devices.writeState(held, { info, reported, telemetry, settledGeneration: 4n })).toBe(true);
+    const telemetry = { ...TelemetryFrame.decode(new Uint8Array()), sequence: 9n, flashBytes: 2n ** 50n };
+    expect(await registry.devices.writeState(held, { info, reported, settledGeneration: 4n })).toBe(true);
+    expect(await registry.telemetry.count([{ deviceId: 'd', bootId: 'boot', model: '', class: '', frame: telemetry }])).toEqual(['counted']);
     const record = (await registry.devices.read('d'))!;
     expect(record).toMatchObject({ info, reported, telemetry, settledGeneration: 4n, bootId: 'boot', damaged: [], desired: { t: 'none' }, lease: { coordinatorId: 'a', hostname: 'host' } });
     expect(await registry.devices.read('nobody')).toBeNull();

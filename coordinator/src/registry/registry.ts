@@ -8,6 +8,7 @@ import { LearnerStore } from './learner-store';
 import { PinStore } from './pin-store';
 import type { RedisLink } from './redis-link';
 import { RolloutStore } from './rollout-store';
+import { TelemetryStore } from './telemetry-store';
 
 export interface RegistryOptions {
   prefix: string;
@@ -24,9 +25,11 @@ export class Registry {
   readonly learner: LearnerStore;
   readonly events: FleetEvents;
   readonly audit: AuditStore;
+  readonly telemetry: TelemetryStore;
 
   constructor(readonly link: RedisLink, options: RegistryOptions, log: Logger) {
     const keys = new Keys(options.prefix);
+    this.telemetry = new TelemetryStore(link, keys);
     this.devices = new DeviceStore(link, keys, log, options.windowBound);
     this.pins = new PinStore(link, keys, log);
     this.rollouts = new RolloutStore(link, keys, options.mostRollouts);

@@ -2,9 +2,12 @@
  * The registry's Lua scripts: what has to happen as one step. All keys of one call share a hash tag. Numbers stay
  * below 2^53, where Lua's are exact; callers check that before.
  */
+import { countFrames } from './count-script';
+
 export interface Script {
   readonly name: string;
-  readonly keys: number;
+  /** any: as many as the call gives */
+  readonly keys: number | 'any';
   readonly lua: string;
 }
 
@@ -32,12 +35,12 @@ const acquireLease: Script = {
 
 /**
  * Prolongs a lease; makes it anew where it ran out during an outage and nobody took it meanwhile.
- * in:  KEYS lease, fence, desired; ARGV fence, installId, bootId, coordinatorId, hostname, ttlMs
+ * in:  KEYS lease, fence, desired, state; ARGV fence, installId, bootId, coordinatorId, hostname, ttlMs, nowMs
  * out: {1, generation of desired or '0'}: kept; {0}: a newer stream has the device
  */
 const renewLease: Script = {
   name: 'moefleetRenewLease',
-  keys: 3,
+  keys: 4,
   lua: `
     local mine = tonumber(ARGV[1])
     local highest = tonumber(redis.call('GET', KEYS[2]) or '0') or 0
@@ -45,6 +48,7 @@ const renewLease: Script = {
     if highest < mine then redis.call('SET', KEYS[2], ARGV[1]) end
     redis.call('HSET', KEYS[1], 'installId', ARGV[2], 'bootId', ARGV[3], 'coordinatorId', ARGV[4], 'hostname', ARGV[5], 'fence', ARGV[1])
     redis.call('PEXPIRE', KEYS[1], ARGV[6])
+    redis.call('HSET', KEYS[4], 'lastSeenMs', ARGV[7])
     return {1, redis.call('HGET', KEYS[3], 'generation') or '0'}`,
 };
 
@@ -144,5 +148,5 @@ const putRollout: Script = {
     return surplus`,
 };
 
-export const LUA = { acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout } as const;
+export const LUA = { acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

@@ -42,6 +42,17 @@ export class CounterSum {
   private latest: EngineCounters = ZERO;
   private start = 0;
 
+  /** Decode's selected slots since the boot began, of every layer there ever was; valid after `read`. */
+  slots(): { hits: number; misses: number; swaps: number } {
+    const sum = { hits: 0, misses: 0, swaps: 0 };
+    for (const { hits, misses, swaps } of addCounters(this.earlier, this.latest).layers) {
+      sum.hits += hits;
+      sum.misses += misses;
+      sum.swaps += swaps;
+    }
+    return sum;
+  }
+
   /** `counters` as read from the engine host's start number `start`; null where there was no engine to ask. */
   read(start: number, counters: EngineCounters | null): EngineCounters {
     if (counters) {

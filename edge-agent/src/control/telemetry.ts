@@ -28,6 +28,7 @@ export class Telemetry {
     // Read before the question: an answer comes from this start or not at all.
     const start = host.starts;
     const counters = this.sum.read(start, await within(COUNTERS_TIMEOUT_MS, host.counters()));
+    const { hits, misses, swaps } = this.sum.slots();
     this.sequence += 1n;
     const requests = this.sources.requests();
     const windows = this.sources.windows();
@@ -40,6 +41,7 @@ export class Telemetry {
       requests: BigInt(requests.ended),
       requestsFailed: BigInt(requests.failed),
       ...engineFigures(counters),
+      decodeSlots: { hits: BigInt(hits), misses: BigInt(misses), swaps: BigInt(swaps) },
       misses: {
         counted: BigInt(account.counted), exported: BigInt(account.exported), spooled: BigInt(account.spooled),
         dropped: BigInt(account.dropped), unsampled: BigInt(account.unsampled),

@@ -91,6 +91,18 @@ export interface TelemetryFrame {
   /** Experts that left for a smaller capacity: a spec's, and one that memory pressure asked for. */
   resizeEvictions: bigint;
   pressureEvictions: bigint;
+  /**
+   * Of all decode since boot_id began, also of layers whose model is no longer loaded; absent from older agents, where
+   * the sums over `layers` have to do.
+   */
+  decodeSlots: DecodeSlots | undefined;
+}
+
+/** Selected slots. */
+export interface DecodeSlots {
+  hits: bigint;
+  misses: bigint;
+  swaps: bigint;
 }
 
 export interface LayerCounters {
@@ -172,6 +184,7 @@ function createBaseTelemetryFrame(): TelemetryFrame {
     cacheShrinks: 0n,
     resizeEvictions: 0n,
     pressureEvictions: 0n,
+    decodeSlots: undefined,
   };
 }
 
@@ -315,6 +328,9 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
         throw new globalThis.Error("value provided for field message.pressureEvictions of type uint64 too large");
       }
       writer.uint32(200).uint64(message.pressureEvictions);
+    }
+    if (message.decodeSlots !== undefined) {
+      DecodeSlots.encode(message.decodeSlots, writer.uint32(322).fork()).join();
     }
     return writer;
   },
@@ -542,6 +558,14 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
             message.pressureEvictions = reader.uint64() as bigint;
             continue;
           }
+          case 40: {
+            if (tag !== 322) {
+              break;
+            }
+
+            message.decodeSlots = DecodeSlots.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -659,6 +683,11 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
         : isSet(object.pressure_evictions)
         ? BigInt(object.pressure_evictions)
         : 0n,
+      decodeSlots: isSet(object.decodeSlots)
+        ? DecodeSlots.fromJSON(object.decodeSlots)
+        : isSet(object.decode_slots)
+        ? DecodeSlots.fromJSON(object.decode_slots)
+        : undefined,
     };
   },
 
@@ -739,6 +768,9 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
     if (message.pressureEvictions !== 0n) {
       obj.pressureEvictions = message.pressureEvictions.toString();
     }
+    if (message.decodeSlots !== undefined) {
+      obj.decodeSlots = DecodeSlots.toJSON(message.decodeSlots);
+    }
     return obj;
   },
 
@@ -800,6 +832,119 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
     message.pressureEvictions = (object.pressureEvictions !== undefined && object.pressureEvictions !== null)
       ? BigInt(object.pressureEvictions)
       : 0n;
+    message.decodeSlots = (object.decodeSlots !== undefined && object.decodeSlots !== null)
+      ? DecodeSlots.fromPartial(object.decodeSlots)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseDecodeSlots(): DecodeSlots {
+  return { hits: 0n, misses: 0n, swaps: 0n };
+}
+
+export const DecodeSlots: MessageFns<DecodeSlots> = {
+  encode(message: DecodeSlots, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.hits !== 0n) {
+      if (BigInt.asUintN(64, message.hits) !== message.hits) {
+        throw new globalThis.Error("value provided for field message.hits of type uint64 too large");
+      }
+      writer.uint32(8).uint64(message.hits);
+    }
+    if (message.misses !== 0n) {
+      if (BigInt.asUintN(64, message.misses) !== message.misses) {
+        throw new globalThis.Error("value provided for field message.misses of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.misses);
+    }
+    if (message.swaps !== 0n) {
+      if (BigInt.asUintN(64, message.swaps) !== message.swaps) {
+        throw new globalThis.Error("value provided for field message.swaps of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.swaps);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DecodeSlots {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDecodeSlots();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.hits = reader.uint64() as bigint;
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.misses = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.swaps = reader.uint64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DecodeSlots {
+    return {
+      hits: isSet(object.hits) ? BigInt(object.hits) : 0n,
+      misses: isSet(object.misses) ? BigInt(object.misses) : 0n,
+      swaps: isSet(object.swaps) ? BigInt(object.swaps) : 0n,
+    };
+  },
+
+  toJSON(message: DecodeSlots): unknown {
+    const obj: any = {};
+    if (message.hits !== 0n) {
+      obj.hits = message.hits.toString();
+    }
+    if (message.misses !== 0n) {
+      obj.misses = message.misses.toString();
+    }
+    if (message.swaps !== 0n) {
+      obj.swaps = message.swaps.toString();
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<DecodeSlots>, I>>(base?: I): DecodeSlots {
+    return DecodeSlots.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<DecodeSlots>, I>>(object: I): DecodeSlots {
+    const message = createBaseDecodeSlots();
+    message.hits = (object.hits !== undefined && object.hits !== null) ? BigInt(object.hits) : 0n;
+    message.misses = (object.misses !== undefined && object.misses !== null) ? BigInt(object.misses) : 0n;
+    message.swaps = (object.swaps !== undefined && object.swaps !== null) ? BigInt(object.swaps) : 0n;
     return message;
   },
 };
