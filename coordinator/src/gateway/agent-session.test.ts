@@ -8,6 +8,7 @@ import { testInfo } from '../testing/test-agent';
 import { randomPrefix } from '../testing/test-coordinator';
 import { AgentSession } from './agent-session';
 import { Outbox } from './outbox';
+import { TelemetryBatch } from './telemetry-batch';
 
 const log = createLogger('test', 'silent');
 let redis: TestRedis;
@@ -28,7 +29,9 @@ test('a session that has left does not take its lease again when its turn to pro
   if (answer.t !== 'granted') throw new Error('held');
   const outbox = new Outbox({ write: (_, written) => written() }, () => {});
   const hello = Hello.fromPartial({ deviceId: 'd', installId: 'install', bootId: 'boot', info: testInfo({ id: 'd' }) });
-  const session = new AgentSession(hello, answer.lease, outbox, { registry, alignDevice: async () => {}, metrics: new Metrics(), log }, () => {});
+  const metrics = new Metrics();
+  const telemetry = new TelemetryBatch({ up: false, count: async () => [] }, metrics, log);
+  const session = new AgentSession(hello, answer.lease, outbox, { registry, alignDevice: async () => {}, telemetry, metrics, log }, () => {});
 
   await session.tick();
   expect((await registry.devices.read('d'))?.lease).not.toBeNull();
