@@ -29,6 +29,11 @@ export class TaskFailedError extends Error {
   }
 }
 
+/** The request makes sense, but not as things stand; the message says what stands in its way. */
+export class NotAllowedNowError extends Error {
+  override readonly name = 'NotAllowedNowError';
+}
+
 /** Too much at once; the same request may work later. */
 export class BusyError extends Error {
   override readonly name = 'BusyError';

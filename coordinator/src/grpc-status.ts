@@ -1,7 +1,7 @@
 /** The one place where the coordinator's errors become gRPC statuses. */
 import { Metadata, status, type StatusObject } from '@grpc/grpc-js';
 import {
-  BusyError, DeviceIdTakenError, DeviceUnavailableError, InvalidRequestError, NotFoundError, RegistryDataError,
+  BusyError, DeviceIdTakenError, DeviceUnavailableError, InvalidRequestError, NotAllowedNowError, NotFoundError, RegistryDataError,
   RegistryUnavailableError, ReplacedError, StoppingError, TaskFailedError,
 } from './errors';
 
@@ -23,6 +23,7 @@ export function toGrpcStatus(error: unknown): GrpcFailure {
   if (error instanceof ReplacedError) return failure(status.ABORTED, error);
   if (error instanceof DeviceUnavailableError) return failure(status.UNAVAILABLE, error);
   if (error instanceof TaskFailedError) return failure(status.FAILED_PRECONDITION, error);
+  if (error instanceof NotAllowedNowError) return failure(status.FAILED_PRECONDITION, error);
   if (error instanceof BusyError) return failure(status.RESOURCE_EXHAUSTED, error, RETRY_AFTER_MS.busy);
   if (error instanceof StoppingError) return failure(status.UNAVAILABLE, error, RETRY_AFTER_MS.stopping);
   if (error instanceof RegistryUnavailableError) return failure(status.UNAVAILABLE, error, RETRY_AFTER_MS.registry);

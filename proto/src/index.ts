@@ -7,6 +7,7 @@ export * from './gen/moefleet/v1/device';
 export * from './gen/moefleet/v1/fleet';
 export * from './gen/moefleet/v1/learner';
 export * from './gen/moefleet/v1/operator';
+export * from './gen/moefleet/v1/rollout';
 export * from './gen/moefleet/v1/telemetry';
 
 /** This release's; a coordinator accepts agents down to MIN_PROTOCOL_VERSION. */

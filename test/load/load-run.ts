@@ -186,7 +186,7 @@ export class LoadRun {
     let failed: Error | undefined;
     let settledMs = 0;
     const request: ChangeConfigRequest = {
-      target: { kind: { $case: 'all', value: true } }, change: { $case: 'setLambda', value: { lambda: this.lambda, topJ: undefined } }, why: 'load', timeoutMs: PUSH_TIMEOUT_MS,
+      target: { kind: { $case: 'all', value: true } }, change: { $case: 'setLambda', value: { lambda: this.lambda, topJ: undefined } }, why: 'load', stageMany: false, timeoutMs: PUSH_TIMEOUT_MS,
     };
     const call = this.stage.coordinators[0]!.operator.changeConfig(request);
     const ended = new Promise<void>((resolve) => {

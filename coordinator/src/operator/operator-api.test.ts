@@ -289,7 +289,7 @@ test.each<[string, Partial<ChangeConfigRequest>, RegExp]>([
   const agent = await join({ id: 'd' });
   const error = await change(coordinator.operator, request).catch((failure: unknown) => failure);
   expect(error).toMatchObject({ code: status.INVALID_ARGUMENT, details: expect.stringMatching(message) });
-  expect(await coordinator.registry.pins.shared()).toEqual({ fleet: {}, groups: [] });
+  expect(await coordinator.registry.pins.shared()).toEqual({ fleet: {}, groups: [], kill: null, staged: [] });
   expect(agent.desired).toEqual([]);
 });
 
@@ -445,7 +445,7 @@ test('answers reflection, so that tools need no proto files', async () => {
   const stream = client.ServerReflectionInfo();
   const ask = (request: object): Promise<Answer> => new Promise((resolve) => { stream.once('data', resolve); stream.write(request); });
   const services = (await ask({ list_services: '*' })).list_services_response!.service.map((service) => service.name);
-  expect(services.sort()).toEqual(['grpc.health.v1.Health', 'moefleet.v1.LearnerService', 'moefleet.v1.OperatorService']);
+  expect(services.sort()).toEqual(['grpc.health.v1.Health', 'moefleet.v1.LearnerService', 'moefleet.v1.OperatorService', 'moefleet.v1.RolloutService']);
   const described = await ask({ file_containing_symbol: 'moefleet.v1.OperatorService' });
   expect(Buffer.concat(described.file_descriptor_response!.file_descriptor_proto).includes('ChangeConfig')).toBe(true);
   const ended = new Promise((resolve) => stream.once('end', resolve));

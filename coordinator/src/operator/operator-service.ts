@@ -4,12 +4,12 @@ import { type Logger, selectorMatches } from '@moefleet/runtime';
 import { DeviceUnavailableError, NotFoundError } from '../errors';
 import { checkId } from '../names';
 import type { Registry } from '../registry/registry';
-import type { RolloutRecord } from '../registry/rollout-record';
 import type { RolloutEngine } from '../rollout/rollout-engine';
 import type { SessionDirectory } from '../sessions/session-directory';
 import { serverStream, unary } from './call-handler';
 import { pinEntry } from './change-audit';
 import { viewDevice, viewRollout } from './device-view';
+import { tellProgress } from './kill-switch-calls';
 import { checkChange, checkMeasure, checkSelector } from './request-check';
 
 export interface OperatorDeps {
@@ -22,9 +22,6 @@ export interface OperatorDeps {
   coordinatorId: string;
   log: Logger;
 }
-
-/** Between two messages about a running rollout. */
-const PROGRESS_EVERY_MS = 100;
 
 export function operatorService(deps: OperatorDeps): OperatorServiceServer {
   const { registry, rollouts, log } = deps;
@@ -43,18 +40,7 @@ export function operatorService(deps: OperatorDeps): OperatorServiceServer {
       const { target, change, why, timeoutMs } = checkChange(request);
       const entry = await pinEntry(registry, caller.name, target, change, why);
       const follower = await registry.audit.around(entry, () => rollouts.change(target, change, why, timeoutMs));
-      let toldMs = 0;
-      const tell = (rollout: RolloutRecord) => {
-        if (rollout.state === 'running' && Date.now() - toldMs < PROGRESS_EVERY_MS) return;
-        toldMs = Date.now();
-        out.write({ rollout: viewRollout(rollout) });
-      };
-      tell(follower.current);
-      const off = follower.onChange(tell);
-      // A caller who goes away ends the telling, not the rollout.
-      signal.addEventListener('abort', off, { once: true });
-      const finished = await follower.finished;
-      out.write({ rollout: viewRollout(finished) });
+      await tellProgress(follower, { write: ({ rollout }) => out.write({ rollout, stagedRolloutId: '' }) }, signal);
     }),
     getRollout: unary(log, async ({ rolloutId }) => {
       const rollout = await rollouts.get(checkId('rollout_id', rolloutId));

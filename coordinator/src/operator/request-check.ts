@@ -20,9 +20,18 @@ const MOST_POINTS = 100_000;
 export interface CheckedChange { target: Target; change: Change; why: string; timeoutMs: number }
 
 export function checkChange(request: ChangeConfigRequest): CheckedChange {
-  if (request.timeoutMs > MOST_TIMEOUT_MS) throw new InvalidRequestError('timeout_ms', request.timeoutMs, `at most ${MOST_TIMEOUT_MS}`);
-  if (request.why.length > MOST_WHY) throw new InvalidRequestError('why', `${request.why.length} characters`, `at most ${MOST_WHY}`);
-  return { target: checkTarget(request.target), change: readChange(request.change), why: request.why, timeoutMs: request.timeoutMs || DEFAULT_TIMEOUT_MS };
+  const timeoutMs = checkTimeout(request.timeoutMs);
+  return { target: checkTarget(request.target), change: readChange(request.change), why: checkWhy(request.why), timeoutMs };
+}
+
+export function checkTimeout(timeoutMs: number): number {
+  if (timeoutMs > MOST_TIMEOUT_MS) throw new InvalidRequestError('timeout_ms', timeoutMs, `at most ${MOST_TIMEOUT_MS}`);
+  return timeoutMs || DEFAULT_TIMEOUT_MS;
+}
+
+export function checkWhy(why: string): string {
+  if (why.length > MOST_WHY) throw new InvalidRequestError('why', `${why.length} characters`, `at most ${MOST_WHY}`);
+  return why;
 }
 
 export function checkTarget(target: TargetMessage | undefined): Target {

@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto';
 import { DeviceInfo, DeviceSpec, ModelState, Proposal, Reported, TelemetryFrame } from '@moefleet/proto';
 import { reasonOf } from '../errors';
 import { decodePin, PIN_FIELDS, type PinSet } from './pin';
+import { decodeMarks, type StagedMarks } from './staged-value';
 
 /** Generations beyond it would not be exact in Lua. No device gets there by counting. */
 export const MAX_GENERATION = 2n ** 52n;
@@ -34,6 +35,8 @@ export interface DeviceRecord {
   /** The device runs the spec of this generation and nothing newer is on its way to it. */
   settledGeneration: bigint;
   pins: PinSet;
+  /** Rollouts whose value counts for it already. */
+  marks: StagedMarks;
   /** The learner's value for the model the device runs. */
   learned: Proposal | undefined;
   /** What the learner said last, with or without a value. */
@@ -81,6 +84,7 @@ export function decodeDevice(id: string, raw: RawDevice): DeviceRecord {
     desired,
     settledGeneration: decodeCount(raw.state['settledGeneration']) ?? 0n,
     pins: decodePinSet(raw.pins, '', damaged),
+    marks: decodeMarks(raw.pins, damaged),
     learned: model ? message(raw.learned, model.hash, Proposal) : undefined,
     lastProposal: message(raw.learned, 'last', Proposal),
     damaged,

@@ -1,20 +1,38 @@
 /** Operators' pins in Redis. A device's lie with the device, those of groups and of the fleet together. */
+import type { Proposal } from '@moefleet/proto';
 import { type Logger, parseSelector, type Selector } from '@moefleet/runtime';
 import { reasonOf, show } from '../errors';
 import { decodePinSet } from './device-record';
 import type { Keys } from './keys';
+import { decodeKillSwitch, type KillSwitch } from './kill-switch';
 import { type GroupPins, type PinByField, type PinField, type PinPlace, type PinSet } from './pin';
 import type { RedisLink } from './redis-link';
+import { LUA } from './scripts';
+import { decodeStagedValues, encodeMark, encodeStagedValue, stagedMarkField, type StagedValue, stagedValueField } from './staged-value';
 
-export interface SharedPins { fleet: PinSet; groups: GroupPins[] }
+export interface SharedPins {
+  fleet: PinSet;
+  groups: GroupPins[];
+  /** null: not held */
+  kill: KillSwitch | null;
+  /** of rollouts under way */
+  staged: readonly StagedValue[];
+}
+
+/** Beside the pins, so that all layers are read in one step. */
+const KILL_SWITCH = 'kill-switch';
 
 export class PinStore {
   private toldDamage = '';
 
   constructor(private readonly link: RedisLink, private readonly keys: Keys, private readonly log: Logger) {}
 
+  nextOrder(): Promise<number> {
+    return this.link.run(this.keys.pinOrder, (client) => client.incr(this.keys.pinOrder));
+  }
+
   async set<F extends PinField>(place: PinPlace, field: F, pin: Omit<PinByField[F], 'order'>): Promise<void> {
-    const order = await this.link.run(this.keys.pinOrder, (client) => client.incr(this.keys.pinOrder));
+    const order = await this.nextOrder();
     const [key, name] = this.locate(place, field);
     await this.link.run(key, (client) => client.hset(key, name, JSON.stringify({ ...pin, order })));
   }
@@ -35,8 +53,50 @@ export class PinStore {
       return matches ? [{ selector, matches, pins: decodePinSet(raw, `|group:${selector}`, damaged) }] : [];
     });
     const fleet = decodePinSet(raw, '|fleet', damaged);
+    const staged = decodeStagedValues(raw, damaged);
     this.tellDamage(damaged.join('; '));
-    return { fleet, groups };
+    return { fleet, groups, kill: decodeKillSwitch(raw[KILL_SWITCH]?.toString('utf8')), staged };
+  }
+
+  async setKillSwitch(kill: KillSwitch | null): Promise<void> {
+    const key = this.keys.pins;
+    await this.link.run<unknown>(key, (client) => (kill ? client.hset(key, KILL_SWITCH, JSON.stringify(kill)) : client.hdel(key, KILL_SWITCH)));
+  }
+
+  /** From now on the value counts for devices that carry the mark. */
+  async stage(value: StagedValue): Promise<void> {
+    const key = this.keys.pins;
+    await this.link.run(key, (client) => client.hset(key, stagedValueField(value.rolloutId), encodeStagedValue(value)));
+  }
+
+  /** Voids all marks of the rollout. */
+  async unstage(rolloutId: string): Promise<void> {
+    const key = this.keys.pins;
+    await this.link.run(key, (client) => client.hdel(key, stagedValueField(rolloutId)));
+  }
+
+  /** Makes a staged value the value of its layer, and voids the marks. May be repeated. */
+  async promote(value: StagedValue): Promise<void> {
+    const { layer, field, pin, rolloutId } = value;
+    if (layer.t === 'learner') return this.unstage(rolloutId);
+    const [key, name] = this.locate(layer, field);
+    const json = pin ? JSON.stringify(pin) : '';
+    if (layer.t === 'device') {
+      await this.link.run<unknown>(key, (client) => (pin ? client.hset(key, name, json) : client.hdel(key, name)));
+      return this.unstage(rolloutId);
+    }
+    await this.link.script(LUA.promotePin, [this.keys.pins], [stagedValueField(rolloutId), name, json]);
+  }
+
+  /** `proposal`: the learner's value for this device, where the rollout is the learner's. */
+  async mark(deviceId: string, rolloutId: string, proposal: Proposal | null): Promise<void> {
+    const key = this.keys.devicePins(deviceId);
+    await this.link.run(key, (client) => client.hset(key, stagedMarkField(rolloutId), encodeMark(proposal)));
+  }
+
+  async unmark(deviceId: string, rolloutId: string): Promise<void> {
+    const key = this.keys.devicePins(deviceId);
+    await this.link.run(key, (client) => client.hdel(key, stagedMarkField(rolloutId)));
   }
 
   private locate(place: PinPlace, field: PinField): [key: string, name: string] {

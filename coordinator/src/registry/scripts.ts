@@ -148,5 +148,19 @@ const putRollout: Script = {
     return surplus`,
 };
 
-export const LUA = { acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, countFrames } as const;
+/**
+ * Makes a staged value the value of its layer, unless the rollout has ended in another way meanwhile.
+ * in:  KEYS pins; ARGV field of the staged value, field of the pin, JSON of the pin or '' to clear it
+ * out: 1 promoted, 0 there was no staged value
+ */
+const promotePin: Script = {
+  name: 'moefleetPromotePin',
+  keys: 1,
+  lua: `
+    if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+    if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[2]) else redis.call('HSET', KEYS[1], ARGV[2], ARGV[3]) end
+    return 1`,
+};
+
+export const LUA = { acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, promotePin, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

@@ -1,7 +1,9 @@
 /**
- * Which value a device runs with: a pure function of the pins, the learner's value and the device. Per field the first
- * that is set wins: pin on the device, on a group it belongs to (of several the newest), on the fleet; the learner's
- * value, if it was made for the model the device runs; the default (lambda 0, as much cache as the device allows).
+ * Which value a device runs with: a pure function of the layers and the device. The kill switch wins over all that is
+ * said of routing. Then, per field, the first that is set: pin on the device, on a group it belongs to (of several the
+ * newest), on the fleet; the learner's value, if it was made for the model the device runs; the default (lambda 0, as
+ * much cache as the device allows). The value of a rollout under way stands in for its layer's on devices that carry
+ * its mark, and on no other.
  *
  * The routing method, lambda, topJ and what else decides which experts are chosen trade together, so all come from one
  * place: under a pinned lambda without a topJ the agent's default topJ holds, never one that the learner chose for
@@ -13,13 +15,17 @@ import { type DeviceSpec, Eviction, type ModelState, type Proposal, Routing, typ
 import { selectorMatches } from '@moefleet/runtime';
 import type { SharedPins } from '../registry/pin-store';
 import type { CachePin, EvictionPolicy, PinByField, PinField, PinSet, RoutingChoice, RoutingMethod } from '../registry/pin';
+import type { StagedMarks } from '../registry/staged-value';
+import { layersWithStaged } from './staged-layers';
 
 export interface SpecInputs {
   readonly labels: Readonly<Record<string, string>>;
   /** The last model it had loaded; undefined before the first. */
   readonly model: ModelState | undefined;
   readonly devicePins: PinSet;
-  readonly shared: SharedPins;
+  readonly shared: Pick<SharedPins, 'fleet' | 'groups'> & Partial<SharedPins>;
+  /** Rollouts under way whose value counts for it. */
+  readonly marks?: StagedMarks;
   /** The learner's value for `model`. */
   readonly learned: Proposal | undefined;
 }
@@ -39,13 +45,14 @@ const EVICTION: Record<EvictionPolicy, Eviction> = {
   lru: Eviction.EVICTION_LRU, lfu: Eviction.EVICTION_LFU, lfru: Eviction.EVICTION_LFRU, adaptive: Eviction.EVICTION_ADAPTIVE,
 };
 
-export function effectiveSpec(inputs: SpecInputs): EffectiveSpecResult {
+export function effectiveSpec(given: SpecInputs): EffectiveSpecResult {
+  const inputs = layersWithStaged(given);
   const routing = routingValue(inputs);
   const cache = cacheValue(inputs);
   const eviction = choosePin('eviction', inputs);
   const tracing = choosePin('tracing', inputs);
   const sampling = choosePin('sampling', inputs);
-  const bound = routing.choice !== undefined || eviction !== undefined || cache.cache?.$case === 'capacities';
+  const bound = (routing.choice !== undefined && !inputs.shared.kill) || eviction !== undefined || cache.cache?.$case === 'capacities';
   return {
     spec: {
       ...routingFields(routing.choice),
@@ -80,12 +87,17 @@ function routingFields(choice: RoutingChoice | undefined) {
 export function layerText(found: ValueSource): string {
   const names: Partial<Record<Layer, string>> = {
     [Layer.LAYER_DEVICE_PIN]: 'device pin', [Layer.LAYER_GROUP_PIN]: `group pin ${found.detail}`,
-    [Layer.LAYER_FLEET_PIN]: 'fleet pin', [Layer.LAYER_LEARNER]: 'learner',
+    [Layer.LAYER_FLEET_PIN]: 'fleet pin', [Layer.LAYER_LEARNER]: 'learner', [Layer.LAYER_KILL_SWITCH]: 'kill switch',
   };
   return names[found.layer] ?? 'default';
 }
 
 function routingValue(inputs: SpecInputs): { choice?: RoutingChoice; sources: ValueSource[] } {
+  const { kill } = inputs.shared;
+  if (kill) {
+    const from = { layer: Layer.LAYER_KILL_SWITCH, detail: kill.why };
+    return { choice: { method: 'original', lambda: 0, topJ: null }, sources: [source('lambda', from), defaultSource('top_j'), source('routing', from)] };
+  }
   const pinned = choosePin('lambda', inputs);
   if (pinned) {
     const { pin } = pinned;

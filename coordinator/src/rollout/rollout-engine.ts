@@ -6,7 +6,7 @@
 import { randomBytes } from 'node:crypto';
 import { type Proposal, SpecState } from '@moefleet/proto';
 import { type Logger, selectorMatches, type Service } from '@moefleet/runtime';
-import { InvalidRequestError, NotFoundError, RegistryDataError, StoppingError } from '../errors';
+import { InvalidRequestError, NotAllowedNowError, NotFoundError, RegistryDataError, StoppingError } from '../errors';
 import { inChunks } from '../registry/chunks';
 import type { DeviceRecord } from '../registry/device-record';
 import type { CachePin, EvictionPin, LambdaPin, SamplingPin, TracingPin } from '../registry/pin';
@@ -15,6 +15,7 @@ import type { RolloutRecord, RolloutRow, RolloutState } from '../registry/rollou
 import { type Change, describeChange, pinField, pinPlace, specFields, type Target } from './change';
 import { type DesiredOutcome, DesiredWriter } from './desired-writer';
 import { layerText } from './effective-spec';
+import { killText } from './kill-text';
 import { RolloutFollower } from './rollout-follower';
 import { judgeRollout, judgeRow, runs } from './rollout-progress';
 
@@ -56,8 +57,32 @@ export class RolloutEngine implements Service {
     return this.follow(what, why ? `operator: ${why}` : 'operator', rows, timeoutMs);
   }
 
+  /** Every device to its model's own routing, past all stages, until `release`. */
+  async kill(why: string, timeoutMs: number): Promise<RolloutFollower> {
+    await this.registry.pins.setKillSwitch({ why, sinceMs: Date.now() });
+    this.log.warn({ why }, 'kill switch: lambda off on every device');
+    return this.alignAll(`lambda off on all devices`, why, timeoutMs);
+  }
+
+  /** Back to the layers below the kill switch; rows say so where it was not held. */
+  async release(why: string, timeoutMs: number): Promise<RolloutFollower> {
+    const { kill } = await this.registry.pins.shared();
+    await this.registry.pins.setKillSwitch(null);
+    if (kill) this.log.warn({ why, heldMs: Date.now() - kill.sinceMs }, 'kill switch released');
+    return this.alignAll(`lambda on again on all devices`, why, timeoutMs);
+  }
+
+  private async alignAll(what: string, why: string, timeoutMs: number): Promise<RolloutFollower> {
+    const ids = await this.registry.devices.ids();
+    const origin = `kill switch: ${what}${why ? ` (${why})` : ''}`;
+    const rows = await inChunks(ids, (id) => this.alignRow(id, origin, () => 'it runs this already'));
+    return this.follow(what, why ? `kill switch: ${why}` : 'kill switch', rows, timeoutMs);
+  }
+
   /** Stores the learner's outcomes and rolls out what they change; null where nothing changes. */
   async propose(proposals: readonly Proposal[]): Promise<RolloutFollower | null> {
+    const { kill } = await this.registry.pins.shared();
+    if (kill) throw new NotAllowedNowError(killText(kill));
     const known = new Set(await this.registry.devices.ids());
     for (const proposal of proposals) {
       if (!known.has(proposal.deviceId)) throw new NotFoundError(`device ${proposal.deviceId} is not known; list the devices again`);

@@ -1,6 +1,6 @@
 /** A whole coordinator for tests, in this process, on free ports, under a prefix of its own. */
 import { credentials } from '@grpc/grpc-js';
-import { type ChangeConfigRequest, LearnerServiceClient, type LearnerServiceServer, OperatorServiceClient, type OperatorServiceServer, type Rollout } from '@moefleet/proto';
+import { type ChangeConfigRequest, LearnerServiceClient, type LearnerServiceServer, OperatorServiceClient, type OperatorServiceServer, type Rollout, RolloutServiceClient } from '@moefleet/proto';
 import { createLogger } from '@moefleet/runtime';
 import { randomBytes } from 'node:crypto';
 import { readConfig } from '../config';
@@ -11,6 +11,7 @@ export interface TestCoordinator extends Coordinator {
   readonly http: string;
   readonly operator: OperatorServiceClient;
   readonly learner: LearnerServiceClient;
+  readonly rollouts: RolloutServiceClient;
   readonly prefix: string;
   close(): Promise<void>;
 }
@@ -36,11 +37,13 @@ export async function startCoordinator(redisUrl: string, options: TestCoordinato
   const { gatewayAddress, operatorAddress, httpAddress } = coordinator.addresses();
   const operator = new OperatorServiceClient(operatorAddress, credentials.createInsecure());
   const learner = new LearnerServiceClient(operatorAddress, credentials.createInsecure());
+  const rollouts = new RolloutServiceClient(operatorAddress, credentials.createInsecure());
   return {
-    ...coordinator, gateway: gatewayAddress, http: `http://${httpAddress}`, operator, learner, prefix,
+    ...coordinator, gateway: gatewayAddress, http: `http://${httpAddress}`, operator, learner, rollouts, prefix,
     async close() {
       operator.close();
       learner.close();
+      rollouts.close();
       await coordinator.lifecycle.stop();
     },
   };
@@ -62,7 +65,7 @@ export function call<M extends UnaryMethod>({ operator, learner }: TestCoordinat
 /** Follows a change to its end; all messages, the last is the finished rollout. */
 export async function change(operator: OperatorServiceClient, request: Partial<ChangeConfigRequest>): Promise<Rollout[]> {
   const rollouts: Rollout[] = [];
-  const stream = operator.changeConfig({ target: { kind: { $case: 'all', value: true } }, change: undefined, why: '', timeoutMs: 5000, ...request });
+  const stream = operator.changeConfig({ target: { kind: { $case: 'all', value: true } }, change: undefined, why: '', timeoutMs: 5000, stageMany: false, ...request });
   for await (const { rollout } of stream as AsyncIterable<{ rollout: Rollout }>) rollouts.push(rollout);
   return rollouts;
 }

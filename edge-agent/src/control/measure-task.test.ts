@@ -77,6 +77,12 @@ test('measures from a cold cache, the same every time, and lambda lowers the mis
   expect(bent.misses * 10n).toBeLessThan(plain.misses * 7n);
   expect(bent.crossEntropyLambdaZero).toBeCloseTo(plain.crossEntropy!, 9);
   expect(Math.abs(bent.crossEntropy! - bent.crossEntropyLambdaZero!)).toBeGreaterThan(1e-5);
+  expect(bent.windowCrossEntropy).toHaveLength(2048 / 256);
+  for (const [windows, mean] of [[bent.windowCrossEntropy, bent.crossEntropy!], [bent.windowCrossEntropyLambdaZero, bent.crossEntropyLambdaZero!]] as const) {
+    expect(windows.reduce((sum, each) => sum + each, 0) / windows.length).toBeCloseTo(mean, 6);
+  }
+  expect(bent.textMissRate).toBeLessThan(plain.textMissRate!);
+  expect(bent.textSwapRate).toBeGreaterThan(0);
   const fractions = updates.filter(({ taskId, state }) => taskId === 'c' && state?.$case === 'progress').map(({ state }) => (state as { value: { fraction: number } }).value.fraction);
   expect(fractions).toEqual([...fractions].sort((a, b) => a - b));
   expect(fractions.at(-1)).toBeLessThanOrEqual(1);

@@ -10,7 +10,7 @@ import type { Measure, MeasureResult, TaskUpdate } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { type EngineHost, HostUnavailableError } from '../engine-host';
 import type { EngineQueue } from '../engine-queue';
-import { MISS_EVENT, MISS_EVENT_FIELDS, type RoutingSpec, type Step } from '../native';
+import { type EvalResult, MISS_EVENT, MISS_EVENT_FIELDS, type RoutingSpec, type Step } from '../native';
 import type { InForce } from './desired-applier';
 import { bendsNothing } from './effective-routing';
 import { MeasureError, type MeasurePlan, planMeasure, scorableTokens } from './measure-request';
@@ -94,6 +94,10 @@ export class MeasureTasks {
       crossEntropy: scored?.underSpec,
       crossEntropyLambdaZero: scored?.lambdaZero,
       textTokens: scored?.tokens ?? 0,
+      windowCrossEntropy: scored?.windows ?? [],
+      windowCrossEntropyLambdaZero: scored?.windowsLambdaZero ?? [],
+      textMissRate: scored?.missRate,
+      textSwapRate: scored?.swapRate,
     };
   }
 
@@ -134,15 +138,17 @@ export class MeasureTasks {
     const tokens = all.slice(0, count + 1);
     const { routing } = under.effective;
     return queue.exclusive(async (running) => {
-      const evaluate = async (spec: RoutingSpec, done: number, what: string): Promise<number> => {
+      const evaluate = async (spec: RoutingSpec, done: number, what: string): Promise<EvalResult> => {
         const request = { tokens, context: text.context, spec, stepped: false };
-        const result = await host.evaluate(request, (part, total) => progress(done + part / total / 2, what), running);
-        return result.crossEntropy;
+        return host.evaluate(request, (part, total) => progress(done + part / total / 2, what), running);
       };
       const lambdaZero = await evaluate({ ...routing, routing: 'original' }, 0, 'scoring the text at lambda 0');
       const underSpec = bendsNothing(routing) ? lambdaZero : await evaluate(routing, 0.5, 'scoring the text under the spec in force');
       this.checkUnchanged(under);
-      return { underSpec, lambdaZero, tokens: count };
+      return {
+        underSpec: underSpec.crossEntropy, lambdaZero: lambdaZero.crossEntropy, tokens: count,
+        windows: windowMeans(underSpec), windowsLambdaZero: windowMeans(lambdaZero), missRate: underSpec.missRate, swapRate: underSpec.swapRate,
+      };
     }, signal);
   }
 
@@ -152,6 +158,11 @@ export class MeasureTasks {
     if (now?.record.generation === under.record.generation && now.modelHash === under.modelHash) return;
     throw new MeasureError(`the spec changed from generation ${under.record.generation} to ${now?.record.generation ?? 'none'} during the measurement; measure again`);
   }
+}
+
+/** Nats per token of each window; all windows are equally long. */
+function windowMeans({ windows, tokens }: EvalResult): number[] {
+  return windows.map(({ nll }) => nll / (tokens / windows.length));
 }
 
 function missBytes({ missEvents }: Step): number {

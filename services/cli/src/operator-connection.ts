@@ -6,8 +6,8 @@ import {
   type CallOptions, type ClientReadableStream, connectivityState, credentials, Metadata, type ServiceError, status,
 } from '@grpc/grpc-js';
 import {
-  AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type Device, type GetLearnerResponse, type LabelSelector, type MeasureDeviceRequest,
-  type MeasureDeviceResponse, OperatorServiceClient, type ReadAuditRequest, type Rollout,
+  AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type Device, type GetLearnerResponse, type KillLambdaRequest, type KillSwitch,
+  type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, OperatorServiceClient, type ReadAuditRequest, type Rollout, RolloutServiceClient,
 } from '@moefleet/proto';
 import { EXIT, exitCodeOfStatus, Failure } from './failure';
 
@@ -24,6 +24,7 @@ type Unary<Request, Response> = (
 export class OperatorConnection {
   private readonly client: OperatorServiceClient;
   private readonly access: AccessServiceClient;
+  private readonly rollouts: RolloutServiceClient;
 
   constructor(private readonly address: string, private readonly signal: AbortSignal) {
     this.client = new OperatorServiceClient(address, credentials.createInsecure(), {
@@ -32,6 +33,7 @@ export class OperatorConnection {
       'grpc.enable_retries': 0,
     });
     this.access = new AccessServiceClient(address, credentials.createInsecure(), { channelOverride: this.client.getChannel() });
+    this.rollouts = new RolloutServiceClient(address, credentials.createInsecure(), { channelOverride: this.client.getChannel() });
   }
 
   async listDevices(selector?: LabelSelector): Promise<Device[]> {
@@ -52,6 +54,30 @@ export class OperatorConnection {
     const deadline = Date.now() + (request.timeoutMs || 30_000) + STREAM_SLACK_MS;
     let last: Rollout | undefined;
     await this.stream(this.client.changeConfig(request, new Metadata(), { deadline }), ({ rollout }) => {
+      if (!rollout) return;
+      last = rollout;
+      onRollout(rollout);
+    });
+    if (!last) throw new Failure(`the coordinator at ${this.address} ended without telling the outcome; look at it with: moefleet devices`);
+    return last;
+  }
+
+  /** null from a coordinator that knows no kill switch. */
+  async killSwitch(): Promise<KillSwitch | null> {
+    try {
+      return (await this.unary(this.rollouts.getKillSwitch.bind(this.rollouts), {})).killSwitch ?? null;
+    } catch (error) {
+      if (error instanceof Failure && (error.cause as ServiceError | undefined)?.code === status.UNIMPLEMENTED) return null;
+      throw error;
+    }
+  }
+
+  /** Like `changeConfig`, for the kill switch. */
+  async switchLambda(to: 'off' | 'on', request: KillLambdaRequest, onRollout: (rollout: Rollout) => void): Promise<Rollout> {
+    const deadline = Date.now() + (request.timeoutMs || 30_000) + STREAM_SLACK_MS;
+    const call = to === 'off' ? this.rollouts.killLambda(request, new Metadata(), { deadline }) : this.rollouts.releaseLambda(request, new Metadata(), { deadline });
+    let last: Rollout | undefined;
+    await this.stream(call, ({ rollout }) => {
       if (!rollout) return;
       last = rollout;
       onRollout(rollout);

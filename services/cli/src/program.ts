@@ -24,6 +24,7 @@ Deploy agents to devices:
 Adjust λ, the pull of a device's routing towards the experts it holds in memory:
   moefleet lambda set 0.25 --all
   moefleet lambda auto --all                                 (back to the learner: moefleet learner run)
+  moefleet lambda off --why "answers look wrong"             (kill switch; release it with: moefleet lambda on)
 
 See every flash miss as a span in Jaeger:
   moefleet trace phone-1

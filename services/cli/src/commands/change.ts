@@ -9,6 +9,7 @@ import { UsageFailure } from '../failure';
 import { jsonText } from '../json-text';
 import { type Action, addOperatorGroup, type Run } from '../operator-command';
 import { missingText, notApplied, rolloutExitCode, rolloutJson, rolloutText } from '../rollout-view';
+import { addKillSwitch } from './kill-switch';
 import { addTargetOptions, readTarget } from '../target';
 
 export type Change = NonNullable<ChangeConfigRequest['change']>;
@@ -39,6 +40,7 @@ Examples:
     });
     changing(context, action, lambda.command('auto').description('hand λ back to the learner; the same as `moefleet routing auto`'),
       '\nExample:\n  moefleet lambda auto --all\n', () => ({ $case: 'clearLambda', value: {} }));
+    addKillSwitch(lambda, context, action);
   });
 }
 
@@ -100,6 +102,7 @@ async function applyChange(context: Context, run: Run, change: Change): Promise<
     change,
     why: String(run.options['why'] ?? ''),
     timeoutMs: Math.round(Number(run.options['timeout']) * 1000),
+    stageMany: false,
   };
   let waitingFor = -1;
   const startedMs = Date.now();

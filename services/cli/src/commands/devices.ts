@@ -9,6 +9,7 @@ import { enumName, jsonText } from '../json-text';
 import { addOperatorGroup } from '../operator-command';
 import { capacityText, fixed, NONE, pairs, percent, table } from '../table';
 import { readSelector, SELECTOR_HELP } from '../target';
+import { killSwitchText } from './kill-switch';
 
 export function addDevices(program: Command, context: Context): void {
   addOperatorGroup(program, context, 'devices', 'what runs in the fleet', (devices, action) => {
@@ -26,9 +27,9 @@ Examples:
 `);
     addCommonOptions(list, { operator: true }).action(action(async ({ operator, json, out, options }) => {
       const selector = options['selector'];
-      const found = await operator.listDevices(selector === undefined ? undefined : readSelector(String(selector)));
-      if (json) out(jsonText({ devices: found.map(deviceJson) }));
-      else out(found.length === 0 ? noDevices(selector) : listTable(found, Date.now()));
+      const [found, kill] = await Promise.all([operator.listDevices(selector === undefined ? undefined : readSelector(String(selector))), operator.killSwitch()]);
+      if (json) out(jsonText({ killSwitch: kill?.off ? kill : null, devices: found.map(deviceJson) }));
+      else out(killSwitchText(kill) + (found.length === 0 ? noDevices(selector) : listTable(found, Date.now())));
     }));
 
     const show = devices.command('show')

@@ -100,7 +100,7 @@ describe('lambda set', () => {
     operator.script.rollouts = [rollout(['b', State.STATE_PENDING]), rollout(['b', State.STATE_APPLIED], ['a', State.STATE_UNCHANGED])];
     const { code, stdout, stderr } = await run(['lambda', 'set', '0.25', '--all', '--top-j', '1', '--why', 'trial', '--timeout', '5']);
     expect(operator.changes[0]).toEqual({
-      target: { kind: { $case: 'all', value: true } }, change: { $case: 'setLambda', value: { lambda: 0.25, topJ: 1 } }, why: 'trial', timeoutMs: 5000,
+      target: { kind: { $case: 'all', value: true } }, change: { $case: 'setLambda', value: { lambda: 0.25, topJ: 1 } }, why: 'trial', timeoutMs: 5000, stageMany: false,
     });
     expect(stdout).toMatch(/^DEVICE +STATE +GENERATION +WHY\na +UNCHANGED +4\nb +APPLIED +4\n$/);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
@@ -184,7 +184,7 @@ describe('measure', () => {
       { state: { $case: 'result', value: {
         spec: EffectiveSpec.fromPartial({ lambda: 0.3, topJ: 2, routing: 2, capacities: [8, 8], cacheBytes: 1000n, traceRatio: 1 }), generation: 5n,
         decodeTokens: 100n, decodeNs: 4_000_000_000n, hits: 75n, misses: 25n, swaps: 10n, flashBytes: 3000n, prefillMisses: 4n,
-        prefillFlashBytes: 1000n, crossEntropy: 3.01, crossEntropyLambdaZero: 3, textTokens: 512,
+        prefillFlashBytes: 1000n, crossEntropy: 3.01, crossEntropyLambdaZero: 3, textTokens: 512, windowCrossEntropy: [], windowCrossEntropyLambdaZero: [],
       } } },
     ];
     const { code, stdout } = await run(['measure', 'a', '--prompts', join(folder, 'p'), '--prompt', 'inline', '--tokens', '50', '--text', join(folder, 't'), '--text-tokens', '512', '--json']);
@@ -198,7 +198,7 @@ describe('measure', () => {
   test('has no figure where there was no text', async () => {
     operator.script.measured = [{ state: { $case: 'result', value: {
       spec: undefined, generation: 0n, decodeTokens: 0n, decodeNs: 0n, hits: 0n, misses: 0n, swaps: 0n, flashBytes: 0n, prefillMisses: 0n,
-      prefillFlashBytes: 0n, crossEntropy: undefined, crossEntropyLambdaZero: undefined, textTokens: 0 } } }];
+      prefillFlashBytes: 0n, crossEntropy: undefined, crossEntropyLambdaZero: undefined, textTokens: 0, windowCrossEntropy: [], windowCrossEntropyLambdaZero: [] } } }];
     expect(JSON.parse((await run(['measure', 'a', '--prompt', 'x', '--json'])).stdout)).toMatchObject({ missRate: null, tokensPerSecond: null, crossEntropyLoss: null });
   });
 

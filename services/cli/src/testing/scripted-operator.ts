@@ -45,7 +45,7 @@ export class ScriptedOperator {
         call.on('cancelled', () => { this.cancelledStreams += 1; });
         const error = failure();
         if (error) return void call.emit('error', error);
-        for (const rollout of script.rollouts) call.write({ rollout });
+        for (const rollout of script.rollouts) call.write({ rollout, stagedRolloutId: '' });
         if (!script.hang) call.end();
       },
       getRollout: (_call, callback) => callback(failure(), { rollout: script.rollouts.at(-1) }),

@@ -131,6 +131,12 @@ export interface MeasureResult {
   crossEntropyLambdaZero?: number | undefined;
   textTokens: number;
   prefillFlashBytes: bigint;
+  /** Mean nats per token of each window of the text, at the spec in force and at lambda 0; paired. */
+  windowCrossEntropy: number[];
+  windowCrossEntropyLambdaZero: number[];
+  /** Of the text at the spec in force, per selected slot. */
+  textMissRate?: number | undefined;
+  textSwapRate?: number | undefined;
 }
 
 function createBaseConnectRequest(): ConnectRequest {
@@ -1583,6 +1589,10 @@ function createBaseMeasureResult(): MeasureResult {
     crossEntropyLambdaZero: undefined,
     textTokens: 0,
     prefillFlashBytes: 0n,
+    windowCrossEntropy: [],
+    windowCrossEntropyLambdaZero: [],
+    textMissRate: undefined,
+    textSwapRate: undefined,
   };
 }
 
@@ -1653,6 +1663,26 @@ export const MeasureResult: MessageFns<MeasureResult> = {
         throw new globalThis.Error("value provided for field message.prefillFlashBytes of type uint64 too large");
       }
       writer.uint32(104).uint64(message.prefillFlashBytes);
+    }
+    if (message.windowCrossEntropy.length !== 0) {
+      writer.uint32(114).fork();
+      for (const v of message.windowCrossEntropy) {
+        writer.double(v);
+      }
+      writer.join();
+    }
+    if (message.windowCrossEntropyLambdaZero.length !== 0) {
+      writer.uint32(122).fork();
+      for (const v of message.windowCrossEntropyLambdaZero) {
+        writer.double(v);
+      }
+      writer.join();
+    }
+    if (message.textMissRate !== undefined) {
+      writer.uint32(129).double(message.textMissRate);
+    }
+    if (message.textSwapRate !== undefined) {
+      writer.uint32(137).double(message.textSwapRate);
     }
     return writer;
   },
@@ -1774,6 +1804,58 @@ export const MeasureResult: MessageFns<MeasureResult> = {
             message.prefillFlashBytes = reader.uint64() as bigint;
             continue;
           }
+          case 14: {
+            if (tag === 113) {
+              message.windowCrossEntropy.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 114) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.windowCrossEntropy.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 15: {
+            if (tag === 121) {
+              message.windowCrossEntropyLambdaZero.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 122) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.windowCrossEntropyLambdaZero.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 16: {
+            if (tag !== 129) {
+              break;
+            }
+
+            message.textMissRate = reader.double();
+            continue;
+          }
+          case 17: {
+            if (tag !== 137) {
+              break;
+            }
+
+            message.textSwapRate = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1833,6 +1915,26 @@ export const MeasureResult: MessageFns<MeasureResult> = {
         : isSet(object.prefill_flash_bytes)
         ? BigInt(object.prefill_flash_bytes)
         : 0n,
+      windowCrossEntropy: globalThis.Array.isArray(object?.windowCrossEntropy)
+        ? object.windowCrossEntropy.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.window_cross_entropy)
+        ? object.window_cross_entropy.map((e: any) => globalThis.Number(e))
+        : [],
+      windowCrossEntropyLambdaZero: globalThis.Array.isArray(object?.windowCrossEntropyLambdaZero)
+        ? object.windowCrossEntropyLambdaZero.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.window_cross_entropy_lambda_zero)
+        ? object.window_cross_entropy_lambda_zero.map((e: any) => globalThis.Number(e))
+        : [],
+      textMissRate: isSet(object.textMissRate)
+        ? globalThis.Number(object.textMissRate)
+        : isSet(object.text_miss_rate)
+        ? globalThis.Number(object.text_miss_rate)
+        : undefined,
+      textSwapRate: isSet(object.textSwapRate)
+        ? globalThis.Number(object.textSwapRate)
+        : isSet(object.text_swap_rate)
+        ? globalThis.Number(object.text_swap_rate)
+        : undefined,
     };
   },
 
@@ -1877,6 +1979,18 @@ export const MeasureResult: MessageFns<MeasureResult> = {
     if (message.prefillFlashBytes !== 0n) {
       obj.prefillFlashBytes = message.prefillFlashBytes.toString();
     }
+    if (message.windowCrossEntropy?.length) {
+      obj.windowCrossEntropy = message.windowCrossEntropy.map((e) => floatToJson(e));
+    }
+    if (message.windowCrossEntropyLambdaZero?.length) {
+      obj.windowCrossEntropyLambdaZero = message.windowCrossEntropyLambdaZero.map((e) => floatToJson(e));
+    }
+    if (message.textMissRate !== undefined) {
+      obj.textMissRate = floatToJson(message.textMissRate);
+    }
+    if (message.textSwapRate !== undefined) {
+      obj.textSwapRate = floatToJson(message.textSwapRate);
+    }
     return obj;
   },
 
@@ -1910,6 +2024,10 @@ export const MeasureResult: MessageFns<MeasureResult> = {
     message.prefillFlashBytes = (object.prefillFlashBytes !== undefined && object.prefillFlashBytes !== null)
       ? BigInt(object.prefillFlashBytes)
       : 0n;
+    message.windowCrossEntropy = object.windowCrossEntropy?.map((e) => e) || [];
+    message.windowCrossEntropyLambdaZero = object.windowCrossEntropyLambdaZero?.map((e) => e) || [];
+    message.textMissRate = object.textMissRate ?? undefined;
+    message.textSwapRate = object.textSwapRate ?? undefined;
     return message;
   },
 };

@@ -111,6 +111,7 @@ export enum ValueSource_Layer {
   LAYER_FLEET_PIN = 3,
   LAYER_GROUP_PIN = 4,
   LAYER_DEVICE_PIN = 5,
+  LAYER_KILL_SWITCH = 6,
   UNRECOGNIZED = -1,
 }
 
@@ -134,6 +135,9 @@ export function valueSource_LayerFromJSON(object: any): ValueSource_Layer {
     case 5:
     case "LAYER_DEVICE_PIN":
       return ValueSource_Layer.LAYER_DEVICE_PIN;
+    case 6:
+    case "LAYER_KILL_SWITCH":
+      return ValueSource_Layer.LAYER_KILL_SWITCH;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -155,6 +159,8 @@ export function valueSource_LayerToJSON(object: ValueSource_Layer): string {
       return "LAYER_GROUP_PIN";
     case ValueSource_Layer.LAYER_DEVICE_PIN:
       return "LAYER_DEVICE_PIN";
+    case ValueSource_Layer.LAYER_KILL_SWITCH:
+      return "LAYER_KILL_SWITCH";
     case ValueSource_Layer.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -181,6 +187,8 @@ export interface ChangeConfigRequest {
   why: string;
   /** How long to wait for devices to answer; 0: 30 s. */
   timeoutMs: number;
+  /** Stages the change where more than ten devices would change, and answers with staged_rollout_id; false: all at once. */
+  stageMany: boolean;
 }
 
 /** Short for SetRouting with ROUTING_CACHE_PRIOR; either replaces the other. */
@@ -232,7 +240,11 @@ export interface SetRouterSampling {
 }
 
 export interface ChangeConfigResponse {
-  rollout: Rollout | undefined;
+  rollout:
+    | Rollout
+    | undefined;
+  /** Set instead of `rollout`: the change has become a staged rollout (RolloutService). */
+  stagedRolloutId: string;
 }
 
 export interface GetRolloutRequest {
@@ -1458,7 +1470,7 @@ export const ValueSource: MessageFns<ValueSource> = {
 };
 
 function createBaseChangeConfigRequest(): ChangeConfigRequest {
-  return { target: undefined, change: undefined, why: "", timeoutMs: 0 };
+  return { target: undefined, change: undefined, why: "", timeoutMs: 0, stageMany: false };
 }
 
 export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
@@ -1500,6 +1512,9 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
     }
     if (message.timeoutMs !== 0) {
       writer.uint32(72).uint32(message.timeoutMs);
+    }
+    if (message.stageMany !== false) {
+      writer.uint32(104).bool(message.stageMany);
     }
     return writer;
   },
@@ -1613,6 +1628,14 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
             message.timeoutMs = reader.uint32();
             continue;
           }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.stageMany = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1671,6 +1694,11 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
         : isSet(object.timeout_ms)
         ? globalThis.Number(object.timeout_ms)
         : 0,
+      stageMany: isSet(object.stageMany)
+        ? globalThis.Boolean(object.stageMany)
+        : isSet(object.stage_many)
+        ? globalThis.Boolean(object.stage_many)
+        : false,
     };
   },
 
@@ -1703,6 +1731,9 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
     }
     if (message.timeoutMs !== 0) {
       obj.timeoutMs = Math.round(message.timeoutMs);
+    }
+    if (message.stageMany !== false) {
+      obj.stageMany = message.stageMany;
     }
     return obj;
   },
@@ -1773,6 +1804,7 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
     }
     message.why = object.why ?? "";
     message.timeoutMs = object.timeoutMs ?? 0;
+    message.stageMany = object.stageMany ?? false;
     return message;
   },
 };
@@ -2619,13 +2651,16 @@ export const SetRouterSampling: MessageFns<SetRouterSampling> = {
 };
 
 function createBaseChangeConfigResponse(): ChangeConfigResponse {
-  return { rollout: undefined };
+  return { rollout: undefined, stagedRolloutId: "" };
 }
 
 export const ChangeConfigResponse: MessageFns<ChangeConfigResponse> = {
   encode(message: ChangeConfigResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.rollout !== undefined) {
       Rollout.encode(message.rollout, writer.uint32(10).fork()).join();
+    }
+    if (message.stagedRolloutId !== "") {
+      writer.uint32(18).string(message.stagedRolloutId);
     }
     return writer;
   },
@@ -2651,6 +2686,14 @@ export const ChangeConfigResponse: MessageFns<ChangeConfigResponse> = {
             message.rollout = Rollout.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.stagedRolloutId = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2664,13 +2707,23 @@ export const ChangeConfigResponse: MessageFns<ChangeConfigResponse> = {
   },
 
   fromJSON(object: any): ChangeConfigResponse {
-    return { rollout: isSet(object.rollout) ? Rollout.fromJSON(object.rollout) : undefined };
+    return {
+      rollout: isSet(object.rollout) ? Rollout.fromJSON(object.rollout) : undefined,
+      stagedRolloutId: isSet(object.stagedRolloutId)
+        ? globalThis.String(object.stagedRolloutId)
+        : isSet(object.staged_rollout_id)
+        ? globalThis.String(object.staged_rollout_id)
+        : "",
+    };
   },
 
   toJSON(message: ChangeConfigResponse): unknown {
     const obj: any = {};
     if (message.rollout !== undefined) {
       obj.rollout = Rollout.toJSON(message.rollout);
+    }
+    if (message.stagedRolloutId !== "") {
+      obj.stagedRolloutId = message.stagedRolloutId;
     }
     return obj;
   },
@@ -2683,6 +2736,7 @@ export const ChangeConfigResponse: MessageFns<ChangeConfigResponse> = {
     message.rollout = (object.rollout !== undefined && object.rollout !== null)
       ? Rollout.fromPartial(object.rollout)
       : undefined;
+    message.stagedRolloutId = object.stagedRolloutId ?? "";
     return message;
   },
 };

@@ -1,0 +1,38 @@
+/** The kill switch as operators reach it. */
+import type { Rollout, RolloutServiceServer } from '@moefleet/proto';
+import type { RolloutRecord } from '../registry/rollout-record';
+import type { RolloutFollower } from '../rollout/rollout-follower';
+import { type LatestStream, serverStream, unary } from './call-handler';
+import { viewRollout } from './device-view';
+import type { OperatorDeps } from './operator-service';
+import { checkTimeout, checkWhy } from './request-check';
+
+/** Between two messages about a running rollout. */
+const PROGRESS_EVERY_MS = 100;
+
+export type KillSwitchCalls = Pick<RolloutServiceServer, 'getKillSwitch' | 'killLambda' | 'releaseLambda'>;
+
+export function killSwitchCalls({ registry, rollouts, log }: Pick<OperatorDeps, 'registry' | 'rollouts' | 'log'>): KillSwitchCalls {
+  return {
+    getKillSwitch: unary(log, async () => {
+      const { kill } = await registry.pins.shared();
+      return { killSwitch: { off: kill !== null, why: kill?.why ?? '', sinceMs: BigInt(kill?.sinceMs ?? 0) } };
+    }),
+    killLambda: serverStream(log, async ({ why, timeoutMs }, out, signal) => tellProgress(await rollouts.kill(checkWhy(why), checkTimeout(timeoutMs)), out, signal)),
+    releaseLambda: serverStream(log, async ({ why, timeoutMs }, out, signal) => tellProgress(await rollouts.release(checkWhy(why), checkTimeout(timeoutMs)), out, signal)),
+  };
+}
+
+/** Until the rollout has ended; a caller who goes away ends the telling, not the rollout. */
+export async function tellProgress(follower: RolloutFollower, out: Pick<LatestStream<{ rollout: Rollout | undefined }>, 'write'>, signal: AbortSignal): Promise<void> {
+  let toldMs = 0;
+  const tell = (rollout: RolloutRecord) => {
+    if (rollout.state === 'running' && Date.now() - toldMs < PROGRESS_EVERY_MS) return;
+    toldMs = Date.now();
+    out.write({ rollout: viewRollout(rollout) });
+  };
+  tell(follower.current);
+  const off = follower.onChange(tell);
+  signal.addEventListener('abort', off, { once: true });
+  out.write({ rollout: viewRollout(await follower.finished) });
+}
