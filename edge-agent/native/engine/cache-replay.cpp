@@ -10,6 +10,7 @@
 #include "routing.h"
 #include "status.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace {
@@ -88,7 +89,14 @@ void find_next_uses(const simulate_request & r, const int32_t * routes, int32_t 
     }
 }
 
-simulated_layer replay_layer(const simulate_request & r, const int32_t * routes, int32_t events) {
+// A route has no scores; used experts share one probability, as the predictor assumes of the layer itself.
+void scores_of_used(const int32_t * ids, int used, std::vector<float> & scores) {
+    std::fill(scores.begin(), scores.end(), -INFINITY);
+    for (int i = 0; i < used; i++) scores[size_t(ids[i])] = 0;
+}
+
+// `below`: the events of the layer before, null where there are not as many.
+simulated_layer replay_layer(const simulate_request & r, const int32_t * routes, const int32_t * below, int32_t events) {
     expert_cache cache;
     expert_cache_init(cache, r.experts, r.capacity);
     expert_cache_evict_by(cache, r.eviction, r.half_life);
@@ -96,13 +104,19 @@ simulated_layer replay_layer(const simulate_request & r, const int32_t * routes,
     if (r.eviction == EVICT_BELADY) find_next_uses(r, routes, events, next);
 
     simulated_layer layer;
+    std::vector<float> scores(size_t(r.experts));
     int32_t missed[ROUTE_MAX_K], evicted[ROUTE_MAX_K];
     for (int64_t t = 0; t < events; t++) {
         const int32_t * ids = routes + t * r.top_k;
         const int used = used_of(ids, r.top_k);
         for (int i = 0; i < used && !next.empty(); i++) cache.next_use[size_t(ids[i])] = next[size_t(t * r.top_k + i)];
         cache_event event{0, 0, 0, missed, evicted};
-        expert_cache_event(cache, ids, used, event);
+        reuse_scores known;
+        if (below && r.eviction == EVICT_ADAPTIVE) {
+            scores_of_used(below + t * r.top_k, used_of(below + t * r.top_k, r.top_k), scores);
+            known.below = scores.data();
+        }
+        expert_cache_event(cache, ids, used, event, known);
         layer.references += used;
         layer.misses += event.misses;
     }
@@ -114,9 +128,12 @@ engine_status replay(const simulate_request & r, simulate_result & out) {
     if (failed(status)) return status;
     out = simulate_result();
     const int32_t * routes = r.routes.data();
+    int32_t events_below = -1;
     for (const int32_t events : r.layer_events) {
-        out.layers.push_back(replay_layer(r, routes, events));
-        routes += int64_t(events) * r.top_k;
+        const int64_t slots = int64_t(events) * r.top_k;
+        out.layers.push_back(replay_layer(r, routes, events == events_below ? routes - slots : nullptr, events));
+        routes += slots;
+        events_below = events;
     }
     return {};
 }

@@ -81,7 +81,7 @@ static int evict_one(expert_cache & c) {
     return victim;
 }
 
-void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_event & event, const float * scores) {
+void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_event & event, const reuse_scores & scores) {
     event.hits = event.misses = event.evictions = 0;
     c.clock++;
     for (int i = 0; i < k; i++) {
@@ -101,7 +101,7 @@ void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_even
         c.uses[e] = uses_now(c, e) + 1;
         c.used[e] = c.clock;
     }
-    if (c.eviction == EVICT_ADAPTIVE) reuse_predictor_observe(c.reuse, ids, k, scores);
+    if (c.eviction == EVICT_ADAPTIVE && c.capacity < c.experts) reuse_predictor_observe(c.reuse, ids, k, scores, c.capacity);
     while (c.size > c.capacity) event.evicted[event.evictions++] = evict_one(c);
 }
 

@@ -35,7 +35,7 @@ struct expert_cache {
     std::vector<uint64_t> admitted;     // clock at admission; valid only for members
     std::vector<double> uses;           // per expert, member or not, aged up to `used`
     std::vector<uint64_t> used;         // clock of the expert's last event; 0: none
-    reuse_predictor reuse;              // EVICT_ADAPTIVE only
+    reuse_predictor reuse;              // EVICT_ADAPTIVE only; learns while the layer has to choose, i.e. capacity < experts
     std::vector<double> next_use;       // EVICT_BELADY only: clock of the expert's next event, set before each of its events
     uint64_t evictions = 0;
     uint64_t lifetime_tokens = 0;       // sum over evictions of clock - admitted
@@ -47,14 +47,14 @@ void expert_cache_evict_by(expert_cache & c, engine_eviction eviction, double ha
 // Forgets members, recency, uses, clock and lifetimes; keeps the capacity and the policy.
 void expert_cache_reset(expert_cache & c);
 
-// One token's experts, best ranked first, and the router's scores of all experts, null where they are not known. `missed` and `evicted` have room for k ids each; misses come best
-// ranked first, evictions in the order they happened.
+// One token's experts, best ranked first, and what the routers said of it. `missed` and `evicted` have room for k ids each;
+// misses come best ranked first, evictions in the order they happened.
 struct cache_event {
     int hits, misses, evictions;
     int32_t * missed;
     int32_t * evicted;
 };
-void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_event & event, const float * scores = nullptr);
+void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_event & event, const reuse_scores & scores = {});
 
 // Evicts members down to the new capacity; `evicted` has room for `experts` ids. Returns how many.
 int expert_cache_resize(expert_cache & c, int capacity, int32_t * evicted);

@@ -38,6 +38,7 @@ void layer_hook_init(layer_hook & hook, const model_info & info, expert_memory &
 void layer_hook_reserve(layer_hook & hook, int rows) {
     const size_t floats = size_t(rows) * size_t(hook.info->experts);
     if (hook.scores.size() < floats) hook.scores.resize(floats);
+    if (hook.below.size() < floats) hook.below.resize(floats);
     if (hook.kept.size() < size_t(rows)) hook.kept.resize(size_t(rows));
 }
 
@@ -53,7 +54,7 @@ void layer_hook_begin(layer_hook & hook, pass_kind pass) {
     hook.outcome = pass_outcome();
     if (pass != PASS_LOOK) prefetch_begin(hook.prefetch);
     hook.error = engine_status();
-    hook.surplus_layer = hook.scored_layer = -1;
+    hook.surplus_layer = hook.scored_layer = hook.below_layer = -1;
 }
 
 static void release_surplus(layer_hook & hook) {
@@ -108,14 +109,15 @@ static route_outcome choose(layer_hook & hook, int layer, const float * z, int32
 
 // One token's routing event: choose, look up, touch, admit, evict. Notes in `hook.needed` what the layer will touch,
 // and in `hook.victim` whom each admission displaced. Returns how many experts the token uses.
-static int route_row(layer_hook & hook, int layer, const float * z, int32_t * ids, int top_k) {
+static int route_row(layer_hook & hook, int layer, const reuse_scores & scores, int32_t * ids, int top_k) {
+    const float * z = scores.here;
     layer_state & state = (*hook.layers)[layer];
     range_mean_add(state.range, route_range(z, hook.info->experts));
     const route_outcome routed = choose(hook, layer, z, ids, top_k);
     const int k = routed.kept;
     int32_t missed[ROUTE_MAX_K], evicted[ROUTE_MAX_K];
     cache_event event{0, 0, 0, missed, evicted};
-    expert_cache_event(state.cache, ids, k, event, z);
+    expert_cache_event(state.cache, ids, k, event, scores);
     for (int i = 0; i < event.misses; i++) {
         // A second admission within one micro-batch reads nothing, so the first displaced expert stands.
         if (!hook.needed[size_t(missed[i])]) hook.victim[size_t(missed[i])] = i < event.evictions ? evicted[i] : -1;
@@ -134,6 +136,16 @@ static int route_row(layer_hook & hook, int layer, const float * z, int32_t * id
         state.tally.events.add(1);
     }
     return k;
+}
+
+// What the routers said of row `row` of `rows`. A layer has fewer rows than the one below where only the last are asked for.
+static reuse_scores scores_of(const layer_hook & hook, int layer, int64_t row, int64_t rows) {
+    const size_t experts = size_t(hook.info->experts);
+    const int64_t same = hook.below_rows - rows + row;
+    reuse_scores scores;
+    scores.here = hook.scores.data() + size_t(row) * experts;
+    if (layer > 0 && hook.below_layer == layer - 1 && same >= 0) scores.below = hook.below.data() + size_t(same) * experts;
+    return scores;
 }
 
 // The layer's misses into `hook.missed`: a single token's best ranked first, a batch's ascending by id.
@@ -182,6 +194,11 @@ static void take_scores(layer_hook & hook, int layer, const ggml_tensor * tensor
     if (tensor->ne[0] != hook.info->experts || size_t(tensor->ne[1]) * row > hook.scores.size()) {
         stop_with(hook, status_error(ENGINE_INTERNAL, "%s: unexpected shape", tensor->name));
         return;
+    }
+    if (hook.scored_layer != layer) {
+        std::swap(hook.scores, hook.below);
+        hook.below_layer = hook.scored_layer;
+        hook.below_rows = hook.scored_rows;
     }
     for (int64_t r = 0; r < tensor->ne[1]; r++) {
         memcpy(hook.scores.data() + size_t(r) * row, static_cast<const char *>(tensor->data) + size_t(r) * tensor->nb[1],
@@ -272,7 +289,7 @@ static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) 
             stop_with(hook, status_error(ENGINE_INTERNAL, "%s: selected an expert that does not exist", topk->name));
             return;
         }
-        hook.kept[size_t(r)] = route_row(hook, layer, hook.scores.data() + size_t(r) * size_t(hook.info->experts), ids, k);
+        hook.kept[size_t(r)] = route_row(hook, layer, scores_of(hook, layer, r, rows), ids, k);
         if (hook.routes) record_route(hook, layer, r, rows, ids, hook.kept[size_t(r)], k);
     }
     if (hook.pass == PASS_PREFILL) count_distinct(hook, state.tally);

@@ -87,6 +87,9 @@ struct layer_hook {
     std::vector<float> scores;           // rows x experts, of scored_layer
     int scored_layer = -1;
     int64_t scored_rows = 0;
+    std::vector<float> below;            // what `scores` held before, of below_layer
+    int below_layer = -1;
+    int64_t below_rows = 0;
     std::vector<int32_t> kept;           // per row: experts used, the others of the K being dropped
     std::vector<int32_t> ranking;        // for route_select
     std::vector<uint8_t> needed;         // per expert: selected by a row of this layer

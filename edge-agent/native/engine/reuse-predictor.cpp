@@ -4,13 +4,16 @@
 #include <cmath>
 
 // Chosen on the training texts of the reference model, by misses at 8, 13, 16 and 24 of 32 experts.
-static const float HORIZON_TOKENS = 12;                          // 8 to 16 are within 0.3% of the way to Belady
+static const float HORIZON_TURNS = 3;                            // of capacity / K tokens
+static const float LEAST_HORIZON = 4, MOST_HORIZON = 20;         // tokens
+static const float AFTER_USE = 0.8f;                             // what uses after the first count
 static const float RATE_HALF_LIVES[REUSE_RATES] = {8, 64, 512};
 static const float TRACE_HALF_LIFE = 4;
 static const float LEAST_RATE = 0.02f;                           // added to rates before the logarithm
-static const float SHARED_STEP = 0.02f, INPUT_STEP = 0.15f;
+static const float SHARED_STEP = 0.02f, INPUT_STEP = 0.1f;
 static const float WARM_UP_TOKENS = 256;                         // INPUT_STEP is halved at this many
-static const float SCORE_SCALE = 5, TRACE_SCALE = 2;             // of the two kinds of input
+static const float SCORE_SCALE = 8, TRACE_SCALE = 1;             // of the kinds of input; they decide how fast each is learned
+static const float BEFORE_SCALE = 0.5f;                          // of the token before, against this token's
 static const float MOST_EXPONENT = 4, LEAST_EXPONENT = -6;
 
 void reuse_predictor_init(reuse_predictor & p, int experts) {
@@ -20,10 +23,10 @@ void reuse_predictor_init(reuse_predictor & p, int experts) {
     p.trace.resize(n);
     p.features.resize(REUSE_FEATURES * n);
     p.features_before.resize(REUSE_FEATURES * n);
-    p.inputs.resize(2 * n);
-    p.inputs_before.resize(2 * n);
-    p.inputs_due.resize(2 * n);
-    p.weights.resize(2 * n * n);
+    p.inputs.resize(REUSE_INPUTS * n);
+    p.inputs_before.resize(REUSE_INPUTS * n);
+    p.inputs_due.resize(REUSE_INPUTS * n);
+    p.weights.resize(REUSE_INPUTS * n * n);
     p.worth.resize(n);
     p.worth_before.resize(n);
     p.step.resize(n);
@@ -64,31 +67,57 @@ static void make_features(reuse_predictor & p, float mean) {
     }
 }
 
-// The softmax of the scores into `out`; false where none is finite.
-static bool softmax(const float * scores, int experts, float * out) {
+// SCORE_SCALE times the deviation of the square root of the scores' softmax; false where none is finite.
+static bool score_inputs(const float * scores, int experts, float * out) {
     float highest = -INFINITY, total = 0;
     for (int e = 0; e < experts; e++) {
         if (std::isfinite(scores[e])) highest = std::max(highest, scores[e]);
     }
     for (int e = 0; e < experts; e++) total += out[e] = std::isfinite(scores[e]) ? std::exp(scores[e] - highest) : 0;
-    for (int e = 0; e < experts; e++) out[e] /= total;
+    const float uniform = std::sqrt(1 / float(experts));
+    for (int e = 0; e < experts; e++) out[e] = SCORE_SCALE * (std::sqrt(out[e] / total) - uniform);
     return highest > -INFINITY;
 }
 
-static void make_inputs(reuse_predictor & p, float mean, const int32_t * ids, int k, const float * scores) {
-    const int n = p.experts;
-    float * of_scores = p.inputs.data(), * of_trace = of_scores + n;
-    const float uniform = std::sqrt(1 / float(n)), expected = std::sqrt(mean);
-    if (!scores || !softmax(scores, n, of_scores)) {
-        std::fill(of_scores, of_scores + n, 0.0f);
-        for (int i = 0; i < k; i++) of_scores[ids[i]] = 1 / float(k);
-    }
-    for (int e = 0; e < n; e++) of_scores[e] = SCORE_SCALE * (std::sqrt(of_scores[e]) - uniform);
-    for (int e = 0; e < n; e++) of_trace[e] = TRACE_SCALE * (std::sqrt(p.trace[e]) - expected);
+static void use_inputs(const int32_t * ids, int k, int experts, float * out) {
+    const float uniform = std::sqrt(1 / float(experts)), used = std::sqrt(1 / float(k));
+    std::fill(out, out + experts, -SCORE_SCALE * uniform);
+    for (int i = 0; i < k; i++) out[ids[i]] = SCORE_SCALE * (used - uniform);
 }
 
-// The one pass over `weights`, which cost the most, both takes the step that is due and reads them. It runs along rows,
-// which vectorises without reordering any sum.
+// `inputs_before` holds those of the token before.
+static void make_inputs(reuse_predictor & p, float mean, const int32_t * ids, int k, const reuse_scores & scores) {
+    const int n = p.experts;
+    float * here = p.inputs.data(), * trace = here + n, * before = trace + n, * below = before + n;
+    const float expected = std::sqrt(mean);
+    if (!scores.here || !score_inputs(scores.here, n, here)) use_inputs(ids, k, n, here);
+    for (int e = 0; e < n; e++) trace[e] = TRACE_SCALE * (std::sqrt(p.trace[e]) - expected);
+    for (int e = 0; e < n; e++) before[e] = BEFORE_SCALE * p.inputs_before[e];
+    if (!scores.below || !score_inputs(scores.below, n, below)) std::fill(below, below + n, 0.0f);
+}
+
+// Wider vectors where the processor has them. The same results everywhere: no sum is reordered, and AVX2 alone fuses nothing.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
+#define WIDEST_VECTORS __attribute__((target_clones("avx2", "default")))
+#else
+#define WIDEST_VECTORS
+#endif
+
+// The one pass over `weights`, which costs the most, both takes the step that is due and reads them, along rows: two at a
+// time, so that `worth` is loaded and stored half as often.
+WIDEST_VECTORS static void read_weights(int n, const float * __restrict inputs, const float * __restrict due, const float * __restrict step,
+                                        float * __restrict weights, float * __restrict worth) {
+    for (int i = 0; i < REUSE_INPUTS * n; i += 2) {
+        float * __restrict row = weights + size_t(i) * size_t(n);
+        float * __restrict next = row + n;
+        for (int e = 0; e < n; e++) {
+            row[e] += due[i] * step[e];
+            next[e] += due[i + 1] * step[e];
+            worth[e] = worth[e] + inputs[i] * row[e] + inputs[i + 1] * next[e];
+        }
+    }
+}
+
 static void predict(reuse_predictor & p, float mean) {
     const int n = p.experts;
     float * worth = p.worth.data();
@@ -97,24 +126,17 @@ static void predict(reuse_predictor & p, float mean) {
         const float a = p.shared[j], * feature = p.features.data() + j * n;
         for (int e = 0; e < n; e++) worth[e] += a * feature[e];
     }
-    for (int i = 0; i < 2 * n; i++) {
-        const float u = p.inputs[i], due = p.inputs_due[i], * step = p.step.data();
-        float * row = p.weights.data() + size_t(i) * size_t(n);
-        for (int e = 0; e < n; e++) {
-            row[e] += due * step[e];
-            worth[e] += u * row[e];
-        }
-    }
+    read_weights(n, p.inputs.data(), p.inputs_due.data(), p.step.data(), p.weights.data(), worth);
     for (int e = 0; e < n; e++) worth[e] = mean * std::exp(std::min(MOST_EXPONENT, std::max(LEAST_EXPONENT, worth[e])));
 }
 
 // Moves what was predicted a token ago towards what this token tells. `p.worth` is this token's.
-static void learn(reuse_predictor & p, float mean, const int32_t * ids, int k) {
+static void learn(reuse_predictor & p, float mean, const int32_t * ids, int k, float horizon) {
     const int n = p.experts;
-    const float discount = 1 - 1 / HORIZON_TOKENS;
+    const float discount = 1 - 1 / horizon;
     float * step = p.step.data();
     for (int e = 0; e < n; e++) step[e] = discount * p.worth[e];
-    for (int i = 0; i < k; i++) step[ids[i]] += 1 - discount;
+    for (int i = 0; i < k; i++) step[ids[i]] = AFTER_USE * step[ids[i]] + 1 - discount;
     for (int e = 0; e < n; e++) step[e] = (step[e] - p.worth_before[e]) / std::sqrt(mean * (p.worth_before[e] + 1e-3f));
 
     for (int j = 0; j < REUSE_FEATURES; j++) {
@@ -129,7 +151,7 @@ static void learn(reuse_predictor & p, float mean, const int32_t * ids, int k) {
     for (int e = 0; e < n; e++) step[e] *= rate;
 }
 
-void reuse_predictor_observe(reuse_predictor & p, const int32_t * ids, int k, const float * scores) {
+void reuse_predictor_observe(reuse_predictor & p, const int32_t * ids, int k, const reuse_scores & scores, int capacity) {
     std::swap(p.features, p.features_before);
     std::swap(p.inputs_due, p.inputs_before);
     std::swap(p.inputs_before, p.inputs);
@@ -139,5 +161,6 @@ void reuse_predictor_observe(reuse_predictor & p, const int32_t * ids, int k, co
     make_features(p, mean);
     make_inputs(p, mean, ids, k, scores);
     predict(p, mean);
-    if (p.tokens > 1) learn(p, mean, ids, k);
+    const float turn = float(double(capacity) * double(p.tokens) / double(p.uses));  // capacity / K, where K may vary
+    if (p.tokens > 1) learn(p, mean, ids, k, std::min(MOST_HORIZON, std::max(LEAST_HORIZON, HORIZON_TURNS * turn)));
 }

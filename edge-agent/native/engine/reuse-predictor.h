@@ -3,17 +3,19 @@
 //
 // The worth of expert e after the layer's token t is the discounted number of its uses to come,
 //
-//   v_t(e) = (1-g) * sum over s > t of g^(s-t-1) * [e is used at s],    g = 1 - 1/HORIZON_TOKENS
+//   v_t(e) = (1-g) * sum over s > t of g^(s-t-1) * 0.8^(uses of e between t and s) * [e is used at s]
 //
-// and is predicted as  b * exp(a . f(e) + w_e . u)  where b = K/E is the mean of all,
+// The sooner members leave, the nearer is the future that matters: g = 1 - 1/H for a horizon H of 3 capacity / K tokens. An
+// eviction is regretted once, at the first use, hence 0.8: 1 would count uses, 0 look at the first alone. v is predicted as  b * exp(a . f(e) + w_e . u)  where b = K/E is the mean of all,
 //   f(e)  a constant, and the logarithm of how often e was used lately, against b, at three half-lives: what LRU, LFU and
 //         LFRU know, in one scale. a is the layer's own, so each layer finds how much recency and frequency count;
-//   u     what is going on: for each expert the router's softmax probability for the token (where scores are not known, 1/K
-//         for the K used), and how often it was used in the last few tokens (half-life 4), both as deviations of square
-//         roots. w_e learns after which experts, or near misses of the router, e comes.
+//   u     what is going on: for each expert the router's softmax probability for this token (where scores are not known,
+//         1/K for the K used), for the token before, and for this token in the MoE layer below; and how often it was used
+//         in the last few tokens (half-life 4); all as deviations of square roots. w_e learns after which experts, or near
+//         misses of the router, e comes.
 //
 // Both are learned by temporal differences (Sutton 1988), TD(0): v_{t-1}(e) should have been
-// y(e) = (1-g) [e is used at t] + g v_t(e). The error y - v is weighed by 1/sqrt(b v), between the two that a count's
+// y(e) = (1-g) [e is used at t] + g v_t(e), with 0.8 g for g where e is used at t. The error y - v is weighed by 1/sqrt(b v), between the two that a count's
 // variance and a logarithm ask for, so that the rarely used, among which the next to leave is found, weigh as much as
 // the others. w takes the step of normalised least mean squares (Haykin, Adaptive Filter Theory), smaller over the first
 // tokens: before anything is learned the ranking is the mean of the three logarithms.
@@ -24,7 +26,7 @@
 #include <cstdint>
 #include <vector>
 
-enum { REUSE_RATES = 3, REUSE_FEATURES = 1 + REUSE_RATES };
+enum { REUSE_RATES = 3, REUSE_FEATURES = 1 + REUSE_RATES, REUSE_INPUTS = 4 /* even */ };
 
 struct reuse_predictor {
     int experts = 0;                       // 0: not in use
@@ -35,8 +37,8 @@ struct reuse_predictor {
     std::vector<float> rates;              // REUSE_RATES x experts: decayed uses per token
     std::vector<float> trace;              // the same at TRACE_HALF_LIFE
     std::vector<float> features, features_before;  // REUSE_FEATURES x experts, of this token and the last
-    std::vector<float> inputs, inputs_before, inputs_due;  // u: 2 x experts, of this token, the last, and the one before
-    std::vector<float> weights;            // w: 2 x experts rows of `experts`, save the step that is due
+    std::vector<float> inputs, inputs_before, inputs_due;  // u: REUSE_INPUTS x experts, of this token, the last, and the one before
+    std::vector<float> weights;            // w: REUSE_INPUTS x experts rows of `experts`, save the step that is due
     std::vector<float> worth, worth_before;
     std::vector<float> step;               // per expert; times `inputs_due` it is what `weights` still lacks when a token comes
 };
@@ -45,6 +47,11 @@ void reuse_predictor_init(reuse_predictor & p, int experts);
 // Forgets everything; as after init.
 void reuse_predictor_reset(reuse_predictor & p);
 
-// One token's experts. `scores` are the router's for all experts, not finite where masked; null: not known.
-// Afterwards `worth[e]` holds for every expert.
-void reuse_predictor_observe(reuse_predictor & p, const int32_t * ids, int k, const float * scores);
+// What the routers said of one token: scores of all experts, not finite where masked.
+struct reuse_scores {
+    const float * here = nullptr;   // of this layer; null: not known
+    const float * below = nullptr;  // of the MoE layer before this one; null: not known, or there is none
+};
+
+// One token's experts in a cache of `capacity`. Afterwards `worth[e]` holds for every expert.
+void reuse_predictor_observe(reuse_predictor & p, const int32_t * ids, int k, const reuse_scores & scores, int capacity);
