@@ -196,18 +196,24 @@ static engine_status check_options(engine & e) {
     return engine_check_spec(info, o.spec);
 }
 
+// Watches each file before what is used of it is read: the first names the others, which are described only once all are watched.
+static engine_status read_file(engine & e) {
+    engine_status status = model_watch_add(e.watch, e.options.model_path);
+    if (!failed(status)) status = model_file_read(e.options.model_path, e.file);
+    if (failed(status) || e.file.info.files.size() == 1) return status;
+    const std::vector<std::string> files = e.file.info.files;
+    for (size_t i = 1; i < files.size() && !failed(status); i++) status = model_watch_add(e.watch, files[i]);
+    if (!failed(status)) status = model_file_read(e.options.model_path, e.file);
+    if (!failed(status) && e.file.info.files != files) status = status_error(ENGINE_MODEL_CHANGED, "%s: changed while it was opened; load it again", e.options.model_path.c_str());
+    return status;
+}
+
 static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * cancelled_data) {
     engine_status status = llama_runtime_start();
-    if (!failed(status)) status = model_watch_add(e.watch, e.options.model_path);
-    if (!failed(status)) status = model_file_read(e.options.model_path, e.file);
+    if (!failed(status)) status = read_file(e);
     if (!failed(status)) status = check_options(e);
     if (failed(status)) return status;
     model_info & info = e.file.info;
-    if (info.files.size() > 1) {
-        return status_error(ENGINE_MODEL_FORMAT, "%s: experts are read from one file only and this model is in %zu; write it as one with: "
-                            "moefleet model pack", info.path.c_str(), info.files.size());
-    }
-
     if (e.options.verify) {
         status = model_checksums_read(e.file, e.checksums);
         if (!failed(status)) status = dense_verify(e.file, e.checksums, cancelled, cancelled_data);
@@ -219,7 +225,7 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
     e.file.header = gguf_header();  // the vocabulary's bytes are with llama.cpp now
     e.vocab = llama_model_get_vocab(e.model);
     info.vocab = llama_vocab_n_tokens(e.vocab);
-    status = flash_reader_open(e.reader, info.path, e.options.direct_io, e.options.lanes ? e.options.lanes : 4,
+    status = flash_reader_open(e.reader, info.files, e.options.direct_io, e.options.lanes ? e.options.lanes : 4,
                                info.experts * EXPERT_MATRICES, e.options.read_bytes_per_second);
     if (failed(status)) return status;
 

@@ -83,13 +83,15 @@ int read_fully(int fd, char * to, uint64_t ask, uint64_t need, uint64_t offset, 
     return 0;
 }
 
-int read_range(const flash_reader & reader, const flash_lane & lane, char * to, uint64_t bytes, uint64_t offset, int32_t & reads) {
+int read_range(const flash_reader & reader, const flash_lane & lane, char * to, uint64_t bytes, uint64_t position, int32_t & reads) {
+    const int fd = reader.files.files[position_file(position)].fd;
+    const uint64_t offset = position_offset(position);
     const bool in_place = offset % FLASH_BLOCK == 0 && bytes % FLASH_BLOCK == 0 && uintptr_t(to) % FLASH_BLOCK == 0;
-    if (!reader.direct || in_place) return read_fully(reader.file.fd, to, bytes, bytes, offset, reads);
+    if (!reader.direct || in_place) return read_fully(fd, to, bytes, bytes, offset, reads);
     const uint64_t from = offset / FLASH_BLOCK * FLASH_BLOCK;
     const uint64_t head = offset - from;
     const uint64_t ask = (head + bytes + FLASH_BLOCK - 1) / FLASH_BLOCK * FLASH_BLOCK;
-    const int error = read_fully(reader.file.fd, lane.bounce, ask, head + bytes, from, reads);
+    const int error = read_fully(fd, lane.bounce, ask, head + bytes, from, reads);
     if (error == 0) memcpy(to, lane.bounce + head, bytes);
     return error;
 }
@@ -161,19 +163,25 @@ bool direct_read_works(int fd) {
     return got >= 0;
 }
 
+bool open_direct(model_files & m, const std::vector<std::string> & paths) {
+    m.files.clear();
+    for (const auto & path : paths) {
+        m.files.emplace_back(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
+        if (m.files.back().fd < 0 || !direct_read_works(m.files.back().fd)) return false;
+    }
+    return true;
+}
+
 }  // namespace
 
-engine_status flash_reader_open(flash_reader & reader, const std::string & path, bool direct, int lanes, int most_requests,
+engine_status flash_reader_open(flash_reader & reader, const std::vector<std::string> & paths, bool direct, int lanes, int most_requests,
                                 uint64_t bytes_per_second) {
     if (lanes < 1 || lanes > 64) return status_error(ENGINE_BAD_ARGUMENT, "lanes: expected 1 to 64, found %d", lanes);
-    if (direct) {
-        reader.file = file_descriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
-        reader.direct = reader.file.fd >= 0 && direct_read_works(reader.file.fd);
-    }
+    reader.direct = direct && open_direct(reader.files, paths);
     if (!reader.direct) {
-        reader.file = file_descriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-        if (reader.file.fd < 0) return status_error(ENGINE_IO, "%s: %s", path.c_str(), strerror(errno));
-        posix_fadvise(reader.file.fd, 0, 0, POSIX_FADV_RANDOM);
+        const engine_status status = model_files_open(reader.files, paths);
+        if (failed(status)) return status;
+        for (const auto & file : reader.files.files) posix_fadvise(file.fd, 0, 0, POSIX_FADV_RANDOM);
     }
     for (auto & queue : reader.queues) queue_init(queue, most_requests);
     reader.pace_ns_per_byte = bytes_per_second ? 1e9 / double(bytes_per_second) : 0;
@@ -203,7 +211,7 @@ void flash_reader_close(flash_reader & reader) {
     }
     reader.lanes.reset();
     reader.lane_count = 0;
-    reader.file = file_descriptor();
+    reader.files = model_files();
 }
 
 void flash_request_set(flash_request & r, uint64_t offset, uint64_t bytes, char * to, const char * tensor) {
@@ -267,5 +275,5 @@ engine_status flash_request_status(const flash_request & r) {
     const int32_t error = r.error.load();
     if (error == 0) return {};
     return status_error(ENGINE_IO, "%s: reading %llu bytes at offset %llu failed: %s", r.tensor, (unsigned long long) r.bytes,
-                        (unsigned long long) r.offset, error < 0 ? "the file ended early" : strerror(error));
+                        (unsigned long long) position_offset(r.offset), error < 0 ? "the file ended early" : strerror(error));
 }

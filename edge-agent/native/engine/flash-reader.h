@@ -2,7 +2,7 @@
 // where file offset, address and size are multiples of FLASH_BLOCK, and through the lane's bounce buffer otherwise;
 // where the file system refuses O_DIRECT, reads are buffered.
 //
-// A request is one range of the file, cut into pieces. One thread, the producer, starts requests at one of two
+// A request is one range of one of the model's files, at a position (model-shards.h), cut into pieces. One thread, the producer, starts requests at one of two
 // priorities. Lanes take demands before guesses, a demand by the slice (several pieces in one read) and a guess by the
 // piece and one lane only, so that a demand waits for no more than the slices in flight and one piece. A request may be
 // withdrawn: what is in flight finishes, the other pieces stay unread until it is started again.
@@ -10,8 +10,7 @@
 #pragma once
 
 #include "counters.h"
-#include "file-descriptor.h"
-#include "status.h"
+#include "model-shards.h"
 
 #include <atomic>
 #include <memory>
@@ -26,7 +25,7 @@ enum { FLASH_PIECE = 256 << 10, FLASH_SLICE = 1 << 20 };
 
 // Lives as long as the reader: a lane may look at it at any time. All but what lanes fill in belongs to the producer.
 struct flash_request {
-    uint64_t offset = 0, bytes = 0;       // in the file
+    uint64_t offset = 0, bytes = 0;       // its position
     char * to = nullptr;
     const char * tensor = "";             // for error messages
     std::atomic<int32_t> pieces{0};
@@ -56,7 +55,7 @@ struct flash_lane {
 };
 
 struct flash_reader {
-    file_descriptor file;
+    model_files files;
     bool direct = false;
     int32_t lane_count = 0;
     std::unique_ptr<flash_lane[]> lanes;
@@ -72,11 +71,11 @@ struct flash_reader {
     flash_reader(const flash_reader &) = delete;
 };
 
-// IO. `direct` asks for O_DIRECT; `reader.direct` says what was got. 1 <= lanes <= 64. `most_requests` bounds how many
+// IO. `direct` asks for O_DIRECT; `reader.direct` says whether every file gave it, or else none is read so. 1 <= lanes <= 64. `most_requests` bounds how many
 // requests are started and not done at one time, for each priority. `bytes_per_second` above 0 has reads arrive as a disk
 // of that speed would deliver them which serves one after another and never makes up for idle time, as a throttle of
 // the kernel does.
-engine_status flash_reader_open(flash_reader & reader, const std::string & path, bool direct, int lanes, int most_requests,
+engine_status flash_reader_open(flash_reader & reader, const std::vector<std::string> & paths, bool direct, int lanes, int most_requests,
                                 uint64_t bytes_per_second = 0);
 // Returns when no lane reads any more; requests that were not done stay unread.
 void flash_reader_close(flash_reader & reader);

@@ -38,7 +38,7 @@ static void read(flash_reader & reader, flash_request & r) {
 static void reads_any_alignment(const std::string & path, bool direct, int lanes) {
     flash_request request;
     flash_reader reader;
-    REQUIRE_OK(flash_reader_open(reader, path, direct, lanes, 4));
+    REQUIRE_OK(flash_reader_open(reader, {path}, direct, lanes, 4));
     const uint64_t offsets[] = {0, 1, 31, 4095, 4096, 4097, 100000, FLASH_SLICE - 7, FLASH_SLICE};
     const uint64_t sizes[] = {1, 32, 4096, 8192, 26112, 78336, FLASH_SLICE + 1, 2500000};
     char * area = nullptr;
@@ -73,7 +73,7 @@ static void reads_many_requests_at_once(const std::string & path, flash_priority
     std::vector<flash_request> requests(300);
     std::vector<char> out(300 * 5000);
     flash_reader reader;
-    REQUIRE_OK(flash_reader_open(reader, path, true, 4, 300));
+    REQUIRE_OK(flash_reader_open(reader, {path}, true, 4, 300));
     for (int round = 0; round < 50; round++) {
         for (int i = 0; i < 300; i++) {
             flash_request_set(requests[size_t(i)], uint64_t(i) * 7001, 5000, out.data() + i * 5000, "t");
@@ -94,7 +94,7 @@ static void withdraws_and_resumes(const std::string & path, uint64_t bytes) {
     flash_request request;
     std::vector<char> out(bytes, 0);
     flash_reader reader;
-    REQUIRE_OK(flash_reader_open(reader, path, false, 2, 4));
+    REQUIRE_OK(flash_reader_open(reader, {path}, false, 2, 4));
     flash_request_set(request, 0, bytes, out.data(), "t");
     for (int round = 0; !flash_request_done(request) && round < 10000; round++) {
         start(reader, request, round % 3 == 0 ? FLASH_SPECULATIVE : FLASH_DEMAND);
@@ -121,7 +121,7 @@ static void reads_every_guess_after_one_ring(const std::string & path) {
     std::vector<flash_request> requests(8);
     std::vector<char> out(8 * 5000);
     flash_reader reader;
-    REQUIRE_OK(flash_reader_open(reader, path, false, 8, 8));
+    REQUIRE_OK(flash_reader_open(reader, {path}, false, 8, 8));
     for (int round = 0; round < 3000; round++) {
         for (int i = 0; i < 8; i++) {
             flash_request_set(requests[size_t(i)], uint64_t(i) * 7001, 5000, out.data() + i * 5000, "t");
@@ -139,7 +139,7 @@ static void keeps_its_pace(const std::string & path) {
     flash_request request;
     std::vector<char> out(bytes);
     flash_reader reader;
-    REQUIRE_OK(flash_reader_open(reader, path, false, 4, 4, bytes_per_second));
+    REQUIRE_OK(flash_reader_open(reader, {path}, false, 4, 4, bytes_per_second));
     for (int round = 0; round < 3; round++) {
         std::this_thread::sleep_for(std::chrono::milliseconds(40));
         const int64_t start = now_ns();
@@ -156,7 +156,7 @@ static void serves_demands_first(const std::string & path, uint64_t bytes) {
     flash_request demand;
     std::vector<char> out(bytes * 64), wanted(bytes);
     flash_reader reader;
-    REQUIRE_OK(flash_reader_open(reader, path, false, 2, 64));
+    REQUIRE_OK(flash_reader_open(reader, {path}, false, 2, 64));
     for (size_t i = 0; i < guesses.size(); i++) {
         flash_request_set(guesses[i], 0, bytes, out.data() + i * bytes, "t");
         start(reader, guesses[i], FLASH_SPECULATIVE);
@@ -179,7 +179,7 @@ static void refuses_what_its_queue_cannot_hold(const std::string & path) {
     std::vector<flash_request> requests(40000);
     std::vector<char> out(4096);
     flash_reader reader;
-    REQUIRE_OK(flash_reader_open(reader, path, false, 1, 2));
+    REQUIRE_OK(flash_reader_open(reader, {path}, false, 1, 2));
     bool refused = false;
     for (auto & r : requests) {
         flash_request_set(r, 0, 4096, out.data(), "t");
@@ -196,7 +196,7 @@ static void names_the_tensor_when_the_file_is_short(const std::string & path, ui
     flash_request request;
     std::vector<char> out(20000);
     flash_reader reader;
-    REQUIRE_OK(flash_reader_open(reader, path, direct, 2, 4));
+    REQUIRE_OK(flash_reader_open(reader, {path}, direct, 2, 4));
     flash_request_set(request, bytes - 5000, 10000, out.data(), "blk.3.ffn_up_exps.weight");
     read(reader, request);
     const engine_status status = flash_request_status(request);
@@ -216,7 +216,7 @@ static void closes_while_reading(const std::string & path, uint64_t bytes) {
     for (int round = 0; round < 20; round++) {
         std::vector<flash_request> requests(16);
         flash_reader reader;
-        REQUIRE_OK(flash_reader_open(reader, path, false, 3, 16));
+        REQUIRE_OK(flash_reader_open(reader, {path}, false, 3, 16));
         char * area = static_cast<char *>(malloc(bytes));
         for (auto & r : requests) {
             flash_request_set(r, 0, bytes, area, "t");
@@ -244,8 +244,8 @@ int main() {
     names_the_tensor_when_the_file_is_short(path, bytes, false);
     closes_while_reading(path, bytes);
     flash_reader missing;
-    CHECK_EQUAL(flash_reader_open(missing, folder.file("absent"), true, 1, 4).code, ENGINE_IO);
+    CHECK_EQUAL(flash_reader_open(missing, {folder.file("absent")}, true, 1, 4).code, ENGINE_IO);
     flash_reader none;
-    CHECK_EQUAL(flash_reader_open(none, path, true, 0, 4).code, ENGINE_BAD_ARGUMENT);
+    CHECK_EQUAL(flash_reader_open(none, {path}, true, 0, 4).code, ENGINE_BAD_ARGUMENT);
     return checks_done();
 }

@@ -47,7 +47,7 @@ static void a_failed_read_spares_its_neighbours() {
     if (truncate(path.c_str(), off_t(place.file_offset + 6 * place.bytes + 100)) != 0) exit(1);
 
     flash_reader reader;
-    REQUIRE_OK(flash_reader_open(reader, path, false, 2, file.info.experts * EXPERT_MATRICES));
+    REQUIRE_OK(flash_reader_open(reader, {path}, false, 2, file.info.experts * EXPERT_MATRICES));
     engine_totals totals;
     layer_states layers;
     engine_spec spec;

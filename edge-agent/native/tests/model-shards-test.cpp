@@ -1,4 +1,4 @@
-// Models in several files: described, loaded and packed as the same model in one file, whichever file a tensor is in.
+// Models in several files: described, loaded, run and packed as the same model in one file, whichever file a tensor is in.
 #include "model-load.h"
 #include "model-pack.h"
 #include "stock-run.h"
@@ -92,17 +92,36 @@ static void loads_either_way(const std::string & first) {
     CHECK(same_bytes(logits[0], logits[1]));
 }
 
-// Experts are read from one file.
-static void is_opened_as_one_file_only(const std::string & first) {
-    engine_open_options options;
+// Run where it lies, with misses at every layer: what the stock library computes from the model in one file, byte for byte.
+static void runs_as_it_lies(const std::string & path, const std::string & first) {
+    engine * e = open_at_least(first);
+    equals_stock_llama_at_lambda_zero(path, e);
+    engine_free(e);
+}
+
+// Each file is watched, not only the one that was named.
+static void notices_a_change_of_any_file(const std::string & first, const std::string & third) {
+    engine * e = open_at_least(first);
+    REQUIRE_OK(model_watch_check(e->watch));
+    fs::resize_file(third, fs::file_size(third) - 1);
+    const engine_status status = model_watch_check(e->watch);
+    CHECK_EQUAL(status.code, ENGINE_MODEL_CHANGED);
+    CHECK(strstr(status.message, third.c_str()) != nullptr);
+    engine_free(e);
+}
+
+// Checksums are of one file, which the error says how to get.
+static void cannot_be_verified(const std::string & first) {
     model_info info;
     REQUIRE_OK(engine_inspect(first, info));
-    options.model_path = first;
-    options.spec.capacities.assign(info.moe_layers.size(), info.top_k);
+    engine_spec spec;
+    spec.capacities.assign(info.moe_layers.size(), info.top_k);
+    engine_open_options options = options_of(first, spec);
+    options.verify = true;
     engine * e = nullptr;
     const engine_status status = engine_open(options, nullptr, nullptr, e);
-    CHECK_EQUAL(status.code, ENGINE_MODEL_FORMAT);
-    CHECK(strstr(status.message, "this model is in 3; write it as one with: moefleet model pack") != nullptr);
+    CHECK_EQUAL(status.code, ENGINE_BAD_ARGUMENT);
+    CHECK(strstr(status.message, "moefleet model pack") != nullptr);
 }
 
 static void packs_into_one_file(const std::string & path, const std::string & first, const temporary_folder & folder) {
@@ -173,11 +192,13 @@ int main() {
             const std::string first = split(path, folder.file(bare ? "bare" : "dealt"), 3, bare);
             is_the_same_model(path, first, 3);
             loads_either_way(first);
-            is_opened_as_one_file_only(first);
+            runs_as_it_lies(path, first);
+            cannot_be_verified(first);
         }
     }
     const std::string path = folder.file("qwen2moe.gguf");
     packs_into_one_file(path, split(path, folder.file("packed"), 3, false), folder);
     names_the_file_that_is_wrong(path, folder);
+    notices_a_change_of_any_file(split(path, folder.file("changing"), 3, false), shard(folder.file("changing"), 3, 3));
     return checks_done();
 }

@@ -203,7 +203,7 @@ struct truncated_model {
             }
         }
         if (truncate(path.c_str(), off_t(cut)) != 0) exit(1);
-        REQUIRE_OK(flash_reader_open(reader, path, false, 2, file.info.experts * EXPERT_MATRICES));
+        REQUIRE_OK(flash_reader_open(reader, {path}, false, 2, file.info.experts * EXPERT_MATRICES));
         engine_spec spec;
         spec.capacities.assign(memory.layers.size(), 8);
         layer_states_init(layers, file.info.experts, spec);
