@@ -209,7 +209,7 @@ export class LoadRun {
       const outcomes = await Promise.all(this.stage.coordinators.map((each) => each.metric('telemetry_frames_total')));
       const framesSent = (await this.fleet.figures()).framesSent;
       const sum = (...names: string[]) => outcomes.reduce((total, values) => total + names.reduce((part, name) => part + (values.get(`outcome="${name}"`) ?? 0), 0), 0);
-      const [framesCounted, framesShed] = [sum('stored', 'replaced'), sum('shed')];
+      const [framesCounted, framesShed] = [sum('stored', 'counted', 'replaced'), sum('shed')];
       // Frames go on being sent: the two can only be compared where none was sent while they were read.
       if ((before === framesSent && framesCounted + framesShed === framesSent) || Date.now() > deadline) return { framesSent, framesCounted, framesShed };
       await sleep(20);

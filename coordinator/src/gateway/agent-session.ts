@@ -11,7 +11,7 @@ import { type DesiredRecord, generationOf } from '../registry/device-record';
 import type { Lease } from '../registry/device-store';
 import type { Registry } from '../registry/registry';
 import type { DeviceSession } from '../sessions/session-directory';
-import { decideDesired, type SentDesired } from './desired-decision';
+import { decideDesired, type KnownDesired, type SentDesired } from './desired-decision';
 import { checkInfo, checkReported, checkTelemetry, checkWindow } from './message-check';
 import type { Outbox } from './outbox';
 import { TaskBoard } from './task-board';
@@ -40,6 +40,8 @@ export class AgentSession implements DeviceSession {
   private reported: Reported | undefined;
   private readonly pending: Pending = { info: true, reported: true, align: true };
   private sent: SentDesired | null = null;
+  /** What it shall run, as read last; without its bytes, of which there are many. */
+  private known: Extract<KnownDesired, { t: 'set' }> | null = null;
   private settledGeneration: bigint | null = null;
   private seenGeneration: bigint | null = null;
   private wanted = false;
@@ -119,6 +121,7 @@ export class AgentSession implements DeviceSession {
     if (this.closed) return;
     Object.assign(this.pending, { info: true, reported: true, align: true } satisfies Pending);
     this.settledGeneration = null;
+    this.known = null;
     await this.tick();
     await this.deps.registry.devices.remember(this.deviceId).catch(() => { this.unsettled = true; });
     if (!this.closed) this.wake();
@@ -183,35 +186,43 @@ export class AgentSession implements DeviceSession {
   }
 
   private async settle(): Promise<void> {
-    if (!await this.writeState()) return;
+    const written = await this.writeState();
+    if (!written) return;
+    // A report changes what the device says, seldom what it shall run: then there is nothing to read.
+    if (this.known && written.desiredGeneration === this.known.generation && !this.pending.align && await this.act(this.known)) return;
     let desired = await this.alignAndRead();
     if (highestGeneration(this.reported) > generationOf(desired)) {
       this.pending.align = true;
       desired = await this.alignAndRead();
     }
     this.seenGeneration = generationOf(desired);
+    this.known = desired.t === 'set' ? { t: 'set', generation: desired.generation, hash: desired.hash } : null;
     await this.act(desired);
   }
 
-  /** false: the stream is over. */
-  private async writeState(): Promise<boolean> {
+  /** What the registry says it shall run, null where nothing had to be written; or null: the stream is over. */
+  private async writeState(): Promise<{ desiredGeneration: bigint | null } | null> {
     const { info, reported } = this.pending;
-    if (info || reported) {
-      Object.assign(this.pending, { info: false, reported: false });
-      const fields = { ...(info && this.info ? { info: this.info } : {}), ...(reported && this.reported ? { reported: this.reported } : {}) };
-      try {
-        if (!await this.deps.registry.devices.writeState(this.lease, fields)) {
-          this.end(new ReplacedError(this.deviceId));
-          return false;
-        }
-      } catch (error) {
-        this.pending.info ||= info;
-        this.pending.reported ||= reported;
-        throw error;
-      }
-      this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });
+    if (!info && !reported) return this.closed ? null : { desiredGeneration: null };
+    Object.assign(this.pending, { info: false, reported: false });
+    const fields = { ...(info && this.info ? { info: this.info } : {}), ...(reported && this.reported ? { reported: this.reported } : {}) };
+    const decision = this.known ? decideDesired(this.known, this.reported, this.sent, Date.now()) : null;
+    const settled = decision?.t === 'settled' ? decision.generation : null;
+    let written: { desiredGeneration: bigint } | null;
+    try {
+      written = await this.deps.registry.devices.writeState(this.lease, fields, settled);
+    } catch (error) {
+      this.pending.info ||= info;
+      this.pending.reported ||= reported;
+      throw error;
     }
-    return !this.closed;
+    if (!written) {
+      this.end(new ReplacedError(this.deviceId));
+      return null;
+    }
+    if (settled === written.desiredGeneration) this.settledGeneration = settled;
+    this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });
+    return this.closed ? null : written;
   }
 
   private async alignAndRead(): Promise<DesiredRecord> {
@@ -227,11 +238,13 @@ export class AgentSession implements DeviceSession {
     return this.deps.registry.devices.readDesired(this.deviceId);
   }
 
-  private async act(desired: DesiredRecord): Promise<void> {
+  /** false: it has to be sent, for which its bytes must be read. */
+  private async act(desired: DesiredRecord | KnownDesired): Promise<boolean> {
     const decision = decideDesired(desired, this.reported, this.sent, Date.now());
     clearTimeout(this.resendTimer);
-    if (this.closed) return;
+    if (this.closed) return true;
     if (decision.t === 'send' && desired.t === 'set') {
+      if (!('spec' in desired)) return false;
       this.outbox.postDesired({ generation: desired.generation, spec: desired.spec, origin: desired.origin });
     }
     if (decision.t === 'later') this.resendTimer = setTimeout(() => this.wake(), decision.inMs);
@@ -240,6 +253,7 @@ export class AgentSession implements DeviceSession {
       this.settledGeneration = decision.generation;
       this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });
     }
+    return true;
   }
 }
 

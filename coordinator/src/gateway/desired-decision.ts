@@ -5,6 +5,9 @@
 import { type Reported, SpecState } from '@moefleet/proto';
 import type { DesiredRecord } from '../registry/device-record';
 
+/** As much of a DesiredRecord as the decision takes. */
+export type KnownDesired = Exclude<DesiredRecord, { t: 'set' }> | Pick<Extract<DesiredRecord, { t: 'set' }>, 't' | 'generation' | 'hash'>;
+
 /** The last Desired written to this stream. */
 export interface SentDesired { generation: bigint; /** hex */ hash: string; sentMs: number }
 
@@ -20,7 +23,7 @@ export type DesiredDecision =
 /** A device that says APPLIED and yet runs something else is not asked more often than this. */
 export const RESEND_AFTER_MS = 5000;
 
-export function decideDesired(desired: DesiredRecord, reported: Reported | undefined, sent: SentDesired | null, nowMs: number): DesiredDecision {
+export function decideDesired(desired: KnownDesired, reported: Reported | undefined, sent: SentDesired | null, nowMs: number): DesiredDecision {
   const inFlight = sent !== null && !answered(sent, reported);
   if (desired.t !== 'set') return inFlight || desired.t === 'damaged' ? { t: 'wait' } : { t: 'settled', generation: 0n };
   const state = reported?.state ?? SpecState.SPEC_STATE_UNSPECIFIED;

@@ -9,6 +9,8 @@ import { checkTimeout, checkWhy } from './request-check';
 
 /** Between two messages about a running rollout. */
 const PROGRESS_EVERY_MS = 100;
+/** And more for each device: every message tells of all. */
+const PROGRESS_MS_PER_DEVICE = 0.1;
 
 export type KillSwitchCalls = Pick<RolloutServiceServer, 'getKillSwitch' | 'killLambda' | 'releaseLambda'>;
 
@@ -27,7 +29,7 @@ export function killSwitchCalls({ registry, rollouts, log }: Pick<OperatorDeps, 
 export async function tellProgress(follower: RolloutFollower, out: Pick<LatestStream<{ rollout: Rollout | undefined }>, 'write'>, signal: AbortSignal): Promise<void> {
   let toldMs = 0;
   const tell = (rollout: RolloutRecord) => {
-    if (rollout.state === 'running' && Date.now() - toldMs < PROGRESS_EVERY_MS) return;
+    if (rollout.state === 'running' && Date.now() - toldMs < PROGRESS_EVERY_MS + PROGRESS_MS_PER_DEVICE * rollout.rows.length) return;
     toldMs = Date.now();
     out.write({ rollout: viewRollout(rollout) });
   };

@@ -66,15 +66,20 @@ export class DeviceStore {
     await this.link.run(this.keys.devices, (client) => client.sadd(this.keys.devices, deviceId));
   }
 
-  /** false: a newer stream has the device, nothing was written. */
-  async writeState(lease: Lease, fields: StateFields): Promise<boolean> {
+  /**
+   * The generation of desired; null: a newer stream has the device, nothing was written. `settled` is kept only where
+   * it is that generation.
+   */
+  async writeState(lease: Lease, fields: StateFields, settled: bigint | null = null): Promise<{ desiredGeneration: bigint } | null> {
     const pairs: (string | Buffer)[] = ['lastSeenMs', String(Date.now())];
     if (fields.info) pairs.push('info', bytes(DeviceInfo.encode(fields.info)));
     if (fields.info?.model?.hash) pairs.push('model', bytes(ModelState.encode(fields.info.model)));
     if (fields.reported) pairs.push('reported', bytes(Reported.encode(fields.reported)));
     if (fields.settledGeneration !== undefined) pairs.push('settledGeneration', String(fields.settledGeneration));
-    const written = await this.link.script(LUA.writeState, [this.keys.state(lease.deviceId), this.keys.fence(lease.deviceId)], [lease.fence, ...pairs]);
-    return Number(written) === 1;
+    const { deviceId, fence } = lease;
+    const answer = await this.link.script(LUA.writeState, [this.keys.state(deviceId), this.keys.fence(deviceId), this.keys.desired(deviceId)],
+      [fence, settled ?? '', ...pairs]) as unknown[];
+    return Number(answer[0]) === 1 ? { desiredGeneration: decodeCount(answer[1] as Buffer) ?? 0n } : null;
   }
 
   /** Number of older windows dropped to stay within the bound. */

@@ -1,7 +1,7 @@
 /**
  * Wake-ups: something about a device has changed, read it again. Listeners in this coordinator hear at once, other
- * coordinators through Redis. They carry no state and may be lost; whoever acts on them reads the registry, and looks
- * again after a while without one.
+ * coordinators through Redis, where the wake-ups of one turn of the event loop travel together. They carry no state and
+ * may be lost; whoever acts on them reads the registry, and looks again after a while without one.
  */
 import type { Logger } from '@moefleet/runtime';
 import type { Keys } from './keys';
@@ -15,8 +15,12 @@ export interface FleetEvent {
 
 const KINDS: readonly string[] = ['desired', 'device', 'taken'] satisfies FleetEvent['kind'][];
 
+/** Of one message, so that none becomes a burden for Redis. */
+const MOST_IDS = 512;
+
 export class FleetEvents {
   private readonly listeners = new Set<(event: FleetEvent) => void>();
+  private readonly waiting = new Map<FleetEvent['kind'], Set<string>>();
 
   constructor(private readonly link: RedisLink, private readonly keys: Keys, private readonly coordinatorId: string, private readonly log: Logger) {
     link.subscribe(keys.events, (message) => this.receive(message));
@@ -29,15 +33,30 @@ export class FleetEvents {
 
   emit(event: FleetEvent): void {
     this.deliver(event);
-    const message = JSON.stringify({ ...event, from: this.coordinatorId });
-    // A wake-up that does not get through costs time only.
-    this.link.run(this.keys.events, (client) => client.publish(this.keys.events, message)).catch(() => {});
+    if (this.waiting.size === 0) setImmediate(() => this.publish());
+    const ids = this.waiting.get(event.kind);
+    if (ids) ids.add(event.deviceId);
+    else this.waiting.set(event.kind, new Set([event.deviceId]));
+  }
+
+  private publish(): void {
+    for (const [kind, set] of this.waiting) {
+      const ids = [...set];
+      for (let at = 0; at < ids.length; at += MOST_IDS) {
+        // One alone in the form that an older coordinator knows.
+        const what = ids.length === 1 ? { deviceId: ids[0] } : { deviceIds: ids.slice(at, at + MOST_IDS) };
+        const message = JSON.stringify({ from: this.coordinatorId, kind, ...what });
+        // A wake-up that does not get through costs time only.
+        this.link.run(this.keys.events, (client) => client.publish(this.keys.events, message)).catch(() => {});
+      }
+    }
+    this.waiting.clear();
   }
 
   private receive(message: string): void {
-    const event = parseEvent(message);
-    if (!event) this.log.warn({ channel: this.keys.events, bytes: message.length }, 'message is no fleet event');
-    else if (event.from !== this.coordinatorId) this.deliver({ kind: event.kind, deviceId: event.deviceId });
+    const told = parseEvents(message);
+    if (!told) this.log.warn({ channel: this.keys.events, bytes: message.length }, 'message is no fleet event');
+    else if (told.from !== this.coordinatorId) for (const deviceId of told.deviceIds) this.deliver({ kind: told.kind, deviceId });
   }
 
   private deliver(event: FleetEvent): void {
@@ -45,11 +64,11 @@ export class FleetEvents {
   }
 }
 
-function parseEvent(message: string): FleetEvent & { from: unknown } | null {
+function parseEvents(message: string): { kind: FleetEvent['kind']; deviceIds: string[]; from: unknown } | null {
   try {
-    const value = JSON.parse(message) as Partial<FleetEvent & { from: unknown }> | null;
-    const known = KINDS.includes(value?.kind ?? '') && typeof value?.deviceId === 'string';
-    return known ? value as FleetEvent & { from: unknown } : null;
+    const { kind, deviceId, deviceIds = [deviceId], from } = JSON.parse(message) as { kind?: unknown; deviceId?: unknown; deviceIds?: unknown; from?: unknown };
+    const known = typeof kind === 'string' && KINDS.includes(kind) && Array.isArray(deviceIds) && deviceIds.every((id) => typeof id === 'string');
+    return known ? { kind: kind as FleetEvent['kind'], deviceIds: deviceIds as string[], from } : null;
   } catch {
     return null;
   }

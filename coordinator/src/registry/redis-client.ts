@@ -27,6 +27,8 @@ export function createRedisClient(address: RedisAddress, name: string): RedisCli
     // A command that was on its way when the connection broke fails; whoever sent it reads the state and decides anew.
     maxRetriesPerRequest: 0,
     autoResendUnfulfilledCommands: false,
+    // Commands of one turn of the event loop leave in one write: a third of the processor time of a push to thousands.
+    enableAutoPipelining: true,
     commandTimeout: COMMAND_TIMEOUT_MS,
     connectTimeout: CONNECT_TIMEOUT_MS,
     autoResubscribe: false,

@@ -68,18 +68,21 @@ const releaseLease: Script = {
 };
 
 /**
- * Writes fields of a device's state on behalf of a stream, unless a newer stream has the device.
- * in:  KEYS state, fence; ARGV fence, then field, value pairs
- * out: 1 written, 0 fenced off
+ * Writes fields of a device's state on behalf of a stream, unless a newer stream has the device. Tells what generation
+ * it shall run, so that whoever reports need not ask; `settled` is written only where that is still the one desired.
+ * in:  KEYS state, fence, desired; ARGV fence, settled generation or '', then field, value pairs
+ * out: {1, generation of desired or '0'} written, {0} fenced off
  */
 const writeState: Script = {
   name: 'moefleetWriteState',
-  keys: 2,
+  keys: 3,
   lua: `
     local highest = tonumber(redis.call('GET', KEYS[2]) or '0') or 0
-    if highest > tonumber(ARGV[1]) then return 0 end
-    redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-    return 1`,
+    if highest > tonumber(ARGV[1]) then return {0} end
+    local desired = redis.call('HGET', KEYS[3], 'generation') or '0'
+    redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+    if ARGV[2] == desired then redis.call('HSET', KEYS[1], 'settledGeneration', desired) end
+    return {1, desired}`,
 };
 
 /**

@@ -3,6 +3,7 @@
  * open every two seconds, in case a wake-up was lost. Says each change to its listeners and keeps the record in the
  * registry up to date.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from '@moefleet/runtime';
 import { reasonOf, RegistryDataError } from '../errors';
 import { inChunks } from '../registry/chunks';
@@ -13,6 +14,8 @@ import type { RolloutRecord, RolloutRow } from '../registry/rollout-record';
 import { isFinal, judgeRollout, judgeRow } from './rollout-progress';
 
 const LOOK_AGAIN_MS = 2000;
+/** Between two looks, so that wake-ups of many devices are followed together: each look goes through all rows. */
+const PAUSE_MS = 50;
 /** Between two writes of a running rollout's record. */
 const SAVE_EVERY_MS = 500;
 
@@ -69,7 +72,7 @@ export class RolloutFollower {
 
   private look(): void {
     this.looking ??= this.lookUntilFresh().then(
-      () => { this.looking = null; if (this.stale.size > 0) this.look(); },
+      async () => { await sleep(PAUSE_MS); this.looking = null; if (this.stale.size > 0) this.look(); },
       (error: unknown) => { this.looking = null; this.failed(error); },
     );
   }
