@@ -1,6 +1,7 @@
 /** Flags and environment of the coordinator, read once. */
 import { hostname } from 'node:os';
 import { randomBytes } from 'node:crypto';
+import { resolve } from 'node:path';
 import { ConfigError, readBoolean, readInteger, readNumber, type Env, type Setting } from '@moefleet/runtime';
 import { isLoopback, parseListenAddress, type ListenAddress } from './listen-address';
 
@@ -11,6 +12,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--gateway <host:port>', env: 'MOEFLEET_GATEWAY_LISTEN', description: 'where agents connect (gRPC); port 0 takes a free one', fallback: '127.0.0.1:7400' },
   { flags: '--operator <host:port>', env: 'MOEFLEET_OPERATOR_LISTEN', description: 'where the command line and the learner connect (gRPC)', fallback: '127.0.0.1:7401' },
   { flags: '--http <host:port>', env: 'MOEFLEET_HTTP_LISTEN', description: '/healthz and /metrics', fallback: '127.0.0.1:7402' },
+  { flags: '--tls-dir <folder>', env: 'MOEFLEET_TLS_DIR', description: 'the fleet\'s folder (moefleet fleet init): agents and operators connect over TLS 1.3, agents with a certificate of their own' },
   { flags: '--insecure-plaintext', env: 'MOEFLEET_INSECURE_PLAINTEXT', description: 'allow addresses other than loopback although nothing is encrypted or authenticated', fallback: 'false' },
   { flags: '--jaeger-url <url>', env: 'MOEFLEET_JAEGER_URL', description: 'base address of Jaeger, for links to traces, e.g. http://127.0.0.1:16686' },
   { flags: '--learn-every <seconds>', env: 'MOEFLEET_LEARN_EVERY', description: 'seconds between learner jobs; 0: only when asked', fallback: '10' },
@@ -26,6 +28,8 @@ export interface CoordinatorConfig {
   readonly gateway: ListenAddress;
   readonly operator: ListenAddress;
   readonly http: ListenAddress;
+  /** null: plaintext */
+  readonly tlsFolder: string | null;
   /** any address is other than loopback, and that was allowed explicitly */
   readonly plaintextBeyondLoopback: boolean;
   /** without a slash at its end; empty where there is none */
@@ -42,16 +46,17 @@ const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'
 /** `values` by environment variable name; throws ConfigError. */
 export function readConfig(values: Env): CoordinatorConfig {
   const insecure = readBoolean('MOEFLEET_INSECURE_PLAINTEXT', values['MOEFLEET_INSECURE_PLAINTEXT'], false);
-  const listen = (name: string, fallback: string): ListenAddress => {
+  const tlsFolder = values['MOEFLEET_TLS_DIR'] ? resolve(values['MOEFLEET_TLS_DIR']) : null;
+  const listen = (name: string, fallback: string, encrypted: boolean): ListenAddress => {
     const address = parseListenAddress(name, values[name] || fallback);
-    if (!isLoopback(address.host) && !insecure) {
-      throw new ConfigError(name, values[name] ?? '', 'a loopback address; what travels here is neither encrypted nor authenticated, so any other address also needs --insecure-plaintext');
+    if (!isLoopback(address.host) && !encrypted && !insecure) {
+      throw new ConfigError(name, values[name] ?? '', `a loopback address; what travels here is neither encrypted nor authenticated, so any other address also needs ${name === 'MOEFLEET_HTTP_LISTEN' ? '' : '--tls-dir (see moefleet fleet init), or '}--insecure-plaintext`);
     }
     return address;
   };
-  const gateway = listen('MOEFLEET_GATEWAY_LISTEN', '127.0.0.1:7400');
-  const operator = listen('MOEFLEET_OPERATOR_LISTEN', '127.0.0.1:7401');
-  const http = listen('MOEFLEET_HTTP_LISTEN', '127.0.0.1:7402');
+  const gateway = listen('MOEFLEET_GATEWAY_LISTEN', '127.0.0.1:7400', tlsFolder !== null);
+  const operator = listen('MOEFLEET_OPERATOR_LISTEN', '127.0.0.1:7401', tlsFolder !== null);
+  const http = listen('MOEFLEET_HTTP_LISTEN', '127.0.0.1:7402', false);
   return Object.freeze({
     redisUrl: readUrl('MOEFLEET_REDIS_URL', values['MOEFLEET_REDIS_URL'] || 'redis://127.0.0.1:6379', ['redis:', 'rediss:']),
     redisCluster: readBoolean('MOEFLEET_REDIS_CLUSTER', values['MOEFLEET_REDIS_CLUSTER'], false),
@@ -59,7 +64,8 @@ export function readConfig(values: Env): CoordinatorConfig {
     gateway,
     operator,
     http,
-    plaintextBeyondLoopback: [gateway, operator, http].some((address) => !isLoopback(address.host)),
+    tlsFolder,
+    plaintextBeyondLoopback: (tlsFolder === null ? [gateway, operator, http] : [http]).some((address) => !isLoopback(address.host)),
     jaegerUrl: values['MOEFLEET_JAEGER_URL'] ? readUrl('MOEFLEET_JAEGER_URL', values['MOEFLEET_JAEGER_URL'], ['http:', 'https:']).replace(/\/+$/, '') : '',
     learnEveryMs: Math.round(1000 * readNumber('MOEFLEET_LEARN_EVERY', values['MOEFLEET_LEARN_EVERY'], 10, 0, 86_400)),
     telemetryIntervalMs: readInteger('MOEFLEET_TELEMETRY_INTERVAL_MS', values['MOEFLEET_TELEMETRY_INTERVAL_MS'], 1000, 50, 3_600_000),

@@ -9,7 +9,8 @@ export class GrpcListener {
   readonly server: Server;
   private bound: string | null = null;
 
-  constructor(private readonly address: ListenAddress, options: ServerOptions) {
+  /** `credentials` is asked when it begins to listen; `config.ts` has refused addresses for which plaintext is not good enough. */
+  constructor(private readonly address: ListenAddress, options: ServerOptions, private readonly credentials: () => ServerCredentials = ServerCredentials.createInsecure) {
     this.server = new Server(options);
   }
 
@@ -19,11 +20,10 @@ export class GrpcListener {
     return this.bound;
   }
 
-  /** Plaintext: `config.ts` has refused addresses for which that is not good enough. */
   async listen(): Promise<void> {
     const { host, port } = this.address;
     const boundPort = await new Promise<number>((resolve, reject) => {
-      this.server.bindAsync(formatAddress(host, port), ServerCredentials.createInsecure(), (error, got) => {
+      this.server.bindAsync(formatAddress(host, port), this.credentials(), (error, got) => {
         if (error) reject(new Error(`cannot listen on ${formatAddress(host, port)}: ${error.message}; is another coordinator running there?`, { cause: error }));
         else resolve(got);
       });

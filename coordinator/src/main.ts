@@ -4,6 +4,7 @@ import { type CoordinatorConfig, readConfig, SETTINGS } from './config';
 import { AgentGateway, type GatewayOptions } from './gateway/agent-gateway';
 import type { AgentSession } from './gateway/agent-session';
 import { TelemetryBatch } from './gateway/telemetry-batch';
+import { ServerCertificate } from './identity/server-certificate';
 import { HttpServer } from './http-server';
 import { LearnerQueue } from './jobs/learner-queue';
 import { Metrics } from './metrics';
@@ -14,6 +15,7 @@ import { RolloutEngine } from './rollout/rollout-engine';
 import { SessionDirectory } from './sessions/session-directory';
 
 export { readConfig, SETTINGS } from './config';
+export { initFleet, type NewFleet } from './identity/init-fleet';
 
 export interface CoordinatorAddresses {
   gatewayAddress: string;
@@ -29,7 +31,7 @@ export interface Coordinator {
 }
 
 /** What tests make shorter than it is in earnest. */
-export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeoutMs'> & { redisStartDeadlineMs?: number };
+export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeoutMs'> & { redisStartDeadlineMs?: number; now?: () => number };
 
 export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning: CoordinatorTuning = {}): Coordinator {
   const { coordinatorId, jaegerUrl, telemetryIntervalMs } = config;
@@ -39,12 +41,15 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const registry = new Registry(link, { prefix: config.redisPrefix, coordinatorId }, log);
   const rollouts = new RolloutEngine(registry, log, metrics);
   const queue = new LearnerQueue({ redis, redisPrefix: config.redisPrefix, everyMs: config.learnEveryMs }, link, log);
+  const now = tuning.now ?? Date.now;
+  const certificate = config.tlsFolder === null ? null : new ServerCertificate({ folder: config.tlsFolder, hosts: [config.gateway.host, config.operator.host], now }, log);
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, metrics, log },
-    { address: config.gateway, coordinatorId, telemetryIntervalMs, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs });
+    { address: config.gateway, coordinatorId, telemetryIntervalMs, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs,
+      credentials: certificate ? () => certificate.credentials(true) : undefined });
   const operator = new OperatorServer(config.operator,
-    { registry, rollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, log });
+    { registry, rollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, log }, certificate ? () => certificate.credentials(false) : undefined);
   const http = new HttpServer(config.http, {
     redisUp: () => link.up,
     metrics: async () => {
@@ -57,14 +62,15 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const announcement = {
     name: 'announcement',
     async start() {
+      if (!certificate) log.warn('PLAINTEXT: nothing is encrypted, and whoever reaches the ports controls the fleet; see moefleet fleet init and --tls-dir');
       if (config.plaintextBeyondLoopback) {
         log.warn(addresses(), 'INSECURE: listening beyond loopback in plaintext without authentication; whoever reaches these ports controls the fleet');
       }
-      log.info({ ...addresses(), coordinatorId, version: VERSION, redisUrl: link.url }, 'listening');
+      log.info({ ...addresses(), coordinatorId, version: VERSION, redisUrl: link.url, tls: certificate !== null, ...(certificate ? { caFingerprint: certificate.ca.fingerprint } : {}) }, 'listening');
     },
     async stop() {},
   };
-  const lifecycle = new Lifecycle([link, queue, gateway, operator, http, rollouts, announcement], log);
+  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, queue, gateway, operator, http, rollouts, announcement], log);
   return { lifecycle, registry, addresses };
 }
 

@@ -1,4 +1,5 @@
 /** The server agents connect to. Holds their streams, keeps their leases alive, and passes wake-ups on to sessions. */
+import type { ServerCredentials } from '@grpc/grpc-js';
 import { AgentServiceService, ConnectResponse } from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
 import { StoppingError } from '../errors';
@@ -16,6 +17,8 @@ export interface GatewayOptions {
   telemetryIntervalMs: number;
   leaseTtlMs?: number;
   helloTimeoutMs?: number;
+  /** default: plaintext */
+  credentials?: () => ServerCredentials;
 }
 
 /** A router window of a large model fits; so does everything else, many times over. */
@@ -40,7 +43,7 @@ export class AgentGateway implements Service {
   private timer: NodeJS.Timeout | undefined;
 
   constructor(private readonly directory: SessionDirectory<AgentSession>, private readonly deps: SessionDeps, options: GatewayOptions) {
-    this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...KEEPALIVE });
+    this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...KEEPALIVE }, options.credentials);
     this.streamOptions = {
       coordinatorId: options.coordinatorId, telemetryIntervalMs: options.telemetryIntervalMs,
       leaseTtlMs: options.leaseTtlMs ?? LEASE_TTL_MS, helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,

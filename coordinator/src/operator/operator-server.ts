@@ -1,5 +1,6 @@
 /** The server for operators and learners, with gRPC health checking and reflection. */
 import { type PackageDefinition, loadFileDescriptorSetFromBuffer, loadSync } from '@grpc/proto-loader';
+import type { ServerCredentials } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { AccessServiceService, DESCRIPTOR_SET_PATH, LearnerServiceService, OperatorServiceService, RolloutServiceService } from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
@@ -23,8 +24,9 @@ export class OperatorServer implements Service {
   private readonly health = new HealthImplementation();
   private unsubscribe: (() => void)[] = [];
 
-  constructor(address: ListenAddress, private readonly deps: OperatorDeps) {
-    this.listener = new GrpcListener(address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES });
+  /** `credentials`: default plaintext */
+  constructor(address: ListenAddress, private readonly deps: OperatorDeps, credentials?: () => ServerCredentials) {
+    this.listener = new GrpcListener(address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES }, credentials);
     this.listener.server.addService(OperatorServiceService, operatorService(deps));
     this.listener.server.addService(LearnerServiceService, learnerService(deps));
     this.listener.server.addService(AccessServiceService, accessService(deps));

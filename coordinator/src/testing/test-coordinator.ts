@@ -1,8 +1,10 @@
 /** A whole coordinator for tests, in this process, on free ports, under a prefix of its own. */
-import { credentials } from '@grpc/grpc-js';
+import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js';
 import { type ChangeConfigRequest, LearnerServiceClient, type LearnerServiceServer, OperatorServiceClient, type OperatorServiceServer, type Rollout, RolloutServiceClient } from '@moefleet/proto';
-import { createLogger } from '@moefleet/runtime';
+import { COORDINATOR_NAME, createLogger } from '@moefleet/runtime';
 import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { readConfig } from '../config';
 import { buildCoordinator, type Coordinator, type CoordinatorTuning } from '../main';
 
@@ -35,9 +37,10 @@ export async function startCoordinator(redisUrl: string, options: TestCoordinato
   const coordinator = buildCoordinator(config, createLogger('test', process.env['MOEFLEET_TEST_LOG'] ?? 'silent'), tuning);
   await coordinator.lifecycle.start();
   const { gatewayAddress, operatorAddress, httpAddress } = coordinator.addresses();
-  const operator = new OperatorServiceClient(operatorAddress, credentials.createInsecure());
-  const learner = new LearnerServiceClient(operatorAddress, credentials.createInsecure());
-  const rollouts = new RolloutServiceClient(operatorAddress, credentials.createInsecure());
+  const channel = testChannel(config.tlsFolder);
+  const operator = new OperatorServiceClient(operatorAddress, channel.credentials, channel.options);
+  const learner = new LearnerServiceClient(operatorAddress, channel.credentials, channel.options);
+  const rollouts = new RolloutServiceClient(operatorAddress, channel.credentials, channel.options);
   return {
     ...coordinator, gateway: gatewayAddress, http: `http://${httpAddress}`, operator, learner, rollouts, prefix,
     async close() {
@@ -46,6 +49,16 @@ export async function startCoordinator(redisUrl: string, options: TestCoordinato
       rollouts.close();
       await coordinator.lifecycle.stop();
     },
+  };
+}
+
+/** How clients dial a coordinator whose fleet's folder is `tlsFolder`; `device`: PEM of a key and a certificate. */
+export function testChannel(tlsFolder: string | null, device?: { key: string; certificate: string }): { credentials: ChannelCredentials; options: ChannelOptions } {
+  if (tlsFolder === null) return { credentials: credentials.createInsecure(), options: {} };
+  const ca = readFileSync(join(tlsFolder, 'ca.pem'));
+  return {
+    credentials: device ? credentials.createSsl(ca, Buffer.from(device.key), Buffer.from(device.certificate)) : credentials.createSsl(ca),
+    options: { 'grpc.ssl_target_name_override': COORDINATOR_NAME },
   };
 }
 

@@ -4,12 +4,18 @@ import { ConfigError, type Env } from '@moefleet/runtime';
 
 export const DEFAULT_OPERATOR = '127.0.0.1:7401';
 
-export interface CommonOptions { operator: string; json: boolean; }
+export interface CommonOptions {
+  operator: string;
+  /** file of the fleet's CA; empty: plaintext */
+  ca: string;
+  json: boolean;
+}
 
 /** Every command that talks to a coordinator or prints data takes these; so do the groups above it. */
 export function addCommonOptions(command: Command, wants: { operator: boolean }): Command {
   if (wants.operator) {
     command.option('--operator <address>', `operator API of a coordinator (env: MOEFLEET_OPERATOR, default: ${DEFAULT_OPERATOR})`);
+    command.option('--ca <file>', 'certificate of the fleet\'s CA, ca.pem, where the coordinator runs with --tls-dir (env: MOEFLEET_CA)');
   }
   return command.option('--json', 'print JSON alone on standard output');
 }
@@ -21,7 +27,7 @@ export function readCommonOptions(command: Command, env: Env): CommonOptions {
   if (!match || Number(match[2]) < 1 || Number(match[2]) > 65535) {
     throw new ConfigError('--operator', operator, 'an address such as 127.0.0.1:7401');
   }
-  return { operator, json: Boolean(nearest(command, 'json')) };
+  return { operator, ca: String(nearest(command, 'ca') ?? env['MOEFLEET_CA'] ?? ''), json: Boolean(nearest(command, 'json')) };
 }
 
 export function isDebug(env: Env): boolean {

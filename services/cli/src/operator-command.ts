@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { addCommonOptions, readCommonOptions } from './config';
 import type { Context } from './context';
+import { readOperatorChannel } from './operator-channel';
 import { OperatorConnection } from './operator-connection';
 
 export interface Run {
@@ -26,7 +27,7 @@ export function operatorAction(context: Context): Action {
   return (work) => async (...given) => {
     const command = given.at(-1) as Command;
     const common = readCommonOptions(command, context.env);
-    const operator = new OperatorConnection(common.operator, context.signal);
+    const operator = new OperatorConnection(common.operator, context.signal, readOperatorChannel(common.ca));
     try {
       await work({
         operator,

@@ -3,13 +3,14 @@
  * the next step. The one place that maps gRPC status to what the shell sees.
  */
 import {
-  type CallOptions, type ClientReadableStream, connectivityState, credentials, Metadata, type ServiceError, status,
+  type CallOptions, type ClientReadableStream, connectivityState, Metadata, type ServiceError, status,
 } from '@grpc/grpc-js';
 import {
   AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type Device, type GetLearnerResponse, type KillLambdaRequest, type KillSwitch,
   type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, OperatorServiceClient, type ReadAuditRequest, type Rollout, RolloutServiceClient,
 } from '@moefleet/proto';
 import { EXIT, exitCodeOfStatus, Failure } from './failure';
+import { type OperatorChannel, PLAINTEXT } from './operator-channel';
 
 const UNARY_DEADLINE_MS = 10_000;
 /** What a stream may take beyond the time its request grants the devices. */
@@ -26,14 +27,15 @@ export class OperatorConnection {
   private readonly access: AccessServiceClient;
   private readonly rollouts: RolloutServiceClient;
 
-  constructor(private readonly address: string, private readonly signal: AbortSignal) {
-    this.client = new OperatorServiceClient(address, credentials.createInsecure(), {
+  constructor(private readonly address: string, private readonly signal: AbortSignal, private readonly channel: OperatorChannel = PLAINTEXT) {
+    this.client = new OperatorServiceClient(address, channel.credentials, {
+      ...channel.options,
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       // A command fails at once where nobody listens; whoever runs it decides on trying again.
       'grpc.enable_retries': 0,
     });
-    this.access = new AccessServiceClient(address, credentials.createInsecure(), { channelOverride: this.client.getChannel() });
-    this.rollouts = new RolloutServiceClient(address, credentials.createInsecure(), { channelOverride: this.client.getChannel() });
+    this.access = new AccessServiceClient(address, channel.credentials, { channelOverride: this.client.getChannel() });
+    this.rollouts = new RolloutServiceClient(address, channel.credentials, { channelOverride: this.client.getChannel() });
   }
 
   async listDevices(selector?: LabelSelector): Promise<Device[]> {
@@ -145,7 +147,7 @@ export class OperatorConnection {
     // UNAVAILABLE is also what a coordinator answers that is itself missing something: a device, or Redis.
     if (error.code === status.UNAVAILABLE && !this.connected()) {
       return new Failure(
-        `cannot reach the coordinator at ${this.address}; start one with \`moefleet coordinator run\` or name it with --operator`,
+        `cannot reach the coordinator at ${this.address}; start one with \`moefleet coordinator run\` or name it with --operator${this.channel.hint(said)}`,
         EXIT.failed, { cause: error });
     }
     if (error.code === status.DEADLINE_EXCEEDED) {

@@ -7,6 +7,7 @@ import { addEviction, addRouting } from './commands/change-routing';
 import { addDevices } from './commands/devices';
 import { addEngine } from './commands/engine';
 import { addEngineBench } from './commands/engine-bench';
+import { addFleet } from './commands/fleet';
 import { addLearnerQueries } from './commands/learner';
 import { addMeasure } from './commands/measure';
 import { addModel } from './commands/model';
@@ -35,7 +36,7 @@ Study a model on this machine:
   moefleet engine simulate --routes phone.route.csv --capacity 16,32,64
 
 Exit codes: 0 done; 1 failed; 2 bad input; 3 only offline devices are missing; 130 interrupted.
-Environment: MOEFLEET_OPERATOR (coordinator), MOEFLEET_LOG_LEVEL (debug prints stack traces).
+Environment: MOEFLEET_OPERATOR (coordinator), MOEFLEET_CA (its fleet's ca.pem), MOEFLEET_LOG_LEVEL (debug prints stack traces).
 `;
 
 export function buildProgram(context: Context): Command {
@@ -52,6 +53,7 @@ export function buildProgram(context: Context): Command {
     .addHelpText('after', HELP);
   addCommonOptions(program, { operator: true });
 
+  addFleet(program, context);
   addDevices(program, context);
   addLambda(program, context);
   addRouting(program, context);

@@ -1,4 +1,5 @@
 /** The learner's settings: flags over environment, checked once. */
+import { readFileSync } from 'node:fs';
 import { ConfigError, type Env, readInteger, type Setting } from '@moefleet/runtime';
 
 /** Tokens per window of the text; each window starts with an empty KV cache. */
@@ -11,6 +12,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--budget <percent>', env: 'MOEFLEET_LEARNER_BUDGET', description: 'perplexity a device may lose to λ', fallback: '1%' },
   { flags: '--threads <n>', env: 'MOEFLEET_LEARNER_THREADS', description: 'compute threads while measuring', fallback: '1' },
   { flags: '--operator <address>', env: 'MOEFLEET_OPERATOR', description: 'operator API of a coordinator', fallback: '127.0.0.1:7401' },
+  { flags: '--ca <file>', env: 'MOEFLEET_CA', description: 'certificate of the fleet\'s CA, ca.pem, where the coordinator runs with --tls-dir' },
   { flags: '--redis-url <url>', env: 'MOEFLEET_REDIS_URL', description: 'Redis that holds the job queue', fallback: 'redis://127.0.0.1:6379' },
   { flags: '--redis-prefix <prefix>', env: 'MOEFLEET_REDIS_PREFIX', description: 'prefix of every key; the same as the coordinator\'s', fallback: 'moefleet' },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
@@ -24,6 +26,8 @@ export interface LearnerConfig {
   readonly budgetNats: number;
   readonly threads: number;
   readonly operatorAddress: string;
+  /** PEM; null: plaintext */
+  readonly caPem: Buffer | null;
   readonly redisUrl: string;
   readonly redisPrefix: string;
   readonly logLevel: string;
@@ -44,6 +48,7 @@ export function readConfig(values: Env): LearnerConfig {
     budgetNats: Math.log1p(readPercent(values['MOEFLEET_LEARNER_BUDGET'])),
     threads: readInteger('--threads', values['MOEFLEET_LEARNER_THREADS'], 1, 1, 1024),
     operatorAddress: readAddress(values['MOEFLEET_OPERATOR'] || '127.0.0.1:7401'),
+    caPem: readCa(values['MOEFLEET_CA']),
     redisUrl: readRedisUrl(values['MOEFLEET_REDIS_URL'] || 'redis://127.0.0.1:6379'),
     redisPrefix: values['MOEFLEET_REDIS_PREFIX'] || 'moefleet',
     logLevel,
@@ -68,6 +73,15 @@ function readAddress(address: string): string {
   const match = /^(\[[^\]]+\]|[^:\s]+):(\d{1,5})$/.exec(address);
   if (!match || Number(match[2]) < 1 || Number(match[2]) > 65_535) throw new ConfigError('--operator', address, 'an address such as 127.0.0.1:7401');
   return address;
+}
+
+function readCa(path: string | undefined): Buffer | null {
+  if (!path) return null;
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    throw new ConfigError('--ca', path, `a file that can be read (${(error as NodeJS.ErrnoException).code}); copy ca.pem from the fleet\'s folder`);
+  }
 }
 
 function readRedisUrl(url: string): string {

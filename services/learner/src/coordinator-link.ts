@@ -6,7 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type CallOptions, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { type Device, LearnerServiceClient, type Proposal, type QualitySurface } from '@moefleet/proto';
-import { backoffMs, type Logger } from '@moefleet/runtime';
+import { backoffMs, COORDINATOR_NAME, type Logger } from '@moefleet/runtime';
 
 const DEADLINE_MS = 10_000;
 const BACKOFF = { baseMs: 250, maxMs: 10_000 };
@@ -35,8 +35,10 @@ export class CoordinatorLink {
     private readonly log: Logger,
     private readonly random: () => number = Math.random,
     private readonly nowMs: () => number = Date.now,
+    caPem: Buffer | null = null,
   ) {
-    this.client = new LearnerServiceClient(address, credentials.createInsecure(), {
+    this.client = new LearnerServiceClient(address, caPem ? credentials.createSsl(caPem) : credentials.createInsecure(), {
+      ...(caPem ? { 'grpc.ssl_target_name_override': COORDINATOR_NAME } : {}),
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
       'grpc.enable_retries': 0,

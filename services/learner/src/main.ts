@@ -37,7 +37,7 @@ export async function runLearner(flags: Record<string, unknown>, env: NodeJS.Pro
     return 1;
   }
 
-  const link = new CoordinatorLink(config.operatorAddress, log);
+  const link = new CoordinatorLink(config.operatorAddress, log, Math.random, Date.now, config.caPem);
   const worker = new JobWorker(learnerWork(config, link, subjects, open, log), { redisUrl: config.redisUrl, redisPrefix: config.redisPrefix, log });
   const lifecycle = new Lifecycle([
     { name: 'coordinator link', start: async () => {}, stop: async () => link.close() },
