@@ -17,6 +17,10 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--jaeger-url <url>', env: 'MOEFLEET_JAEGER_URL', description: 'base address of Jaeger, for links to traces, e.g. http://127.0.0.1:16686' },
   { flags: '--learn-every <seconds>', env: 'MOEFLEET_LEARN_EVERY', description: 'seconds between learner jobs; 0: only when asked', fallback: '10' },
   { flags: '--telemetry-interval <ms>', env: 'MOEFLEET_TELEMETRY_INTERVAL_MS', description: 'milliseconds between a device\'s telemetry frames', fallback: '1000' },
+  { flags: '--frames-per-second <n>', env: 'MOEFLEET_FRAMES_PER_SECOND', description: 'telemetry frames per second this coordinator holds to, by stretching the interval as devices join', fallback: '2000' },
+  { flags: '--hellos-per-second <n>', env: 'MOEFLEET_HELLOS_PER_SECOND', description: 'devices let in per second; the rest waits or is told when to come again', fallback: '400' },
+  { flags: '--device-messages-per-second <n>', env: 'MOEFLEET_DEVICE_MESSAGES_PER_SECOND', description: 'messages one device may send; beyond it telemetry is shed, then the device cut off for a while', fallback: '50' },
+  { flags: '--device-bytes-per-second <n>', env: 'MOEFLEET_DEVICE_BYTES_PER_SECOND', description: 'bytes one device may send, likewise', fallback: '1048576' },
   { flags: '--coordinator-id <id>', env: 'MOEFLEET_COORDINATOR_ID', description: 'name of this coordinator in leases and logs; default: host name and a random part' },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
 ];
@@ -36,7 +40,11 @@ export interface CoordinatorConfig {
   readonly jaegerUrl: string;
   /** 0: jobs are added on request only */
   readonly learnEveryMs: number;
+  /** at least; more where that many devices would send more than framesPerSecond */
   readonly telemetryIntervalMs: number;
+  readonly framesPerSecond: number;
+  readonly hellosPerSecond: number;
+  readonly deviceBudget: { readonly messagesPerSecond: number; readonly bytesPerSecond: number };
   readonly coordinatorId: string;
   readonly logLevel: string;
 }
@@ -69,6 +77,12 @@ export function readConfig(values: Env): CoordinatorConfig {
     jaegerUrl: values['MOEFLEET_JAEGER_URL'] ? readUrl('MOEFLEET_JAEGER_URL', values['MOEFLEET_JAEGER_URL'], ['http:', 'https:']).replace(/\/+$/, '') : '',
     learnEveryMs: Math.round(1000 * readNumber('MOEFLEET_LEARN_EVERY', values['MOEFLEET_LEARN_EVERY'], 10, 0, 86_400)),
     telemetryIntervalMs: readInteger('MOEFLEET_TELEMETRY_INTERVAL_MS', values['MOEFLEET_TELEMETRY_INTERVAL_MS'], 1000, 50, 3_600_000),
+    framesPerSecond: readInteger('MOEFLEET_FRAMES_PER_SECOND', values['MOEFLEET_FRAMES_PER_SECOND'], 2000, 1, 1_000_000),
+    hellosPerSecond: readInteger('MOEFLEET_HELLOS_PER_SECOND', values['MOEFLEET_HELLOS_PER_SECOND'], 400, 1, 100_000),
+    deviceBudget: {
+      messagesPerSecond: readInteger('MOEFLEET_DEVICE_MESSAGES_PER_SECOND', values['MOEFLEET_DEVICE_MESSAGES_PER_SECOND'], 50, 1, 100_000),
+      bytesPerSecond: readInteger('MOEFLEET_DEVICE_BYTES_PER_SECOND', values['MOEFLEET_DEVICE_BYTES_PER_SECOND'], 1024 * 1024, 1024, 1024 * 1024 * 1024),
+    },
     coordinatorId: readMatching('MOEFLEET_COORDINATOR_ID', values['MOEFLEET_COORDINATOR_ID'] || defaultCoordinatorId(), /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'an id of letters, digits, ".", "_" and "-"'),
     logLevel: readMatching('MOEFLEET_LOG_LEVEL', values['MOEFLEET_LOG_LEVEL'] || 'info', new RegExp(`^(?:${LOG_LEVELS.join('|')})$`), `one of ${LOG_LEVELS.join(', ')}`),
   });

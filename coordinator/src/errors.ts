@@ -61,8 +61,25 @@ export class ReplacedError extends Error {
 /** The coordinator is stopping. */
 export class StoppingError extends Error {
   override readonly name = 'StoppingError';
-  constructor() {
+  /** `retryAfterMs`: how long an agent shall wait, so that not all come to the next coordinator at once. */
+  constructor(readonly retryAfterMs = 500) {
     super('the coordinator is stopping; connect again');
+  }
+}
+
+/** More devices want in at once than the coordinator lets in. */
+export class OverloadedError extends Error {
+  override readonly name = 'OverloadedError';
+  constructor(waiting: number, readonly retryAfterMs: number) {
+    super(`${waiting} devices wait to be let in already; come again in ${retryAfterMs} ms (the coordinator's --hellos-per-second says how many are let in)`);
+  }
+}
+
+/** A device goes on sending more than it may. */
+export class BudgetExceededError extends Error {
+  override readonly name = 'BudgetExceededError';
+  constructor(messagesPerSecond: number, bytesPerSecond: number) {
+    super(`the device goes on sending more than ${messagesPerSecond} messages or ${bytesPerSecond} bytes per second (the coordinator's --device-messages-per-second and --device-bytes-per-second)`);
   }
 }
 

@@ -1,12 +1,12 @@
 /** The one place where the coordinator's errors become gRPC statuses. */
 import { Metadata, status, type StatusObject } from '@grpc/grpc-js';
 import {
-  BusyError, DeviceIdTakenError, DeviceUnavailableError, InvalidRequestError, NotAllowedNowError, NotFoundError, RegistryDataError,
-  RegistryUnavailableError, ReplacedError, StoppingError, TaskFailedError,
+  BudgetExceededError, BusyError, DeviceIdTakenError, DeviceUnavailableError, InvalidRequestError, NotAllowedNowError, NotFoundError,
+  OverloadedError, RegistryDataError, RegistryUnavailableError, ReplacedError, StoppingError, TaskFailedError,
 } from './errors';
 
 /** Milliseconds a client is told to wait, in the trailer `retry-after-ms`, before it tries again. */
-const RETRY_AFTER_MS = { registry: 2000, stopping: 500, busy: 1000 } as const;
+const RETRY_AFTER_MS = { registry: 2000, busy: 1000, budget: 30_000 } as const;
 
 export interface GrpcFailure extends Partial<StatusObject> {
   code: status;
@@ -25,7 +25,9 @@ export function toGrpcStatus(error: unknown): GrpcFailure {
   if (error instanceof TaskFailedError) return failure(status.FAILED_PRECONDITION, error);
   if (error instanceof NotAllowedNowError) return failure(status.FAILED_PRECONDITION, error);
   if (error instanceof BusyError) return failure(status.RESOURCE_EXHAUSTED, error, RETRY_AFTER_MS.busy);
-  if (error instanceof StoppingError) return failure(status.UNAVAILABLE, error, RETRY_AFTER_MS.stopping);
+  if (error instanceof StoppingError) return failure(status.UNAVAILABLE, error, error.retryAfterMs);
+  if (error instanceof OverloadedError) return failure(status.UNAVAILABLE, error, error.retryAfterMs);
+  if (error instanceof BudgetExceededError) return failure(status.RESOURCE_EXHAUSTED, error, RETRY_AFTER_MS.budget);
   if (error instanceof RegistryUnavailableError) return failure(status.UNAVAILABLE, error, RETRY_AFTER_MS.registry);
   if (error instanceof RegistryDataError) return failure(status.DATA_LOSS, error);
   return { code: status.INTERNAL, details: 'internal error; the coordinator\'s log has the details', metadata: new Metadata(), unexpected: true };

@@ -9,6 +9,7 @@ import { HttpServer } from './http-server';
 import { LearnerQueue } from './jobs/learner-queue';
 import { Metrics } from './metrics';
 import { OperatorServer } from './operator/operator-server';
+import { Presence } from './presence';
 import { RedisLink } from './registry/redis-link';
 import { Registry } from './registry/registry';
 import { RolloutEngine } from './rollout/rollout-engine';
@@ -34,7 +35,7 @@ export interface Coordinator {
 export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeoutMs'> & { redisStartDeadlineMs?: number; now?: () => number };
 
 export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning: CoordinatorTuning = {}): Coordinator {
-  const { coordinatorId, jaegerUrl, telemetryIntervalMs } = config;
+  const { coordinatorId, jaegerUrl } = config;
   const redis = { url: config.redisUrl, cluster: config.redisCluster };
   const metrics = new Metrics();
   const link = new RedisLink(redis, log, tuning.redisStartDeadlineMs);
@@ -46,7 +47,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, metrics, log },
-    { address: config.gateway, coordinatorId, telemetryIntervalMs, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs,
+    { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs,
       credentials: certificate ? () => certificate.credentials(true) : undefined });
   const operator = new OperatorServer(config.operator,
     { registry, rollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, log }, certificate ? () => certificate.credentials(false) : undefined);
@@ -70,7 +71,9 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
     },
     async stop() {},
   };
-  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, queue, gateway, operator, http, rollouts, announcement], log);
+  const presence = new Presence(registry, coordinatorId,
+    () => ({ gatewayAddress: gateway.address, operatorAddress: operator.address, streams: sessions.size, framesShed: telemetry.shed }), log);
+  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, queue, gateway, operator, http, rollouts, presence, announcement], log);
   return { lifecycle, registry, addresses };
 }
 

@@ -8,13 +8,19 @@ import type { ListenAddress } from '../listen-address';
 import { inChunks } from '../registry/chunks';
 import type { SessionDirectory } from '../sessions/session-directory';
 import type { AgentSession, SessionDeps } from './agent-session';
+import { Admission } from './admission';
 import { type AgentCall, AgentStream, type StreamOptions } from './agent-stream';
 import { decodeIncoming } from './message-check';
+import type { BudgetOptions } from './stream-budget';
+import { TelemetryPace } from './telemetry-pace';
 
 export interface GatewayOptions {
   address: ListenAddress;
   coordinatorId: string;
   telemetryIntervalMs: number;
+  framesPerSecond: number;
+  hellosPerSecond: number;
+  deviceBudget: BudgetOptions;
   leaseTtlMs?: number;
   helloTimeoutMs?: number;
   /** default: plaintext */
@@ -28,6 +34,10 @@ const KEEPALIVE = { 'grpc.keepalive_time_ms': 10_000, 'grpc.keepalive_timeout_ms
 /** Longer than three renewals, so that one lost renewal is no loss. */
 const LEASE_TTL_MS = 15_000;
 const HELLO_TIMEOUT_MS = 10_000;
+const PACE_EVERY_MS = 1000;
+/** Of a coordinator that stops: the least and most that its agents stay away. */
+const LEAST_AWAY_MS = 200;
+const MOST_SPREAD_MS = 10_000;
 
 /** As generated, but bytes that are no message end their own stream with INVALID_ARGUMENT and a reason. */
 const AGENT_SERVICE = {
@@ -39,13 +49,19 @@ export class AgentGateway implements Service {
   private readonly listener: GrpcListener;
   private readonly streams = new Set<AgentStream>();
   private readonly streamOptions: StreamOptions;
+  private readonly admission: Admission;
+  private readonly pace: TelemetryPace;
+  private readonly hellosPerSecond: number;
   private unsubscribe: (() => void)[] = [];
-  private timer: NodeJS.Timeout | undefined;
+  private timers: NodeJS.Timeout[] = [];
 
   constructor(private readonly directory: SessionDirectory<AgentSession>, private readonly deps: SessionDeps, options: GatewayOptions) {
     this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...KEEPALIVE }, options.credentials);
+    this.hellosPerSecond = options.hellosPerSecond;
+    this.admission = new Admission(options);
+    this.pace = new TelemetryPace(options);
     this.streamOptions = {
-      coordinatorId: options.coordinatorId, telemetryIntervalMs: options.telemetryIntervalMs,
+      coordinatorId: options.coordinatorId, admission: this.admission, budget: options.deviceBudget, telemetryIntervalMs: () => this.pace.intervalMs,
       leaseTtlMs: options.leaseTtlMs ?? LEASE_TTL_MS, helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
     };
     this.listener.server.addService(AGENT_SERVICE, { connect: (call: AgentCall) => this.open(call) });
@@ -53,6 +69,15 @@ export class AgentGateway implements Service {
 
   get address(): string {
     return this.listener.boundAddress;
+  }
+
+  /** Devices that wait to be let in. */
+  get waiting(): number {
+    return this.admission.queue;
+  }
+
+  get telemetryIntervalMs(): number {
+    return this.pace.intervalMs;
   }
 
   async start(): Promise<void> {
@@ -64,16 +89,28 @@ export class AgentGateway implements Service {
       }),
       link.onUp(() => void inChunks(this.directory.all(), (session) => session.resync())),
     ];
-    this.timer = setInterval(() => void inChunks(this.directory.all(), (session) => session.tick()), this.streamOptions.leaseTtlMs / 3);
+    this.timers = [
+      setInterval(() => void inChunks(this.directory.all(), (session) => session.tick()), this.streamOptions.leaseTtlMs / 3),
+      setInterval(() => this.keepPace(), PACE_EVERY_MS),
+    ];
     await this.listener.listen();
   }
 
   async stop(): Promise<void> {
-    clearInterval(this.timer);
+    for (const timer of this.timers) clearInterval(timer);
     for (const off of this.unsubscribe) off();
     const streams = [...this.streams];
-    for (const stream of streams) stream.fail(new StoppingError());
+    // Spread over the time that the coordinators left need to let them in; their leases outlive that.
+    const spreadMs = Math.min(MOST_SPREAD_MS, 1000 * streams.length / this.hellosPerSecond);
+    for (const stream of streams) stream.fail(new StoppingError(Math.round(LEAST_AWAY_MS + Math.random() * spreadMs)));
+    this.admission.close();
     await Promise.all([...streams.map((stream) => stream.done), this.listener.close(), this.deps.telemetry.drain()]);
+  }
+
+  private keepPace(): void {
+    if (!this.pace.adjust(this.directory.size)) return;
+    this.deps.log.info({ telemetryIntervalMs: this.pace.intervalMs, devices: this.directory.size }, 'telemetry interval changed');
+    for (const session of this.directory.all()) session.setPace(this.pace.intervalMs);
   }
 
   private open(call: AgentCall): void {

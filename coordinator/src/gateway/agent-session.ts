@@ -27,6 +27,9 @@ export interface SessionDeps {
   log: Logger;
 }
 
+/** Longer than any agent is told to stay away by a coordinator that stops, connecting included. */
+const COMES_BACK_MS = 30_000;
+
 /** What has to be done at the next settling. */
 interface Pending { info: boolean; reported: boolean; align: boolean }
 
@@ -71,8 +74,9 @@ export class AgentSession implements DeviceSession {
     );
   }
 
-  /** Throws InvalidRequestError for a message that makes no sense. */
-  receive(body: NonNullable<ConnectRequest['body']>): void {
+  /** Throws InvalidRequestError for a message that makes no sense. Telemetry beyond the device's budget is shed. */
+  receive(body: NonNullable<ConnectRequest['body']>, withinBudget = true): void {
+    if (!withinBudget && this.shed(body)) return;
     switch (body.$case) {
       case 'hello': throw new InvalidRequestError('hello', 'a second one', 'allowed; a stream begins with exactly one');
       case 'info': checkInfo(body.value); this.takeInfo(body.value); break;
@@ -127,13 +131,20 @@ export class AgentSession implements DeviceSession {
     if (!this.closed) this.wake();
   }
 
+  setPace(telemetryIntervalMs: number): void {
+    this.outbox.postPace({ telemetryIntervalMs });
+  }
+
   /** A newer stream of the same installation is here. */
   replaced(): void {
     this.end(new ReplacedError(this.deviceId));
   }
 
-  /** The stream has ended: fails what waits for the device and gives the lease back. */
-  async leave(why: string): Promise<void> {
+  /**
+   * The stream has ended: fails what waits for the device and gives the lease back. A device that comes back, because
+   * it was this coordinator that ended the stream, keeps its lease for a while, so that nobody sees it as offline.
+   */
+  async leave(why: string, comesBack = false): Promise<void> {
     if (this.closed) return;
     this.closed = true;
     clearTimeout(this.resendTimer);
@@ -142,12 +153,19 @@ export class AgentSession implements DeviceSession {
     this.tasks.leave(why);
     await this.settling?.catch(() => {});
     try {
-      await this.deps.registry.devices.releaseLease(this.lease);
+      await this.deps.registry.devices.releaseLease(this.lease, comesBack ? COMES_BACK_MS : 0);
       this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });
     } catch (error) {
       // The lease runs out by itself.
       if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'lease cannot be released');
     }
+  }
+
+  private shed(body: NonNullable<ConnectRequest['body']>): boolean {
+    if (body.$case === 'telemetry') this.deps.telemetry.noteShed();
+    else if (body.$case === 'routerWindow') this.deps.metrics.routerWindows.inc({ outcome: 'shed' });
+    else return false;
+    return true;
   }
 
   private countFrame(frame: TelemetryFrame): void {

@@ -6,19 +6,24 @@
 import { type ServerDuplexStream, status } from '@grpc/grpc-js';
 import { type ConnectResponse, type Hello, PROTOCOL_VERSION } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
-import { DeviceIdTakenError, InvalidRequestError, show } from '../errors';
+import { DeviceIdTakenError, InvalidRequestError, show, StoppingError } from '../errors';
 import { toGrpcStatus } from '../grpc-status';
 import { specHash } from '../registry/device-record';
 import type { SessionDirectory } from '../sessions/session-directory';
 import { AgentSession, type SessionDeps } from './agent-session';
+import type { Admission } from './admission';
 import { checkHello, type Incoming } from './message-check';
 import { Outbox } from './outbox';
+import { type BudgetOptions, StreamBudget } from './stream-budget';
 
 export type AgentCall = ServerDuplexStream<Incoming, ConnectResponse>;
 
 export interface StreamOptions {
   coordinatorId: string;
-  telemetryIntervalMs: number;
+  /** as it is now */
+  telemetryIntervalMs(): number;
+  admission: Admission;
+  budget: BudgetOptions;
   leaseTtlMs: number;
   helloTimeoutMs: number;
 }
@@ -34,12 +39,14 @@ export class AgentStream {
   readonly done: Promise<void>;
   private state: StreamState;
   private readonly outbox: Outbox;
+  private readonly budget: StreamBudget;
   private log: Logger;
   private finish!: () => void;
 
   constructor(private readonly call: AgentCall, private readonly directory: SessionDirectory<AgentSession>, private readonly deps: SessionDeps, private readonly options: StreamOptions) {
     this.log = deps.log.child({ peer: call.getPeer() });
     this.done = new Promise((resolve) => { this.finish = resolve; });
+    this.budget = new StreamBudget(options.budget);
     this.outbox = new Outbox(
       { write: (message, written) => { call.write(message, () => written()); } },
       (desired) => { if (this.state.t === 'open') this.state.session.noteSent(desired.generation, specHash(desired.spec)); },
@@ -56,7 +63,11 @@ export class AgentStream {
     const failure = toGrpcStatus(error);
     if (failure.unexpected) this.log.error({ err: error }, 'agent stream failed');
     // grpc-js sends what is emitted as 'error' as the stream's status.
-    this.close(failure.code, failure.details, () => this.call.emit('error', failure));
+    this.close(failure.code, failure.details, () => this.call.emit('error', failure), error instanceof StoppingError);
+  }
+
+  private get closed(): boolean {
+    return this.state.t === 'closed';
   }
 
   private receive(incoming: Incoming): void {
@@ -65,7 +76,8 @@ export class AgentStream {
       if (incoming.t === 'malformed') throw new InvalidRequestError('message', incoming.reason, 'a ConnectRequest');
       const { body } = incoming.message;
       if (!body) throw new InvalidRequestError('message.body', 'nothing', 'one of hello, info, reported, telemetry, router_window, task_update');
-      if (this.state.t === 'open') this.state.session.receive(body);
+      const within = this.budget.take(incoming.bytes);
+      if (this.state.t === 'open') this.state.session.receive(body, within);
       else if (body.$case === 'hello' && this.state.t === 'awaiting hello') this.join(body.value);
       else throw new InvalidRequestError('message.body', body.$case, 'hello, which has to come first');
     } catch (error) {
@@ -85,23 +97,25 @@ export class AgentStream {
   private async admit(hello: Hello): Promise<void> {
     const { devices, events } = this.deps.registry;
     const { deviceId, installId, bootId } = hello;
+    await this.options.admission.enter();
+    if (this.closed) return;
     const request = { installId, bootId, coordinatorId: this.options.coordinatorId, hostname: hello.info?.hostname ?? '', ttlMs: this.options.leaseTtlMs };
     const answer = await devices.acquireLease(deviceId, request);
     if (answer.t === 'held') throw new DeviceIdTakenError(deviceId, answer.hostname, answer.coordinatorId);
-    if (this.state.t === 'closed') return devices.releaseLease(answer.lease);
+    if (this.closed) return devices.releaseLease(answer.lease);
     const session = new AgentSession(hello, answer.lease, this.outbox, this.deps, (error) => this.fail(error));
     this.transition({ t: 'open', session });
     const previous = this.directory.enter(session);
     previous?.replaced();
     if (answer.replaced && !previous) events.emit({ kind: 'taken', deviceId });
     this.outbox.post({ $case: 'welcome', value: {
-      coordinatorId: this.options.coordinatorId, protocolVersion: PROTOCOL_VERSION, telemetryIntervalMs: this.options.telemetryIntervalMs,
+      coordinatorId: this.options.coordinatorId, protocolVersion: PROTOCOL_VERSION, telemetryIntervalMs: this.options.telemetryIntervalMs(),
     } });
     session.wake();
     this.call.resume();
   }
 
-  private close(code: status, why: string, answer: () => void): void {
+  private close(code: status, why: string, answer: () => void, comesBack = false): void {
     const from = this.state;
     if (from.t === 'closed') return;
     this.transition({ t: 'closed' }, code, why);
@@ -110,7 +124,7 @@ export class AgentStream {
     answer();
     if (from.t !== 'open') return this.finish();
     this.directory.leave(from.session);
-    void from.session.leave(`has left: ${why}`).finally(() => this.finish());
+    void from.session.leave(`has left: ${why}`, comesBack).finally(() => this.finish());
   }
 
   private transition(to: StreamState, code?: status, why?: string): void {

@@ -10,11 +10,11 @@ const MOST_TEXT = 4096;
 const MOST_ADJUSTMENTS = 256;
 
 /** A message, or why the bytes are none. Used as the stream's deserialiser, so that it never throws. */
-export type Incoming = { t: 'message'; message: ConnectRequest } | { t: 'malformed'; reason: string };
+export type Incoming = { t: 'message'; message: ConnectRequest; /** on the wire */ bytes: number } | { t: 'malformed'; reason: string };
 
 export function decodeIncoming(bytes: Buffer): Incoming {
   try {
-    return { t: 'message', message: ConnectRequest.decode(bytes) };
+    return { t: 'message', message: ConnectRequest.decode(bytes), bytes: bytes.length };
   } catch (error) {
     return { t: 'malformed', reason: error instanceof Error ? error.message : String(error) };
   }

@@ -3,7 +3,7 @@
  * that still waits; tasks are few (the session sees to it). So a device that reads slowly or not at all holds a few
  * messages here and no more.
  */
-import type { ConnectResponse, Desired } from '@moefleet/proto';
+import type { ConnectResponse, Desired, Pace } from '@moefleet/proto';
 
 type Body = NonNullable<ConnectResponse['body']>;
 
@@ -15,6 +15,7 @@ export interface MessageSink {
 export class Outbox {
   private readonly urgent: Body[] = [];
   private desired: Desired | null = null;
+  private pace: Pace | null = null;
   private fullState = false;
   private writing = false;
   private closed = false;
@@ -33,6 +34,11 @@ export class Outbox {
     this.pump();
   }
 
+  postPace(pace: Pace): void {
+    this.pace = pace;
+    this.pump();
+  }
+
   postReportFullState(): void {
     this.fullState = true;
     this.pump();
@@ -47,6 +53,7 @@ export class Outbox {
     this.closed = true;
     this.urgent.length = 0;
     this.desired = null;
+    this.pace = null;
   }
 
   private pump(): void {
@@ -68,6 +75,11 @@ export class Outbox {
       this.desired = null;
       this.onDesired(value);
       return { $case: 'desired', value };
+    }
+    if (this.pace) {
+      const value = this.pace;
+      this.pace = null;
+      return { $case: 'pace', value };
     }
     if (!this.fullState) return null;
     this.fullState = false;

@@ -2,13 +2,14 @@
 import { type PackageDefinition, loadFileDescriptorSetFromBuffer, loadSync } from '@grpc/proto-loader';
 import type { ServerCredentials } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
-import { AccessServiceService, DESCRIPTOR_SET_PATH, LearnerServiceService, OperatorServiceService, RolloutServiceService } from '@moefleet/proto';
+import { AccessServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, LearnerServiceService, OperatorServiceService, RolloutServiceService } from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
 import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check';
 import { readFileSync } from 'node:fs';
 import { GrpcListener } from '../grpc-listener';
 import type { ListenAddress } from '../listen-address';
 import { accessService } from './access-service';
+import { fleetService } from './fleet-service';
 import { killSwitchCalls } from './kill-switch-calls';
 import { learnerService } from './learner-service';
 import { type OperatorDeps, operatorService } from './operator-service';
@@ -16,7 +17,7 @@ import { type OperatorDeps, operatorService } from './operator-service';
 /** A quality surface of many layers and points fits. */
 const MOST_MESSAGE_BYTES = 16 * 1024 * 1024;
 /** What is served here; '' is the server as a whole. */
-const HEALTH_NAMES = ['', 'moefleet.v1.OperatorService', 'moefleet.v1.LearnerService', 'moefleet.v1.AccessService', 'moefleet.v1.RolloutService'];
+const HEALTH_NAMES = ['', 'moefleet.v1.OperatorService', 'moefleet.v1.LearnerService', 'moefleet.v1.AccessService', 'moefleet.v1.RolloutService', 'moefleet.v1.FleetService'];
 
 export class OperatorServer implements Service {
   readonly name = 'operator API';
@@ -31,6 +32,7 @@ export class OperatorServer implements Service {
     this.listener.server.addService(LearnerServiceService, learnerService(deps));
     this.listener.server.addService(AccessServiceService, accessService(deps));
     this.listener.server.addService(RolloutServiceService, { ...killSwitchCalls(deps) });
+    this.listener.server.addService(FleetServiceService, fleetService(deps));
     this.health.addToServer(this.listener.server);
   }
 

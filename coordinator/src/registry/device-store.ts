@@ -57,8 +57,9 @@ export class DeviceStore {
     return Number(answer[0]) === 1 ? { desiredGeneration: decodeCount(answer[1] as Buffer) ?? 0n } : null;
   }
 
-  async releaseLease(lease: Lease): Promise<void> {
-    await this.link.script(LUA.releaseLease, [this.keys.lease(lease.deviceId), this.keys.state(lease.deviceId)], [lease.fence, Date.now()]);
+  /** `graceMs`: how long the device still counts as online; 0: no longer. */
+  async releaseLease(lease: Lease, graceMs = 0): Promise<void> {
+    await this.link.script(LUA.releaseLease, [this.keys.lease(lease.deviceId), this.keys.state(lease.deviceId)], [lease.fence, Date.now(), graceMs]);
   }
 
   /** Puts the device on the list of all; done at every connect, so that it survives an emptied Redis. */

@@ -43,6 +43,10 @@ export class Keys {
   /** string: sum of the bytes in `windows` */
   windowBytes(id: string): string { return this.device(id, 'window-bytes'); }
 
+  /** set: ids of coordinators, some of them gone */
+  get coordinators(): string { return `${this.prefix}:{coordinators}`; }
+  /** string with a time to live: JSON of a coordinator that is alive */
+  coordinator(id: string): string { return `${this.prefix}:{coordinators}:${id}`; }
   /** The shards of what is counted: sums and the records of the devices that add to them share a hash tag. */
   readonly shards: readonly number[] = Array.from({ length: SHARDS }, (_, shard) => shard);
   shardOf(id: string): number { return fnv1a(id) % SHARDS; }

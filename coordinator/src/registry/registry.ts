@@ -1,6 +1,7 @@
 /** The one datastore contract of the coordinator. No other folder has a Redis client. */
 import type { Logger } from '@moefleet/runtime';
 import { AuditStore } from './audit-store';
+import { CoordinatorStore } from './coordinator-store';
 import { DeviceStore, type WindowBound } from './device-store';
 import { FleetEvents } from './fleet-events';
 import { Keys } from './keys';
@@ -26,10 +27,12 @@ export class Registry {
   readonly events: FleetEvents;
   readonly audit: AuditStore;
   readonly telemetry: TelemetryStore;
+  readonly coordinators: CoordinatorStore;
 
   constructor(readonly link: RedisLink, options: RegistryOptions, log: Logger) {
     const keys = new Keys(options.prefix);
     this.telemetry = new TelemetryStore(link, keys);
+    this.coordinators = new CoordinatorStore(link, keys);
     this.devices = new DeviceStore(link, keys, log, options.windowBound);
     this.pins = new PinStore(link, keys, log);
     this.rollouts = new RolloutStore(link, keys, options.mostRollouts);

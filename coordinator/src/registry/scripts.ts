@@ -54,7 +54,7 @@ const renewLease: Script = {
 
 /**
  * Gives a lease back, unless a newer stream has it.
- * in:  KEYS lease, state; ARGV fence, nowMs
+ * in:  KEYS lease, state; ARGV fence, nowMs, milliseconds that it shall still hold
  * out: 1 released, 0 it was not ours
  */
 const releaseLease: Script = {
@@ -62,7 +62,7 @@ const releaseLease: Script = {
   keys: 2,
   lua: `
     if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return 0 end
-    redis.call('DEL', KEYS[1])
+    if tonumber(ARGV[3]) > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) else redis.call('DEL', KEYS[1]) end
     redis.call('HSET', KEYS[2], 'lastSeenMs', ARGV[2])
     return 1`,
 };

@@ -28,6 +28,7 @@ export class TestAgent {
   readonly desired: Desired[] = [];
   readonly cancelled: string[] = [];
   welcome: Welcome | null = null;
+  pace: number | null = null;
   fullStateAsked = 0;
   ended: ServiceError | 'ok' | null = null;
   reported: Reported;
@@ -100,6 +101,7 @@ export class TestAgent {
     switch (body?.$case) {
       case 'welcome': this.welcome = body.value; break;
       case 'desired': this.desired.push(body.value); this.obey(body.value); break;
+      case 'pace': this.pace = body.value.telemetryIntervalMs; break;
       case 'reportFullState': this.fullStateAsked += 1; break;
       case 'task': this.options.onTask?.(body.value, this); break;
       case 'cancelTask': this.cancelled.push(body.value.taskId); break;

@@ -115,6 +115,7 @@ export class AgentSession implements Service {
     switch (body.$case) {
       case 'welcome': return this.welcomed(stream, body.value.coordinatorId, body.value.telemetryIntervalMs);
       case 'desired': return this.options.onDesired(body.value);
+      case 'pace': return this.setPace(body.value.telemetryIntervalMs);
       case 'reportFullState': return void this.reportAll();
       case 'task': return this.options.onTask(body.value);
       case 'cancelTask': return this.options.onCancelTask(body.value.taskId);
@@ -124,12 +125,22 @@ export class AgentSession implements Service {
   private welcomed(stream: Stream, coordinatorId: string, telemetryIntervalMs: number): void {
     const { state } = this;
     if (state.t !== 'connecting') return;
-    const { min, fallback, max } = TELEMETRY_INTERVAL_MS;
-    const intervalMs = telemetryIntervalMs === 0 ? fallback : Math.min(Math.max(telemetryIntervalMs, min), max);
-    const timer = setInterval(() => void this.sendTelemetry(), intervalMs);
+    const timer = this.telemetryTimer(telemetryIntervalMs);
     this.transition({ t: 'open', client: state.client, stream, coordinatorId, sinceMs: Date.now(), timer, writable: true });
     // What changed between Hello and Welcome.
     void this.reportAll();
+  }
+
+  private setPace(telemetryIntervalMs: number): void {
+    const { state } = this;
+    if (state.t !== 'open') return;
+    clearInterval(state.timer);
+    state.timer = this.telemetryTimer(telemetryIntervalMs);
+  }
+
+  private telemetryTimer(askedMs: number): NodeJS.Timeout {
+    const { min, fallback, max } = TELEMETRY_INTERVAL_MS;
+    return setInterval(() => void this.sendTelemetry(), askedMs === 0 ? fallback : Math.min(Math.max(askedMs, min), max));
   }
 
   private async reportAll(): Promise<void> {

@@ -6,7 +6,8 @@ import {
   type CallOptions, type ClientReadableStream, connectivityState, Metadata, type ServiceError, status,
 } from '@grpc/grpc-js';
 import {
-  AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type Device, type GetLearnerResponse, type KillLambdaRequest, type KillSwitch,
+  AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type Coordinator, type Device, FleetServiceClient,
+  type GetDeviceHistoryResponse, type GetFleetStatusResponse, type GetLearnerResponse, type KillLambdaRequest, type KillSwitch,
   type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, OperatorServiceClient, type ReadAuditRequest, type Rollout, RolloutServiceClient,
 } from '@moefleet/proto';
 import { EXIT, exitCodeOfStatus, Failure } from './failure';
@@ -26,6 +27,7 @@ export class OperatorConnection {
   private readonly client: OperatorServiceClient;
   private readonly access: AccessServiceClient;
   private readonly rollouts: RolloutServiceClient;
+  private readonly fleet: FleetServiceClient;
 
   constructor(private readonly address: string, private readonly signal: AbortSignal, private readonly channel: OperatorChannel = PLAINTEXT) {
     this.client = new OperatorServiceClient(address, channel.credentials, {
@@ -36,6 +38,7 @@ export class OperatorConnection {
     });
     this.access = new AccessServiceClient(address, channel.credentials, { channelOverride: this.client.getChannel() });
     this.rollouts = new RolloutServiceClient(address, channel.credentials, { channelOverride: this.client.getChannel() });
+    this.fleet = new FleetServiceClient(address, channel.credentials, { channelOverride: this.client.getChannel() });
   }
 
   async listDevices(selector?: LabelSelector): Promise<Device[]> {
@@ -91,6 +94,20 @@ export class OperatorConnection {
   /** No deadline: the device may have requests before this one. */
   async measureDevice(request: MeasureDeviceRequest, onUpdate: (update: MeasureDeviceResponse) => void): Promise<void> {
     await this.stream(this.client.measureDevice(request), onUpdate);
+  }
+
+  async fleetStatus(): Promise<GetFleetStatusResponse> {
+    return this.unary(this.fleet.getFleetStatus.bind(this.fleet), {});
+  }
+
+  async deviceHistory(deviceId: string): Promise<GetDeviceHistoryResponse> {
+    return this.unary(this.fleet.getDeviceHistory.bind(this.fleet), { deviceId }, {
+      [status.NOT_FOUND]: `no device "${deviceId}"; list them with: moefleet devices`,
+    });
+  }
+
+  async listCoordinators(): Promise<Coordinator[]> {
+    return (await this.unary(this.fleet.listCoordinators.bind(this.fleet), {})).coordinators;
   }
 
   async runLearner(): Promise<string> {

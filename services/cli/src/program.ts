@@ -8,6 +8,7 @@ import { addDevices } from './commands/devices';
 import { addEngine } from './commands/engine';
 import { addEngineBench } from './commands/engine-bench';
 import { addFleet } from './commands/fleet';
+import { addFleetStatus } from './commands/fleet-status';
 import { addLearnerQueries } from './commands/learner';
 import { addMeasure } from './commands/measure';
 import { addModel } from './commands/model';
@@ -54,6 +55,7 @@ export function buildProgram(context: Context): Command {
   addCommonOptions(program, { operator: true });
 
   addFleet(program, context);
+  addFleetStatus(program, context);
   addDevices(program, context);
   addLambda(program, context);
   addRouting(program, context);

@@ -18,6 +18,7 @@ import {
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 import { DeviceInfo, EffectiveSpec, Reported } from "./device";
+import { Pace } from "./fleet";
 import { RouterWindow, TelemetryFrame } from "./telemetry";
 
 export interface ConnectRequest {
@@ -51,6 +52,7 @@ export interface ConnectResponse {
     { $case: "reportFullState"; value: ReportFullState }
     | { $case: "task"; value: Task }
     | { $case: "cancelTask"; value: CancelTask }
+    | { $case: "pace"; value: Pace }
     | undefined;
 }
 
@@ -519,6 +521,9 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
       case "cancelTask":
         CancelTask.encode(message.body.value, writer.uint32(42).fork()).join();
         break;
+      case "pace":
+        Pace.encode(message.body.value, writer.uint32(162).fork()).join();
+        break;
     }
     return writer;
   },
@@ -576,6 +581,14 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
             message.body = { $case: "cancelTask", value: CancelTask.decode(reader, reader.uint32()) };
             continue;
           }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.body = { $case: "pace", value: Pace.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -604,6 +617,8 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
         ? { $case: "cancelTask", value: CancelTask.fromJSON(object.cancelTask) }
         : isSet(object.cancel_task)
         ? { $case: "cancelTask", value: CancelTask.fromJSON(object.cancel_task) }
+        : isSet(object.pace)
+        ? { $case: "pace", value: Pace.fromJSON(object.pace) }
         : undefined,
     };
   },
@@ -620,6 +635,8 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
       obj.task = Task.toJSON(message.body.value);
     } else if (message.body?.$case === "cancelTask") {
       obj.cancelTask = CancelTask.toJSON(message.body.value);
+    } else if (message.body?.$case === "pace") {
+      obj.pace = Pace.toJSON(message.body.value);
     }
     return obj;
   },
@@ -657,6 +674,12 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
       case "cancelTask": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "cancelTask", value: CancelTask.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "pace": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "pace", value: Pace.fromPartial(object.body.value) };
         }
         break;
       }

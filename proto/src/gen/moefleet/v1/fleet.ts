@@ -19,6 +19,11 @@ import {
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 
+/** Changes the interval of telemetry frames during a stream. Agents that do not know it keep that of Welcome. */
+export interface Pace {
+  telemetryIntervalMs: number;
+}
+
 export interface GetFleetStatusRequest {
 }
 
@@ -112,6 +117,79 @@ export interface Coordinator {
   /** Leaves soon: its agents are being told to go elsewhere. */
   stopping: boolean;
 }
+
+function createBasePace(): Pace {
+  return { telemetryIntervalMs: 0 };
+}
+
+export const Pace: MessageFns<Pace> = {
+  encode(message: Pace, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.telemetryIntervalMs !== 0) {
+      writer.uint32(8).uint32(message.telemetryIntervalMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Pace {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePace();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.telemetryIntervalMs = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Pace {
+    return {
+      telemetryIntervalMs: isSet(object.telemetryIntervalMs)
+        ? globalThis.Number(object.telemetryIntervalMs)
+        : isSet(object.telemetry_interval_ms)
+        ? globalThis.Number(object.telemetry_interval_ms)
+        : 0,
+    };
+  },
+
+  toJSON(message: Pace): unknown {
+    const obj: any = {};
+    if (message.telemetryIntervalMs !== 0) {
+      obj.telemetryIntervalMs = Math.round(message.telemetryIntervalMs);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<Pace>, I>>(base?: I): Pace {
+    return Pace.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Pace>, I>>(object: I): Pace {
+    const message = createBasePace();
+    message.telemetryIntervalMs = object.telemetryIntervalMs ?? 0;
+    return message;
+  },
+};
 
 function createBaseGetFleetStatusRequest(): GetFleetStatusRequest {
   return {};
