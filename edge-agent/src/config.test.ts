@@ -7,7 +7,7 @@ const model = { MOEFLEET_MODEL: __filename };
 test('needs no more than a model', () => {
   const config = readConfig(model);
   expect(config).toMatchObject({
-    modelPath: __filename, coordinator: '127.0.0.1:7400', maxCacheBytes: null, maxLambda: 1, directIo: true, http: { host: '127.0.0.1', port: 8400 },
+    modelPath: __filename, coordinator: '127.0.0.1:7400', maxCacheBytes: null, maxLambda: 1, prefetch: 'off', directIo: true, http: { host: '127.0.0.1', port: 8400 },
     apiKey: null, maxWaiting: 16, otlpEndpoint: null, traceRatio: 1, memoryPressure: 'auto', memoryLowBytes: null, memoryStallPercent: 10,
   });
   expect(config.deviceId.slice(0, 3)).toBe(hostname().slice(0, 3));
@@ -27,7 +27,7 @@ test('takes addresses of both kinds', () => {
 test.each([
   ['MOEFLEET_MODEL', '/nowhere/none.gguf'], ['MOEFLEET_MODEL', ''], ['MOEFLEET_DEVICE_ID', 'a b'], ['MOEFLEET_DEVICE_ID', '../x'], ['MOEFLEET_MAX_LAMBDA', '1.5'],
   ['MOEFLEET_MAX_CACHE', 'much'], ['MOEFLEET_HTTP', 'localhost'], ['MOEFLEET_HTTP', '127.0.0.1:70000'], ['MOEFLEET_COORDINATOR', 'host:0'],
-  ['MOEFLEET_LABELS', 'nonsense'], ['OTEL_EXPORTER_OTLP_ENDPOINT', 'grpc://x'], ['MOEFLEET_LOG_LEVEL', 'loud'], ['MOEFLEET_TRACE_RATIO', '-1'], ['MOEFLEET_QUEUE', '1.5'],
+  ['MOEFLEET_LABELS', 'nonsense'], ['MOEFLEET_PREFETCH', 'maybe'], ['OTEL_EXPORTER_OTLP_ENDPOINT', 'grpc://x'], ['MOEFLEET_LOG_LEVEL', 'loud'], ['MOEFLEET_TRACE_RATIO', '-1'], ['MOEFLEET_QUEUE', '1.5'],
   ['MOEFLEET_MEMORY_PRESSURE', 'maybe'], ['MOEFLEET_MEMORY_LOW', 'little'], ['MOEFLEET_MEMORY_STALL', '0'],
 ])('refuses %s="%s"', (name, value) => {
   expect(() => readConfig({ ...model, [name]: value })).toThrow(ConfigError);

@@ -15,6 +15,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--context <tokens>', env: 'MOEFLEET_CONTEXT', description: 'context length, at most the model\'s own; 0: the model\'s own', fallback: '4096' },
   { flags: '--threads <n>', env: 'MOEFLEET_THREADS', description: 'compute threads; 0: physical cores minus one', fallback: '0' },
   { flags: '--lanes <n>', env: 'MOEFLEET_LANES', description: 'parallel flash reads; 0: 4', fallback: '0' },
+  { flags: '--prefetch <when>', env: 'MOEFLEET_PREFETCH', description: 'read experts ahead that the next layer is likely to miss: on, off, or auto, where that is measured to pay; what waits counts against --max-cache', fallback: 'off' },
   { flags: '--no-direct-io', env: 'MOEFLEET_NO_DIRECT_IO', description: 'read experts through the page cache' },
   { flags: '--verify', env: 'MOEFLEET_VERIFY', description: 'check everything that is read of the model against its checksums; the model must be packed (moefleet model pack)' },
   { flags: '--prefill-bytes <size>', env: 'MOEFLEET_PREFILL_BYTES', description: 'most expert memory beyond the cache while a prompt is read; 0: one layer\'s worth', fallback: '0' },
@@ -45,6 +46,7 @@ export interface AgentConfig {
   readonly contextTokens: number;
   readonly threads: number;
   readonly lanes: number;
+  readonly prefetch: 'auto' | 'off' | 'on';
   readonly directIo: boolean;
   readonly verify: boolean;
   readonly prefillBytes: number;
@@ -81,6 +83,7 @@ export function readConfig(values: Env): AgentConfig {
     contextTokens: readInteger('--context', values['MOEFLEET_CONTEXT'], 4096, 0, 1_048_576),
     threads: readInteger('--threads', values['MOEFLEET_THREADS'], 0, 0, 1024),
     lanes: readInteger('--lanes', values['MOEFLEET_LANES'], 0, 0, 64),
+    prefetch: readPrefetch(values['MOEFLEET_PREFETCH']),
     directIo: !readBoolean('--no-direct-io', values['MOEFLEET_NO_DIRECT_IO'], false),
     verify: readBoolean('--verify', values['MOEFLEET_VERIFY'], false),
     prefillBytes: readSize('--prefill-bytes', values['MOEFLEET_PREFILL_BYTES'], 0),
@@ -95,6 +98,11 @@ export function readConfig(values: Env): AgentConfig {
     traceRatio: readNumber('--trace-ratio', values['MOEFLEET_TRACE_RATIO'], 1, 0, 1),
     logLevel,
   });
+}
+
+function readPrefetch(value = 'off'): 'auto' | 'off' | 'on' {
+  if (value !== 'auto' && value !== 'off' && value !== 'on') throw new ConfigError('--prefetch', value, 'auto, off or on');
+  return value;
 }
 
 function readPressureMode(value = 'auto'): 'auto' | 'off' {

@@ -60,6 +60,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     maxCacheBytes: config.maxCacheBytes ?? Math.floor((availableBytes() || freemem()) / 2),
     maxLambda: config.maxLambda,
     traceRatio: config.traceRatio,
+    prefetch: config.prefetch,
   };
   const applier = new DesiredApplier(new SpecStore(folder, log), limits, log);
   applier.restore();

@@ -41,6 +41,16 @@ test('capacities that do not fit are cut where they are largest', () => {
   expect(adjustments.map(({ effective: granted }) => granted)).toEqual(['8,8,2,4', '7,7,2,4']);
 });
 
+test('what reads ahead wait in counts against the limit, and gives way to the experts of one token', () => {
+  const ahead = effective({}, { prefetch: 'auto' }); // one slot of 100 bytes
+  expect(ahead.routing).toMatchObject({ prefetch: 'auto', capacities: [5, 5, 5, 4] });
+  expect(ahead.cacheBytes).toBe(1900);
+  expect(effective({ cache: { $case: 'capacities', value: { experts: [5, 5, 5, 5] } } }, { prefetch: 'on' }).cacheBytes).toBe(1900);
+  const tight = effective({}, { prefetch: 'on', maxCacheBytes: 850 });
+  expect(tight.cacheBytes).toBe(800);
+  expect(tight.routing).not.toHaveProperty('prefetch');
+});
+
 test('while memory is short less is held, down to one token cycle, and the report says why', () => {
   const short = (bytes: number, spec: Partial<DeviceSpec> = {}) => effectiveSpec(DeviceSpec.fromPartial(spec), 7, limits, model, { bytes, reason: '3 bytes are left' });
   expect(short(1500)).toMatchObject({ cacheBytes: 1500, wantedBytes: 2000, adjustments: [{ field: 'cache_bytes', asked: '2000', effective: '1500', reason: 'memory is short: 3 bytes are left' }] });

@@ -5,7 +5,7 @@
  */
 import type { Adjustment, DeviceSpec, RouterSampling } from '@moefleet/proto';
 import { capacitiesForBytes } from '../engine';
-import type { ModelInfo } from '../native';
+import type { ModelInfo, Prefetch } from '../native';
 import { type Adjust, type EffectiveRouting, effectiveRouting, share } from './effective-routing';
 import { SpecError } from './spec-error';
 
@@ -17,6 +17,8 @@ export interface Limits {
   maxLambda: number;
   /** share of requests traced where the spec does not say */
   traceRatio: number;
+  /** the device's own affair, as its disk decides whether it pays; default off */
+  prefetch?: Prefetch;
 }
 
 export interface Effective {
@@ -40,6 +42,12 @@ export class LimitError extends Error {
 
 export type Model = { hash: string; info: Pick<ModelInfo, 'experts' | 'topK' | 'expertBytes' | 'moeLayers' | 'tokenCycleBytes' | 'path'> };
 
+/** What reads ahead wait in counts against the device's limit; where that would not leave one token's experts, nothing is read ahead. */
+function shareOut({ maxCacheBytes, prefetch = 'off' }: Limits, { expertBytes, topK, tokenCycleBytes }: Model['info']): { maxCacheBytes: number; prefetch: Prefetch } {
+  const left = maxCacheBytes - Math.max(1, Math.floor(topK / 2)) * Math.max(...expertBytes);
+  return prefetch === 'off' || left < tokenCycleBytes ? { maxCacheBytes, prefetch: 'off' } : { maxCacheBytes: left, prefetch };
+}
+
 /** What `maxCacheBytes` means for a model, experts per MoE layer. Throws LimitError below one token cycle. */
 export function maxCapacities(limits: Limits, { info }: Model): number[] {
   if (limits.maxCacheBytes < info.tokenCycleBytes) {
@@ -48,7 +56,7 @@ export function maxCapacities(limits: Limits, { info }: Model): number[] {
       `${info.expertBytes.length} layers), but --max-cache allows ${limits.maxCacheBytes}; raise it to ${info.tokenCycleBytes} at least`,
     );
   }
-  return capacitiesForBytes(info, limits.maxCacheBytes);
+  return capacitiesForBytes(info, shareOut(limits, info).maxCacheBytes);
 }
 
 /**
@@ -67,8 +75,9 @@ export function effectiveSpec(spec: DeviceSpec, generation: number, limits: Limi
   const capacities = shortage ? shrinkToBytes(wanted, info.expertBytes, info.topK, shortage.bytes) : wanted;
   const cacheBytes = cacheBytesOf(capacities, info.expertBytes);
   if (cacheBytes < wantedBytes) adjust(spec.cache?.$case === 'capacities' ? 'capacities' : 'cache_bytes', wantedBytes, cacheBytes, `memory is short: ${shortage!.reason}`);
+  const { prefetch } = shareOut(limits, info);
   return {
-    routing: { ...routing, capacities, generation },
+    routing: { ...routing, capacities, generation, ...(prefetch === 'off' ? {} : { prefetch }) },
     cacheBytes, wantedBytes,
     traceRatio: spec.traceRatio === undefined ? limits.traceRatio : share('trace_ratio', spec.traceRatio),
     routerSampling: samplingOf(spec.routerSampling),
@@ -79,10 +88,11 @@ export function effectiveSpec(spec: DeviceSpec, generation: number, limits: Limi
 function chooseCapacities(spec: DeviceSpec, limits: Limits, model: Model, forOther: string | null, adjust: Adjust): number[] {
   const { info } = model;
   const most = maxCapacities(limits, model);
+  const { maxCacheBytes } = shareOut(limits, info);
   if (spec.cache === undefined) return most;
   if (spec.cache.$case === 'cacheBytes') {
     const asked = Number(spec.cache.value);
-    const granted = Math.min(Math.max(asked, info.tokenCycleBytes), limits.maxCacheBytes);
+    const granted = Math.min(Math.max(asked, info.tokenCycleBytes), maxCacheBytes);
     if (granted > asked) adjust('cache_bytes', asked, granted, 'one token touches this much');
     if (granted < asked) adjust('cache_bytes', asked, granted, 'the device allows no more (--max-cache)');
     return capacitiesForBytes(info, granted);
@@ -100,8 +110,8 @@ function chooseCapacities(spec: DeviceSpec, limits: Limits, model: Model, forOth
   }
   const possible = asked.map((count) => Math.min(Math.max(count, info.topK), info.experts));
   if (possible.some((count, i) => count !== asked[i])) adjust('capacities', asked, possible, `each layer holds ${info.topK} to ${info.experts} experts of this model`);
-  const fitting = shrinkToBytes(possible, info.expertBytes, info.topK, limits.maxCacheBytes);
-  if (fitting.some((count, i) => count !== possible[i])) adjust('capacities', possible, fitting, `the device allows no more than ${limits.maxCacheBytes} bytes (--max-cache)`);
+  const fitting = shrinkToBytes(possible, info.expertBytes, info.topK, maxCacheBytes);
+  if (fitting.some((count, i) => count !== possible[i])) adjust('capacities', possible, fitting, `the device allows no more than ${maxCacheBytes} bytes (--max-cache)`);
   return fitting;
 }
 
