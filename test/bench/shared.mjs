@@ -17,9 +17,6 @@ export function moefleet(...args) {
   return JSON.parse(out);
 }
 
-/** Whether `moefleet engine eval` has heard of a flag or a policy. */
-export const knows = (word) => execFileSync(process.execPath, [join(root, 'services', 'cli', 'bin', 'moefleet.js'), 'engine', 'eval', '--help'], { encoding: 'utf8' }).includes(word);
-
 /** The reference model with experts `width` wide; made where it is not there yet. */
 export function widened(width, folder = defaultWorkFolder()) {
   const path = join(folder, `tinymoe-17m-q8_0-wide-${width}.gguf`);

@@ -15,7 +15,7 @@ import { busySeconds, othersProcessors } from './other-load';
 import { type CacheDrop, dropPageCache } from './page-cache';
 
 const COMPUTE_TOKENS = 64;
-const PROBE_NS = 1_500_000_000;
+const PROBE_NS = 1_000_000_000;
 /** A throttle starts with some credit, which must be spent before it is measured; longer by this. */
 const THROTTLED_SKIP_NS = 1_000_000_000;
 
