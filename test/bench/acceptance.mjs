@@ -66,8 +66,9 @@ const medianOf = (list) => (list.length === 0 ? null : median(list));
 
 /** Rounds of one profile and one way of holding the disk, as the medians of each arm's figures. */
 function merged(rounds) {
-  const groups = Map.groupBy(rounds, ({ conditions }) => `${conditions.profile}${conditions.paceBytesPerSecond === null ? '' : ', paced'}`);
-  return [...groups].map(([disk, group]) => ({
+  const diskOf = ({ conditions }) => `${conditions.profile}${conditions.paceBytesPerSecond === null ? '' : ', paced'}`;
+  const disks = [...new Set(rounds.map(diskOf))].map((disk) => [disk, rounds.filter((round) => diskOf(round) === disk)]);
+  return disks.map(([disk, group]) => ({
     disk, profile: group[0].conditions.profile, rounds: group.length,
     arms: Object.fromEntries([...new Set(group.flatMap((round) => round.arms.map(({ name }) => name)))].map((name) => {
       const each = (...path) => group.flatMap(({ arms: all }) => at(all.find((arm) => arm.name === name), path) ?? []);
