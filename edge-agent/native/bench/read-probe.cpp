@@ -87,9 +87,8 @@ std::vector<int32_t> deal(probe & p, int32_t misses) {
 int read_probe(const probe_options & o) {
     probe p;
     engine_status status = model_file_read(o.path, p.file);
-    if (!failed(status) && p.file.info.files.size() > 1) return fail(o.path, "is in several files, which the engine does not run");
     const int32_t most = p.file.info.top_k * EXPERT_MATRICES;
-    if (!failed(status)) status = flash_reader_open(p.reader, {o.path}, true, o.lanes, most, o.bytes_per_second);
+    if (!failed(status)) status = flash_reader_open(p.reader, p.file.info.files, true, o.lanes, most, o.bytes_per_second);
     if (failed(status)) return fail(o.path, status.message);
     p.requests.reset(new flash_request[size_t(most)]);
     uint64_t largest = 0;
