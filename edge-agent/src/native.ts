@@ -375,6 +375,11 @@ export interface SimulateRequest {
   halfLifeTokens: number;
   /** experts of each layer; at least topK */
   capacity: number;
+  /**
+   * changes of it x (layer as in `layerEvents`, event of that layer before which it came into force, new capacity), a layer's
+   * in the order of events; absent: none
+   */
+  changes?: Int32Array;
 }
 
 /** Slots looked up, and those among them that were not there. */

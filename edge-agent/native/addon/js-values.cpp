@@ -253,6 +253,10 @@ engine_status to_simulate_request(Napi::Env env, const Napi::Value & value, simu
     out.eviction = engine_eviction(read_name(r, "policy", EVICTION_NAMES));
     out.half_life = read_number(r, "halfLifeTokens");
     out.capacity = read_int32(r, "capacity");
+    if (!has_field(r, "changes")) return r.status;
+    const std::vector<int32_t> changes = read_int32_array(r, "changes");
+    if (changes.size() % 3 != 0) return bad_argument("changes", "", "three numbers for each: layer, event, capacity");
+    for (size_t i = 0; i < changes.size(); i += 3) out.changes.push_back({changes[i], changes[i + 1], changes[i + 2]});
     return r.status;
 }
 

@@ -69,8 +69,28 @@ engine_status check_sizes(const simulate_request & r) {
     return {};
 }
 
+engine_status check_changes(const simulate_request & r) {
+    std::vector<int32_t> latest(r.layer_events.size(), 0);
+    for (size_t i = 0; i < r.changes.size(); i++) {
+        const capacity_change & c = r.changes[i];
+        if (c.layer < 0 || size_t(c.layer) >= latest.size()) {
+            return status_error(ENGINE_BAD_ARGUMENT, "changes: entry %zu is of layer %d of %zu", i, c.layer, latest.size());
+        }
+        if (c.event < latest[size_t(c.layer)] || c.event > r.layer_events[size_t(c.layer)]) {
+            return status_error(ENGINE_BAD_ARGUMENT, "changes: entry %zu stands before event %d of layer %d; expected %d to %d, in the order of events",
+                                i, c.event, c.layer, latest[size_t(c.layer)], r.layer_events[size_t(c.layer)]);
+        }
+        latest[size_t(c.layer)] = c.event;
+        if (c.capacity >= r.top_k) continue;
+        return status_error(ENGINE_CAPACITY, "changes: capacity %d of entry %zu is below the %d experts one token needs; use %d or more", c.capacity, i,
+                            r.top_k, r.top_k);
+    }
+    return {};
+}
+
 engine_status check_request(const simulate_request & r) {
     engine_status status = check_sizes(r);
+    if (!failed(status)) status = check_changes(r);
     if (failed(status)) return status;
     const int64_t events = int64_t(r.routes.size()) / r.top_k;
     for (int64_t i = 0; i < events && !failed(status); i++) status = check_event(r, i);
@@ -95,8 +115,22 @@ void scores_of_used(const int32_t * ids, int used, std::vector<float> & scores) 
     for (int i = 0; i < used; i++) scores[size_t(ids[i])] = 0;
 }
 
+// The changes of one layer's capacity, taken as its events go by.
+struct change_cursor {
+    const std::vector<capacity_change> & all;
+    int32_t layer;
+    size_t next = 0;
+    void apply_before(int64_t event, expert_cache & cache, std::vector<int32_t> & evicted) {
+        for (; next < all.size(); next++) {
+            if (all[next].layer != layer) continue;
+            if (all[next].event > event) return;
+            expert_cache_resize(cache, all[next].capacity, evicted.data());
+        }
+    }
+};
+
 // `below`: the events of the layer before, null where there are not as many.
-simulated_layer replay_layer(const simulate_request & r, const int32_t * routes, const int32_t * below, int32_t events) {
+simulated_layer replay_layer(const simulate_request & r, int32_t index, const int32_t * routes, const int32_t * below, int32_t events) {
     expert_cache cache;
     expert_cache_init(cache, r.experts, r.capacity);
     expert_cache_evict_by(cache, r.eviction, r.half_life);
@@ -104,11 +138,14 @@ simulated_layer replay_layer(const simulate_request & r, const int32_t * routes,
     if (r.eviction == EVICT_BELADY) find_next_uses(r, routes, events, next);
 
     simulated_layer layer;
+    change_cursor changes{r.changes, index};
+    std::vector<int32_t> left(size_t(r.experts));
     std::vector<float> scores(size_t(r.experts));
     int32_t missed[ROUTE_MAX_K], evicted[ROUTE_MAX_K];
     for (int64_t t = 0; t < events; t++) {
         const int32_t * ids = routes + t * r.top_k;
         const int used = used_of(ids, r.top_k);
+        changes.apply_before(t, cache, left);
         for (int i = 0; i < used && !next.empty(); i++) cache.next_use[size_t(ids[i])] = next[size_t(t * r.top_k + i)];
         cache_event event{0, 0, 0, missed, evicted};
         reuse_scores known;
@@ -128,10 +165,10 @@ engine_status replay(const simulate_request & r, simulate_result & out) {
     if (failed(status)) return status;
     out = simulate_result();
     const int32_t * routes = r.routes.data();
-    int32_t events_below = -1;
+    int32_t events_below = -1, index = 0;
     for (const int32_t events : r.layer_events) {
         const int64_t slots = int64_t(events) * r.top_k;
-        out.layers.push_back(replay_layer(r, routes, events == events_below ? routes - slots : nullptr, events));
+        out.layers.push_back(replay_layer(r, index++, routes, events == events_below ? routes - slots : nullptr, events));
         routes += slots;
         events_below = events;
     }

@@ -27,9 +27,22 @@ void cache_shrink_clear(cache_shrink & shrink) {
     shrink.served.store(shrink.asked.load(std::memory_order_relaxed), std::memory_order_release);
 }
 
+void capacity_log_init(capacity_log & log, int32_t room) {
+    log.of.reset(new capacity_change[size_t(room)]);
+    log.room = room;
+    log.count = log.lost = 0;
+}
+
+static void note(capacity_log & log, const expert_cache & cache, int layer, int capacity) {
+    if (capacity == cache.capacity) return;
+    if (log.count == log.room) log.lost++;
+    else log.of[log.count++] = {layer, int32_t(cache.clock), capacity};
+}
+
 // Returns how many experts had to leave.
 static int resize_layer(const resizable_cache & cache, int layer, int capacity) {
     layer_state & state = (*cache.layers)[layer];
+    if (cache.log) note(*cache.log, state.cache, layer, capacity);
     const int n = expert_cache_resize(state.cache, capacity, cache.evicted);
     for (int i = 0; i < n && !cache.keep_all; i++) expert_memory_release(*cache.memory, layer, cache.evicted[i]);
     state.tally.capacity.set(capacity);

@@ -19,12 +19,22 @@ struct cache_shrink {
 
 enum { NO_LIMIT = INT32_MAX };
 
-// What resizing needs of the engine. `evicted` is scratch for one layer's experts.
+// Changes of capacity as they come into force, for a replay of the routes that are recorded beside them. Holds as many as
+// there was room for when it was made, since a shrink comes in the middle of a pass, where nothing may allocate.
+struct capacity_log {
+    std::unique_ptr<capacity_change[]> of;
+    int32_t room = 0, count = 0;
+    int32_t lost = 0;  // changes that found no room: a replay is not exact any more
+};
+void capacity_log_init(capacity_log & log, int32_t room);
+
+// What resizing needs of the engine. `evicted` is scratch for one layer's experts; `log` is null where nothing is recorded.
 struct resizable_cache {
     layer_states * layers;
     expert_memory * memory;
     bool keep_all;
     int32_t * evicted;
+    capacity_log * log;
 };
 
 void cache_shrink_init(cache_shrink & shrink, int layers);

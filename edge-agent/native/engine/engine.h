@@ -267,6 +267,10 @@ struct engine_counters {
     std::vector<layer_counters> layers;
 };
 
+// A layer's capacity became another before the layer's routing event `event`, 0 being its first: by a spec, or under
+// pressure. Whoever no longer fits leaves there and then.
+struct capacity_change { int32_t layer, event, capacity; };
+
 // What a recorded sequence of routing events would have missed.
 struct simulate_request {
     int32_t experts = 0;
@@ -276,6 +280,7 @@ struct simulate_request {
     engine_eviction eviction = EVICT_LRU;
     double half_life = 0;               // see engine_spec
     int32_t capacity = 0;               // of each layer; at least top_k
+    std::vector<capacity_change> changes;  // of it, `layer` counting as in `layer_events`, a layer's in the order of events
 };
 struct simulated_layer { int64_t references = 0, misses = 0; };
 struct simulate_result { std::vector<simulated_layer> layers; };

@@ -172,6 +172,37 @@ static void refuses_what_makes_no_sense() {
     r = good;
     r.half_life = NAN;
     expect_refused(r, ENGINE_BAD_ARGUMENT, "halfLifeTokens");
+    const int32_t layers = int32_t(good.layer_events.size()), events = good.layer_events[0];
+    r = good;
+    for (const capacity_change & bad : {capacity_change{-1, 0, 2}, capacity_change{layers, 0, 2}}) {
+        r.changes = {bad};
+        expect_refused(r, ENGINE_BAD_ARGUMENT, "changes: entry 0 is of layer");
+    }
+    r.changes = {{0, events + 1, 2}};
+    expect_refused(r, ENGINE_BAD_ARGUMENT, "changes: entry 0 stands before event");
+    r.changes = {{0, events, 2}, {0, 0, 2}};
+    expect_refused(r, ENGINE_BAD_ARGUMENT, "changes: entry 1 stands before event");
+    r.changes = {{0, 0, 1}};
+    expect_refused(r, ENGINE_CAPACITY, "below the 2 experts");
+}
+
+// 3 experts in turn: with room for all each is missed once; from the change on, with room for two, LRU misses every time.
+static void follows_changes_of_capacity() {
+    simulate_request r;
+    r.experts = 4;
+    r.top_k = 1;
+    r.capacity = 3;
+    for (int t = 0; t < 12; t++) r.routes.push_back(t % 3);
+    r.layer_events = {12};
+    simulate_result result;
+    REQUIRE_OK(engine_simulate(r, result));
+    CHECK_EQUAL(result.layers[0].misses, 3);
+    r.changes = {{0, 6, 2}};
+    REQUIRE_OK(engine_simulate(r, result));
+    CHECK_EQUAL(result.layers[0].misses, 3 + 6);
+    r.changes = {{0, 0, 2}, {0, 6, 3}};
+    REQUIRE_OK(engine_simulate(r, result));
+    CHECK_EQUAL(result.layers[0].misses, 6 + 1);
 }
 
 int main() {
@@ -180,6 +211,7 @@ int main() {
     replays_each_layer_from_empty();
     belady_is_the_best_that_any_choice_can_do();
     no_policy_misses_less_than_belady();
+    follows_changes_of_capacity();
     refuses_what_makes_no_sense();
     return checks_done();
 }

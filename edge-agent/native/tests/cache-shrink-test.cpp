@@ -134,6 +134,84 @@ static void keeps_output_and_bound_under_load(engine * e, const std::vector<int3
     CHECK(shrinks > 20);
 }
 
+// Tokens of the text, one by one through the real cache, as decode does; what they used, layer by layer, and what changed
+// meanwhile. Returns the misses of each layer.
+static std::vector<int64_t> record_under_load(engine * e, const std::vector<int32_t> & tokens, simulate_request & out) {
+    const int layers = 6, top_k = 4, count = 240;
+    capacity_log log;
+    capacity_log_init(log, 1 << 16);
+    std::vector<int32_t> routes(size_t(count * layers * top_k));
+    REQUIRE_OK(engine_begin(e, "test"));
+    engine_empty_cache(*e);
+    llama_memory_clear(llama_get_memory(e->context), false);
+    e->hook.capacities = &log;
+    std::vector<int64_t> misses;
+    for (int l = 0; l < layers; l++) misses.push_back(-e->layers[l].tally.misses.get());
+    std::atomic<bool> done{false};
+    std::thread pressure([&] {
+        for (int i = 0; !done.load(); i++) {
+            std::vector<int32_t> held = all(4 + i % 9);
+            held[size_t(i % 6)] = 20;
+            if (failed(engine_shrink(e, held)) || done.load()) return;
+            engine_spec spec = spec_of(0.2, 10 + i % 12);
+            spec.eviction = out.eviction;
+            if (failed(engine_apply(e, spec))) return;
+        }
+    });
+    pass_batch batch;
+    pass_batch_init(batch, 1);
+    for (int t = 0; t < count; t++) {
+        engine_apply_pending(*e);
+        layer_hook_follow(e->hook, e->spec);
+        e->hook.ring = nullptr;
+        e->hook.routes = routes.data() + size_t(t * layers * top_k);
+        e->hook.route_tokens = 1;
+        REQUIRE_OK(engine_run_pass(*e, e->context, batch, &tokens[size_t(t)], 1, t % 100, OUTPUTS_LAST, PASS_ROUTED));
+        if (t % 100 == 99) llama_memory_clear(llama_get_memory(e->context), false);
+    }
+    for (int l = 0; l < layers; l++) misses[size_t(l)] += e->layers[l].tally.misses.get();
+    e->hook.routes = nullptr;
+    e->hook.capacities = nullptr;
+    done.store(true);
+    engine_end_request(*e);
+    pressure.join();
+    pass_batch_free(batch);
+    llama_memory_clear(llama_get_memory(e->context), false);
+    CHECK_EQUAL(log.lost, 0);
+    CHECK(log.count > 100);
+    out.changes.assign(log.of.get(), log.of.get() + log.count);
+    out.layer_events.assign(size_t(layers), count);
+    for (int l = 0; l < layers; l++) {
+        for (int t = 0; t < count; t++) out.routes.insert(out.routes.end(), &routes[size_t((t * layers + l) * top_k)], &routes[size_t((t * layers + l) * top_k)] + top_k);
+    }
+    return misses;
+}
+
+static void replays_to_the_same_misses_through_resizes(engine * e) {
+    const std::vector<int32_t> tokens = text_tokens(e, "wikitext.txt", 2000);
+    for (const engine_eviction eviction : {EVICT_LRU, EVICT_LFU, EVICT_LFRU}) {
+        engine_spec spec = spec_of(0.2, 12);
+        spec.eviction = eviction;
+        REQUIRE_OK(engine_apply(e, spec));
+        simulate_request request;
+        request.experts = 32;
+        request.top_k = 4;
+        request.capacity = 12;
+        request.eviction = eviction;
+        const std::vector<int64_t> misses = record_under_load(e, tokens, request);
+        simulate_result replayed, unaware;
+        REQUIRE_OK(engine_simulate(request, replayed));
+        request.changes.clear();
+        REQUIRE_OK(engine_simulate(request, unaware));
+        bool differs = false;
+        for (size_t l = 0; l < misses.size(); l++) {
+            CHECK_EQUAL(replayed.layers[l].misses, misses[l]);
+            differs |= unaware.layers[l].misses != misses[l];
+        }
+        CHECK(differs);
+    }
+}
+
 // A spec that was asked for before the shrink, and comes into force after it, must not grow the cache again.
 static void overtakes_a_spec_that_waits(engine * e) {
     REQUIRE_OK(engine_apply(e, spec_of(0, 8)));
@@ -182,6 +260,7 @@ int main() {
     refuses_what_one_token_needs(e);
     is_in_force_at_the_next_layer(e);
     keeps_output_and_bound_under_load(e, prompt);
+    replays_to_the_same_misses_through_resizes(e);
     overtakes_a_spec_that_waits(e);
     waits_for_a_stepped_evaluation(e);
     engine_close(e);

@@ -49,6 +49,23 @@ test('gives a row for each policy and capacity, none below Belady', async () => 
   expect(stdout).toMatch(/belady +8 +12288 +\d+ +[\d.]+% +1.000\n/);
 });
 
+test('follows changes of capacity where they stand in the file', async () => {
+  const lines = readFileSync(recorded, 'utf8').split('\n');
+  const changes = Array.from({ length: 6 }, (_, layer) => `# capacity layer=${layer} experts=8`);
+  const misses = async (name: string, at: number) => {
+    const path = join(folder, name);
+    writeFileSync(path, [...lines.slice(0, at), ...changes, ...lines.slice(at)].join('\n'));
+    const { stdout } = await runCaptured(['engine', 'simulate', '--routes', path, '--policy', 'lru', '--capacity', '16', '--json']);
+    return (JSON.parse(stdout) as Row[])[0]!.misses;
+  };
+  const [eight, sixteen] = (await simulate('--policy', 'lru', '--capacity', '8,16')).map((row) => row.misses);
+  const header = lines.findIndex((line) => line.startsWith('turn,'));
+  expect(await misses('from-the-start.csv', header + 1)).toBe(eight);
+  const later = await misses('later.csv', header + 1 + 6 * 4 * 200);
+  expect(later).toBeGreaterThan(sixteen!);
+  expect(later).toBeLessThan(eight!);
+});
+
 test.each([
   ['a policy that is none', ['--policy', 'lru,fifo', '--capacity', '8'], /--policy.*'lru,fifo'.*lru,lfu,lfru/],
   ['no capacity', [], /--capacity <n>' not specified/],

@@ -26,6 +26,8 @@ export function addSimulate(engine: Command, context: Context): void {
     .addHelpText('after', `
 Every layer goes through the cache of the engine itself, from empty: a token's experts are looked up, touched, admitted
 and others evicted as one event. Routes hold no router scores, so \`adaptive\` learns from the experts used alone. \`belady\` knows the future: it evicts what is needed last, and no policy misses less.
+A line '# capacity layer=3 experts=12' between the rows changes a layer's capacity from its next event on, as a spec or
+memory pressure did while it was recorded.
 With lru and belady among the policies the table says how much of the way between them each one goes.
 
 Examples:

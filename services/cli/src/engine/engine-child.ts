@@ -178,7 +178,7 @@ async function simulate({ routes, policies, capacities, halfLifeTokens }: Extrac
   const rows = [];
   for (const [done, { policy, capacity }] of runs.entries()) {
     send({ t: 'progress', fraction: done / runs.length, what: `${policy}, capacity ${capacity}` });
-    const figures = await simulateCache({ experts, topK, routes: routes.routes, layerEvents, policy, capacity, halfLifeTokens });
+    const figures = await simulateCache({ experts, topK, routes: routes.routes, layerEvents, policy, capacity, halfLifeTokens, changes: routes.changes });
     const perLayer = figures.map((layer, i) => ({ layer: layers[i]!, ...layer, missRate: layer.misses / layer.references }));
     const [references, misses] = [sum(figures.map((layer) => layer.references)), sum(figures.map((layer) => layer.misses))];
     rows.push({ policy, capacity, references, misses, missRate: misses / references, perLayer });

@@ -9,7 +9,15 @@ const parse = (lines: string[], phase: number | null = null) => parseRoutes('r.c
 test('groups the events of each layer, best ranked first, whatever the order of the columns', () => {
   const parsed = parse(['# route_trace v1', '# model=m n_layer=9 n_expert=16 n_expert_used=2', 'expert,slot,layer,step,phase,turn',
     '3,0,2,5,1,0', '1,1,2,5,1,0', '4,0,7,5,1,0', '3,0,2,6,1,0', '2,1,2,6,1,0', '9,0,7,6,1,0', '1,1,7,6,1,0']);
-  expect(parsed).toEqual({ experts: 16, topK: 2, phase: 1, layers: [2, 7], layerEvents: [2, 2], routes: Int32Array.of(3, 1, 3, 2, 4, -1, 9, 1) });
+  expect(parsed).toEqual({ experts: 16, topK: 2, phase: 1, layers: [2, 7], layerEvents: [2, 2], routes: Int32Array.of(3, 1, 3, 2, 4, -1, 9, 1), changes: new Int32Array() });
+});
+
+test('places a change of capacity before the next event of its layer, in either phase', () => {
+  const lines = [HEADER, '0,0,0,5,0,1,1', '# capacity layer=5 experts=9', '0,1,1,5,0,1,1', '# capacity layer=7 experts=8', '0,1,1,7,0,1,1', '0,1,2,5,0,1,1', '# capacity layer=5 experts=4', '0,1,2,7,0,1,1'];
+  expect([...parse(lines, 1).changes]).toEqual([0, 0, 9, 1, 0, 8, 0, 2, 4]);
+  expect([...parse(lines, 0).changes]).toEqual([0, 1, 9, 0, 1, 4]);
+  expect(() => parse([HEADER, '# capacity 5'])).toThrow(/r.csv:2: '# capacity 5' is no change of capacity; write it as/);
+  expect(() => parse([HEADER, '# capacity layer=5 experts=0'])).toThrow(/r.csv:2: experts: '0' is no whole number from 1/);
 });
 
 test('takes decode by default, which is recorded token by token, and any phase by number', () => {

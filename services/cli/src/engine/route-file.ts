@@ -5,12 +5,16 @@
  *
  * The rows of one `(turn, phase, step, layer)` are one routing event. They stand together, slot 0 (the router's first choice)
  * first, and a layer's events stand in the order in which they happened.
+ *
+ * A comment `# capacity layer=3 experts=12` says that this layer's cache held so many experts from the layer's next event on:
+ * by a spec or because memory was short.
  */
 import type { ModelInfo, SimulateRequest } from '@moefleet/edge-agent/engine';
 import { UsageFailure } from '../failure';
 
 /** What the engine takes; `layers[i]` is the block that `layerEvents[i]` belongs to. */
 export interface RecordedRoutes extends Pick<SimulateRequest, 'experts' | 'topK' | 'routes' | 'layerEvents'> {
+  changes: Int32Array;
   layers: number[];
   phase: number;
 }
@@ -58,6 +62,8 @@ class RouteReader {
   private last: Row | null = null;
   private event: number[] = [];
   private readonly phases = new Map<number, Phase>();
+  /** `events`: per phase, of the layer before the change */
+  private readonly changes: { layer: number; capacity: number; events: Map<number, number> }[] = [];
   /** `phase,layer` to its latest event */
   private readonly latest = new Map<string, Row>();
 
@@ -82,7 +88,12 @@ class RouteReader {
     const topK = events.flat().reduce((most, ids) => Math.max(most, ids.length), 0);
     const routes = new Int32Array(events.reduce((sum, each) => sum + each.length, 0) * topK).fill(-1);
     events.flat().forEach((ids, index) => routes.set(ids, index * topK));
-    return { experts: this.experts ?? this.highest + 1, topK, routes, layers, layerEvents: events.map((each) => each.length), phase };
+    return { experts: this.experts ?? this.highest + 1, topK, routes, layers, layerEvents: events.map((each) => each.length), changes: this.changesOf(phase, layers), phase };
+  }
+
+  private changesOf(phase: number, layers: readonly number[]): Int32Array {
+    return Int32Array.from(this.changes.filter(({ layer }) => layers.includes(layer))
+      .flatMap(({ layer, capacity, events }) => [layers.indexOf(layer), events.get(phase) ?? 0, capacity]));
   }
 
   private decodePhase(found: readonly number[]): number {
@@ -100,6 +111,15 @@ class RouteReader {
   private readComment(line: string): void {
     const said = /\bn_expert=(\S*)/.exec(line);
     if (said) this.experts = this.whole('n_expert', said[1]!, 1, MOST_EXPERTS);
+    if (/^#\s*capacity\s/.test(line)) this.readChange(line);
+  }
+
+  private readChange(line: string): void {
+    const found = /^#\s*capacity\s+layer=(\S+)\s+experts=(\S+)$/.exec(line);
+    if (!found) this.fail(`'${shortened(line)}' is no change of capacity; write it as '# capacity layer=3 experts=12'`);
+    const layer = this.whole('layer', found[1]!, 0, 65_535);
+    const events = new Map([...this.phases].map(([phase, { layers }]) => [phase, layers.get(layer)?.length ?? 0] as const));
+    this.changes.push({ layer, capacity: this.whole('experts', found[2]!, 1, MOST_EXPERTS), events });
   }
 
   private readHeader(line: string): void {
