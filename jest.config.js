@@ -8,6 +8,7 @@ const shared = {
     '^@moefleet/edge-agent/engine$': '<rootDir>/edge-agent/src/engine/index.ts',
     '^@moefleet/edge-agent/main$': '<rootDir>/edge-agent/src/main.ts',
     '^@moefleet/coordinator/main$': '<rootDir>/coordinator/src/main.ts',
+    '^@moefleet/coordinator/identity/(.*)$': '<rootDir>/coordinator/src/identity/$1.ts',
     '^@moefleet/demo/(.*)$': '<rootDir>/services/demo/src/$1.ts',
     '^@moefleet/learner/main$': '<rootDir>/services/learner/src/main.ts',
   },

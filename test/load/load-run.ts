@@ -73,22 +73,23 @@ export class LoadRun {
   private stopping: Promise<void> | null = null;
 
   constructor(private readonly options: LoadOptions, private readonly progress: Progress) {
-    this.stage = new Stage({ telemetryIntervalMs: options.telemetryIntervalMs, nodeFlags: options.nodeFlags });
+    this.stage = new Stage({ telemetryIntervalMs: options.telemetryIntervalMs, nodeFlags: options.nodeFlags, tls: options.tls });
   }
 
   async run(): Promise<LoadFigures> {
     const { options, stage, progress } = this;
     await stage.startRedis();
+    await stage.startAuthority();
     const coordinator = await stage.startCoordinator(0);
     if (options.killCoordinator) await stage.startCoordinator(1);
     await sleep(2000);
     const emptyBytes = residentBytes(coordinator.pid);
     progress.step(`coordinator up with ${mib(emptyBytes)} MiB; connecting ${options.agents} agents, ${options.perSecond} a second`);
-    this.fleet = new HollowFleet({ agents: options.agents, perSecond: options.perSecond, gateways: stage.coordinators.map(({ gateway }) => gateway), vanishing: options.vanishing });
+    this.fleet = new HollowFleet({ agents: options.agents, perSecond: options.perSecond, gateways: stage.coordinators.map(({ gateway }) => gateway), vanishing: options.vanishing, tlsFolder: stage.tlsFolder });
     this.offline = new FalseOffline(stage.redisUrl, stage.prefix, this.fleet);
     await this.offline.start();
-    const begunMs = Date.now();
     await this.fleet.start();
+    const begunMs = Date.now();
     await this.allConnected(CONNECT_TIMEOUT_MS);
     const connectSeconds = (Date.now() - begunMs) / 1000;
     progress.step(`${(await this.fleet.figures()).open} connected after ${connectSeconds.toFixed(1)} s; steady traffic for ${options.seconds} s`);
@@ -108,7 +109,7 @@ export class LoadRun {
       agents: options.agents, connected, connectSeconds, ...push, ...steady,
       bytesPerDevice: here === 0 ? 0 : Math.round((rssBytes - emptyBytes) / here),
       falseOffline: falsely, ...frames,
-      tlsSessions: figures.tlsSessions, certificates: 0, tcpConnections,
+      tlsSessions: figures.tlsSessions, certificates: figures.certificates, tcpConnections,
       coordinatorRssBytes: rssBytes, redisRssBytes: residentBytes(stage.redisPid), streamsEnded: (await this.fleet.figures()).ended, storm, kill,
     };
   }

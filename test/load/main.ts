@@ -20,6 +20,7 @@ loopback ports, lets them report, changes λ on all, and prints what that took. 
   --churn N           agents per second that lose their process and come back (0)
   --stalled N         agents that stop reading (0)
   --vanishing N       agents that vanish without a word, their connections left half open, and come back (0)
+  --tls               TLS 1.3, with a key and a certificate of its own for each agent
   --storm             afterwards restart the coordinator and time the return of all
   --kill-coordinator  two coordinators; afterwards kill one with SIGKILL and time the return of all
   --node-flags F      flags for the coordinator's Node, separated by spaces
@@ -42,7 +43,7 @@ async function main(): Promise<number> {
     return 0;
   }
   const options: LoadOptions = {
-    agents: count('agents', values.agents, 1, 100_000), seconds: count('seconds', values.seconds, 1, 3600), tls: false, storm: values.storm,
+    agents: count('agents', values.agents, 1, 100_000), seconds: count('seconds', values.seconds, 1, 3600), tls: values.tls, storm: values.storm,
     killCoordinator: values['kill-coordinator'], perSecond: count('rate', values.rate, 1, 100_000), telemetryIntervalMs: count('interval', values.interval, 50, 3_600_000),
     pushes: count('pushes', values.pushes, 0, 50), churnPerSecond: count('churn', values.churn, 0, 10_000), stalled: count('stalled', values.stalled, 0, 100_000),
     vanishing: count('vanishing', values.vanishing, 0, 100_000), nodeFlags: values['node-flags'].split(' ').filter(Boolean),
@@ -75,7 +76,7 @@ function readFlags() {
     return parseArgs({
       options: {
         agents: text('1000'), seconds: text('60'), interval: text('10000'), rate: text('400'), pushes: text('3'), churn: text('0'), stalled: text('0'),
-        vanishing: text('0'), 'node-flags': text(''), storm: yes, 'kill-coordinator': yes, json: yes, help: yes,
+        vanishing: text('0'), 'node-flags': text(''), tls: yes, storm: yes, 'kill-coordinator': yes, json: yes, help: yes,
       },
     });
   } catch (error) {

@@ -1,5 +1,7 @@
 /** What a load runs against: a Redis of its own and fresh coordinators, each its own process, on free loopback ports. */
-import { credentials } from '@grpc/grpc-js';
+import { type ChannelCredentials, credentials } from '@grpc/grpc-js';
+import { FleetCa } from '@moefleet/coordinator/identity/fleet-ca';
+import { COORDINATOR_NAME } from '@moefleet/runtime';
 import { OperatorServiceClient } from '@moefleet/proto';
 import { Child } from '@moefleet/demo/child-process';
 import { freePort } from '@moefleet/demo/free-port';
@@ -16,6 +18,7 @@ const START_TIMEOUT_MS = 30_000;
 
 export interface StageOptions {
   telemetryIntervalMs: number;
+  tls: boolean;
   /** flags for the coordinator's Node */
   nodeFlags: string[];
 }
@@ -23,8 +26,8 @@ export interface StageOptions {
 export class RunningCoordinator {
   readonly operator: OperatorServiceClient;
 
-  constructor(readonly child: Child, private readonly ports: { gateway: number; operator: number; http: number }) {
-    this.operator = new OperatorServiceClient(`127.0.0.1:${ports.operator}`, credentials.createInsecure(), { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES });
+  constructor(readonly child: Child, private readonly ports: { gateway: number; operator: number; http: number }, channel: ChannelCredentials) {
+    this.operator = new OperatorServiceClient(`127.0.0.1:${ports.operator}`, channel, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, 'grpc.ssl_target_name_override': COORDINATOR_NAME });
   }
 
   get pid(): number { return this.child.pid!; }
@@ -48,10 +51,13 @@ export class Stage {
   redisPort = 0;
   readonly coordinators: RunningCoordinator[] = [];
   private redis: Child | null = null;
+  private authority: FleetCa | null = null;
   private readonly ports: { gateway: number; operator: number; http: number }[] = [];
 
   constructor(private readonly options: StageOptions) {}
 
+  /** null: plaintext */
+  get tlsFolder(): string | null { return this.options.tls ? join(this.folder, 'fleet') : null; }
   get redisUrl(): string { return `redis://127.0.0.1:${this.redisPort}`; }
   get redisPid(): number { return this.redis!.pid!; }
 
@@ -65,6 +71,11 @@ export class Stage {
     await this.redis.until('an answer on its port', async () => (await connects(this.redisPort)) || null, START_TIMEOUT_MS);
   }
 
+  /** The fleet's authority, where TLS is asked for. */
+  async startAuthority(): Promise<void> {
+    if (this.tlsFolder) this.authority = await FleetCa.create(this.tlsFolder, { name: 'load', hosts: [] }, Date.now());
+  }
+
   /** Number `at` has the same ports at every start, so that agents find it again. */
   async startCoordinator(at = 0): Promise<RunningCoordinator> {
     this.ports[at] ??= { gateway: await freePort(), operator: await freePort(), http: await freePort() };
@@ -75,10 +86,10 @@ export class Stage {
       args: [
         ...this.options.nodeFlags, CLI_PATH, 'coordinator', 'run', '--redis-url', this.redisUrl, '--redis-prefix', this.prefix, '--coordinator-id', `coordinator-${at}`,
         '--gateway', `127.0.0.1:${gateway}`, '--operator', `127.0.0.1:${operator}`, '--http', `127.0.0.1:${http}`,
-        '--telemetry-interval', String(this.options.telemetryIntervalMs), '--learn-every', '0', '--log-level', process.env['MOEFLEET_LOAD_LOG'] ?? 'warn',
+        '--telemetry-interval', String(this.options.telemetryIntervalMs), '--learn-every', '0', ...(this.tlsFolder ? ['--tls-dir', this.tlsFolder] : []), '--log-level', process.env['MOEFLEET_LOAD_LOG'] ?? 'warn',
       ],
     });
-    this.coordinators[at] = new RunningCoordinator(child, this.ports[at]);
+    this.coordinators[at] = new RunningCoordinator(child, this.ports[at], this.authority ? credentials.createSsl(Buffer.from(this.authority.certificatePem)) : credentials.createInsecure());
     await child.until('an answer on its gateway', async () => ((await connects(gateway)) && (await connects(http))) || null, START_TIMEOUT_MS);
     return this.coordinators[at];
   }

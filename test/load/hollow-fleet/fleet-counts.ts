@@ -7,7 +7,9 @@ export interface FleetFigures {
   /** attempts to connect, and those that ended with a welcome */
   dials: number;
   welcomes: number;
-  /** TLS handshakes completed */
+  /** TLS handshakes completed, agents that have been let in with a certificate of their own, and sessions open now */
+  tlsHandshakes: number;
+  certificates: number;
   tlsSessions: number;
   /** messages, all kinds */
   sent: number;
@@ -28,6 +30,8 @@ export class FleetCounts implements FleetFigures {
   open = 0;
   dials = 0;
   welcomes = 0;
+  tlsHandshakes = 0;
+  certificates = 0;
   tlsSessions = 0;
   sent = 0;
   received = 0;

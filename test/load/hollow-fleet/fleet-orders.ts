@@ -12,6 +12,8 @@ export interface FleetPlan {
   /** gateways; each attempt takes one by chance, as behind a balancer */
   gateways: Address[];
   recordingPath: string;
+  /** the fleet's folder, for TLS with a certificate per agent; null: plaintext */
+  tlsFolder: string | null;
   /** so many of them can vanish without a word later on */
   vanishing: number;
 }

@@ -3,7 +3,8 @@ import { createHash } from 'node:crypto';
 import type { DeviceSpec } from '@moefleet/proto';
 import { FleetCounts } from './fleet-counts';
 import type { Address, AnswerMessage, FleetPlan, Order, OrderMessage } from './fleet-orders';
-import type { GrpcCall, Target } from './grpc-stream';
+import { makeCertificates } from './certificates';
+import type { ClientTls, GrpcCall, Target } from './grpc-stream';
 import { HollowAgent } from './hollow-agent';
 import { type Recording, readRecording } from './recording';
 import { Relay } from './relay';
@@ -18,6 +19,7 @@ class FleetProcess {
   private readonly timers: NodeJS.Timeout[] = [];
   private readonly hanging: GrpcCall[] = [];
   private gateways: Address[] = [];
+  private certificates: Map<string, ClientTls> | null = null;
   private expected: number | null = null;
   private readonly arrivals = new Map<string, number>();
   private churnTimer: NodeJS.Timeout | undefined;
@@ -51,6 +53,7 @@ class FleetProcess {
       if (at < plan.first + plan.vanishing) this.relayed.add(id);
       this.agents.push(this.agent(id, recording));
     }
+    if (plan.tlsFolder !== null) this.certificates = await makeCertificates(plan.tlsFolder, this.agents);
     let started = 0;
     const begunMs = Date.now();
     const ramp = setInterval(() => {
@@ -72,7 +75,7 @@ class FleetProcess {
 
   private target(id: string): Target {
     const address = this.relayed.has(id) ? { host: '127.0.0.1', port: this.relayPort } : this.gateway();
-    return { ...address, tls: null };
+    return { ...address, tls: this.certificates?.get(id) ?? null };
   }
 
   private gateway(): Address {

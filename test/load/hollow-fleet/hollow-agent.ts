@@ -45,6 +45,8 @@ export class HollowAgent {
   private replay: Replay;
   private state: State = { t: 'idle' };
   private attempt = 0;
+  /** its certificate has been taken once */
+  private presented = false;
   private reported: Reported = Reported.fromPartial({});
 
   constructor(private readonly options: HollowAgentOptions) {
@@ -100,7 +102,13 @@ export class HollowAgent {
     counts.dials += 1;
     const call: GrpcCall = new GrpcCall(this.options.target(), PATH, {
       connected: (tls) => {
-        if (tls) counts.tlsSessions += 1;
+        if (tls) {
+          counts.tlsHandshakes += 1;
+          counts.tlsSessions += 1;
+          tls.once('close', () => { counts.tlsSessions -= 1; });
+          if (!this.presented) counts.certificates += 1;
+          this.presented = true;
+        }
         this.send(call, { $case: 'hello', value: {
           deviceId: this.id, installId: this.installId, bootId: this.bootId, protocolVersion: PROTOCOL_VERSION, info: this.info(), reported: this.reported,
         } });

@@ -12,12 +12,16 @@ const MOST_AGENTS = 2500;
 /** Hard bound of one load, whatever is asked for. */
 const MOST_PROCESSES = 40;
 const ANSWER_TIMEOUT_MS = 30_000;
+/** With TLS it makes a key and a certificate for each agent first. */
+const START_TIMEOUT_MS = 300_000;
 
 export interface HollowFleetOptions {
   agents: number;
   gateways: Address[];
   perSecond: number;
   vanishing?: number;
+  /** the fleet's folder; null: plaintext */
+  tlsFolder: string | null;
 }
 
 interface Waiting { resolve(answer: unknown): void; reject(error: Error): void }
@@ -47,7 +51,8 @@ class Member {
   order<T extends Order['t']>(order: Extract<Order, { t: T }>): Promise<Answers[T]> {
     const id = this.orders += 1;
     return new Promise<Answers[T]>((resolve, reject) => {
-      const timer = setTimeout(() => reject(new Error(`a process of hollow agents did not answer "${order.t}" within ${ANSWER_TIMEOUT_MS / 1000} s`)), ANSWER_TIMEOUT_MS);
+      const timeoutMs = order.t === 'start' ? START_TIMEOUT_MS : ANSWER_TIMEOUT_MS;
+      const timer = setTimeout(() => reject(new Error(`a process of hollow agents did not answer "${order.t}" within ${timeoutMs / 1000} s`)), timeoutMs);
       const settle = <V>(then: (value: V) => void) => (value: V) => { clearTimeout(timer); then(value); };
       this.waiting.set(id, { resolve: settle(resolve as (answer: unknown) => void), reject: settle(reject) });
       this.child.send({ id, order } satisfies OrderMessage, (error) => { if (error) this.waiting.get(id)?.reject(error); });
@@ -70,14 +75,14 @@ export class HollowFleet {
 
   /** Begins to connect them; `figures().open` tells how far it has come. */
   async start(): Promise<void> {
-    const { agents, perSecond, gateways, vanishing = 0 } = this.options;
+    const { agents, perSecond, gateways, tlsFolder, vanishing = 0 } = this.options;
     const processes = Math.ceil(agents / MOST_AGENTS);
     if (processes > MOST_PROCESSES) throw new Error(`--agents ${agents}: at most ${MOST_PROCESSES * MOST_AGENTS}`);
     for (let at = 0; at < processes; at += 1) this.members.push(new Member());
     await Promise.all(this.members.map((member, at) => {
       const first = Math.floor(agents * at / processes);
       const count = Math.floor(agents * (at + 1) / processes) - first;
-      const plan: FleetPlan = { first, count, gateways, perSecond: perSecond / processes, recordingPath: RECORDING_PATH, vanishing: Math.ceil(vanishing / processes) };
+      const plan: FleetPlan = { first, count, gateways, perSecond: perSecond / processes, recordingPath: RECORDING_PATH, tlsFolder, vanishing: Math.ceil(vanishing / processes) };
       return member.order({ t: 'start', plan });
     }));
   }
