@@ -1,5 +1,5 @@
 /** One load from its beginning to its end, and the figures it gives. Everything it starts ends with it. */
-import type { ChangeConfigRequest, Rollout } from '@moefleet/proto';
+import { ChangeConfigRequest, type Rollout } from '@moefleet/proto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FalseOffline } from './false-offline';
 import { HollowFleet } from './hollow-fleet/hollow-fleet';
@@ -186,9 +186,9 @@ export class LoadRun {
     let last: Rollout | undefined;
     let failed: Error | undefined;
     let settledMs = 0;
-    const request: ChangeConfigRequest = {
+    const request = ChangeConfigRequest.fromPartial({
       target: { kind: { $case: 'all', value: true } }, change: { $case: 'setLambda', value: { lambda: this.lambda, topJ: undefined } }, why: 'load', stageMany: false, timeoutMs: PUSH_TIMEOUT_MS,
-    };
+    });
     const call = this.stage.coordinators[0]!.operator.changeConfig(request);
     const ended = new Promise<void>((resolve) => {
       call.on('data', ({ rollout }: { rollout?: Rollout }) => { last = rollout; });

@@ -59,6 +59,7 @@ export class Stage {
   /** null: plaintext */
   get tlsFolder(): string | null { return this.options.tls ? join(this.folder, 'fleet') : null; }
   get redisUrl(): string { return `redis://127.0.0.1:${this.redisPort}`; }
+  get operatorPort(): number { return this.ports[0]!.operator; }
   get redisPid(): number { return this.redis!.pid!; }
 
   async startRedis(): Promise<void> {

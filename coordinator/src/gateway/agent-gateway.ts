@@ -31,6 +31,8 @@ export interface GatewayOptions {
 const MOST_MESSAGE_BYTES = 1024 * 1024;
 /** A peer that is gone without a word is noticed after both. */
 const KEEPALIVE = { 'grpc.keepalive_time_ms': 10_000, 'grpc.keepalive_timeout_ms': 5_000, 'grpc.keepalive_permit_without_calls': 1 };
+/** Its books on every connection are read by nobody, and cost memory for each. */
+const NO_CHANNELZ = { 'grpc.enable_channelz': 0 };
 /** Longer than three renewals, so that one lost renewal is no loss. */
 const LEASE_TTL_MS = 15_000;
 const HELLO_TIMEOUT_MS = 10_000;
@@ -56,7 +58,7 @@ export class AgentGateway implements Service {
   private timers: NodeJS.Timeout[] = [];
 
   constructor(private readonly directory: SessionDirectory<AgentSession>, private readonly deps: SessionDeps, options: GatewayOptions) {
-    this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...KEEPALIVE }, options.credentials);
+    this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...KEEPALIVE, ...NO_CHANNELZ }, options.credentials);
     this.hellosPerSecond = options.hellosPerSecond;
     this.admission = new Admission(options);
     this.pace = new TelemetryPace(options);

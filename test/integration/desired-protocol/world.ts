@@ -26,7 +26,7 @@ import { FaultyEngine } from './faulty-engine';
 export type Step =
   | { t: 'push'; lambda: number; refusable: boolean; woken: boolean }
   | { t: 'connect' } | { t: 'cut' } | { t: 'toAgent'; twice: boolean } | { t: 'toCoordinator' } | { t: 'stale'; at: number }
-  | { t: 'swapToAgent' } | { t: 'tick' } | { t: 'agentDies' } | { t: 'coordinatorDies' } | { t: 'engineDies' } | { t: 'serve' }
+  | { t: 'swapToAgent' } | { t: 'tick' } | { t: 'agentDies' } | { t: 'coordinatorDies' } | { t: 'engineDies'; times: number } | { t: 'serve' }
   | { t: 'clock'; byMs: number } | { t: 'redisLosesDesired' };
 
 const DEVICE = 'd';
@@ -87,7 +87,7 @@ export class World {
       case 'agentDies': this.cut(); this.boot(); break;
       // No farewell: the lease stays until it runs out or the device comes back.
       case 'coordinatorDies': if (this.stream) { this.stream.outbox.close(); this.stream.open = false; this.stream = null; } break;
-      case 'engineDies': this.engine.at(-1)!.crash(); break;
+      case 'engineDies': for (let left = step.times; left > 0; left -= 1) { this.engine.at(-1)!.crash(); await this.settle(); } break;
       case 'serve': this.serve(); break;
       case 'clock': this.offsetMs += step.byMs; break;
       case 'redisLosesDesired': await this.loseDesired(); break;
@@ -133,7 +133,9 @@ export class World {
   private async loseDesired(): Promise<void> {
     const key = `${this.prefix}:{dev:${DEVICE}}:desired`;
     await this.registry.link.run(key, (client) => client.del(key));
-    this.highest = 0n;
+    // What it still knows is what the device has said: the next generation lies above that.
+    const { generation = 0n, appliedGeneration = 0n } = (await this.registry.devices.read(DEVICE))?.reported ?? {};
+    this.highest = generation > appliedGeneration ? generation : appliedGeneration;
     await this.stream?.session.resync();
   }
 

@@ -1,0 +1,216 @@
+/**
+ * Hostile peers against a fresh coordinator beside a few honest agents: damaged messages, wrong order, other devices'
+ * ids, broken framing, bytes that are no HTTP/2, damaged operator calls. Afterwards the coordinator is up, has not
+ * grown, and the honest agents have noticed nothing.
+ */
+import { ChangeConfigRequest } from '@moefleet/proto';
+import { type ClientHttp2Session, connect as http2Connect } from 'node:http2';
+import { connect as tcpConnect } from 'node:net';
+import { connect as tlsConnect } from 'node:tls';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { makeCertificates } from '../hollow-fleet/certificates';
+import { HollowFleet, RECORDING_PATH } from '../hollow-fleet/hollow-fleet';
+import type { ClientTls } from '../hollow-fleet/grpc-stream';
+import { readRecording, type Recording } from '../hollow-fleet/recording';
+import { residentBytes } from '../process-usage';
+import type { Progress } from '../progress';
+import { Stage } from '../stage';
+import { helloOf, hostileMessage, validMessages } from './hostile-message';
+import { Random } from './random';
+
+export interface FuzzOptions { messages: number; seed: number; tls: boolean }
+
+export interface FuzzFigures {
+  messages: number;
+  calls: number;
+  connections: number;
+  seconds: number;
+  seed: number;
+  serverUp: boolean;
+  /** after a first tenth of the messages, and at the end */
+  rssBeforeBytes: number;
+  rssAfterBytes: number;
+  /** honest agents, those still on their first stream, and those that applied a change made afterwards */
+  honest: number;
+  undisturbed: number;
+  acknowledged: number;
+  /** calls with the id of an honest device from another installation, and how many of them were let in */
+  intrusions: number;
+  letIn: number;
+  /** gRPC statuses that calls ended with; `none`: the connection broke */
+  statuses: Record<string, number>;
+}
+
+const HONEST = 8;
+const PEERS = 32;
+const MESSAGES_PER_CALL = 12;
+const IDS = 64;
+const CALL_TIMEOUT_MS = 5_000;
+const AGENT_PATH = '/moefleet.v1.AgentService/Connect';
+const OPERATOR_PATHS = ['ListDevices', 'GetDevice', 'GetRollout', 'MeasureDevice', 'GetLearner'].map((name) => `/moefleet.v1.OperatorService/${name}`);
+const LAMBDA = 0.31;
+
+export class GatewayFuzz {
+  private readonly stage: Stage;
+  private readonly random: Random;
+  private readonly recording: Recording = readRecording(RECORDING_PATH);
+  private readonly valid = validMessages(this.recording);
+  private fleet: HollowFleet | null = null;
+  private certificates = new Map<string, ClientTls>();
+  private sent = 0;
+  private calls = 0;
+  private connections = 0;
+  private intrusions = 0;
+  private letIn = 0;
+  private readonly statuses: Record<string, number> = {};
+  private stopping: Promise<void> | null = null;
+
+  constructor(private readonly options: FuzzOptions, private readonly progress: Progress) {
+    this.stage = new Stage({ telemetryIntervalMs: 1000, nodeFlags: [], tls: options.tls });
+    this.random = new Random(options.seed);
+  }
+
+  async run(): Promise<FuzzFigures> {
+    const { stage, options } = this;
+    await stage.startRedis();
+    await stage.startAuthority();
+    const coordinator = await stage.startCoordinator();
+    const fleet = new HollowFleet({ agents: HONEST, perSecond: 100, gateways: [coordinator.gateway], tlsFolder: stage.tlsFolder });
+    this.fleet = fleet;
+    await fleet.start();
+    while ((await fleet.figures()).open < HONEST) await sleep(50);
+    if (stage.tlsFolder) {
+      const ids = Array.from({ length: IDS }, (_, at) => ({ id: `fuzz-${at}`, installId: `install-fuzz-${at}` }));
+      this.certificates = await makeCertificates(stage.tlsFolder, ids);
+    }
+    const begunMs = Date.now();
+    await this.attack(options.messages / 10);
+    const rssBeforeBytes = residentBytes(coordinator.pid);
+    await this.attack(options.messages);
+    const seconds = (Date.now() - begunMs) / 1000;
+    // What was begun ends; nothing is collected by force.
+    await sleep(2000);
+    const serverUp = !coordinator.child.ended && (await coordinator.metric('streams')).size > 0;
+    const rssAfterBytes = serverUp ? residentBytes(coordinator.pid) : 0;
+    const acknowledged = serverUp ? await this.pushTo(fleet) : 0;
+    const figures = await fleet.figures();
+    return {
+      messages: this.sent, calls: this.calls, connections: this.connections, seconds, seed: options.seed, serverUp, rssBeforeBytes, rssAfterBytes,
+      honest: HONEST, undisturbed: HONEST - (figures.welcomes - HONEST) - (HONEST - figures.open), acknowledged, intrusions: this.intrusions, letIn: this.letIn, statuses: this.statuses,
+    };
+  }
+
+  stop(): Promise<void> {
+    this.stopping ??= (async () => {
+      await this.fleet?.stop();
+      await this.stage.stop();
+    })();
+    return this.stopping;
+  }
+
+  private async attack(until: number): Promise<void> {
+    const peer = async (at: number) => {
+      while (this.sent < until) {
+        if (this.stage.coordinators[0]!.child.ended) throw new Error(`the coordinator has ended; seed ${this.options.seed}:\n${this.stage.coordinators[0]!.child.log().slice(-2000)}`);
+        const chance = this.random.next();
+        if (chance < 0.02) await this.garbage();
+        else if (chance < 0.05) await this.operatorCalls();
+        else await this.agentCalls(at);
+        this.progress.now(`${this.sent} of ${this.options.messages} messages`);
+      }
+    };
+    await Promise.all(Array.from({ length: PEERS }, (_, at) => peer(at)));
+  }
+
+  /** Some calls over one connection. */
+  private async agentCalls(peer: number): Promise<void> {
+    const id = `fuzz-${(peer * 8 + this.random.below(8)) % IDS}`;
+    const session = this.open(this.stage.coordinators[0]!.gateway.port, this.certificates.get(id) ?? null);
+    for (let calls = 0; calls < 20 && !session.destroyed; calls += 1) {
+      const foreign = this.random.next() < 0.05;
+      if (foreign) this.intrusions += 1;
+      const hello = foreign ? helloOf(`hollow-${this.random.below(HONEST)}`, 'install-thief', this.recording) : helloOf(id, `install-${id}`, this.recording);
+      const messages: Buffer[] = this.random.next() < 0.7 ? [hello] : [];
+      while (messages.length < MESSAGES_PER_CALL) messages.push(this.random.next() < 0.3 ? Buffer.from(this.random.of(this.valid)) : hostileMessage(this.valid, this.random));
+      const { welcomed } = await this.call(session, AGENT_PATH, messages.map((message) => this.framed(message)));
+      if (foreign && welcomed && messages[0] === hello) this.letIn += 1;
+    }
+    session.destroy();
+  }
+
+  private async operatorCalls(): Promise<void> {
+    const session = this.open(this.stage.operatorPort, null);
+    for (let calls = 0; calls < 5 && !session.destroyed; calls += 1) {
+      await this.call(session, this.random.of(OPERATOR_PATHS), [this.framed(this.random.next() < 0.5 ? this.random.bytes(this.random.below(200)) : hostileMessage(this.valid, this.random))]);
+    }
+    session.destroy();
+  }
+
+  /** Bytes that are no HTTP/2, or begin like it. */
+  private async garbage(): Promise<void> {
+    const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n000000040000000000'.slice(0, 24));
+    const bytes = this.random.next() < 0.5 ? this.random.bytes(1 + this.random.below(2000)) : Buffer.concat([preface, this.random.bytes(this.random.below(2000))]);
+    this.connections += 1;
+    this.sent += 1;
+    await new Promise<void>((resolve) => {
+      const socket = tcpConnect(this.stage.coordinators[0]!.gateway.port, '127.0.0.1', () => socket.write(bytes));
+      socket.on('data', () => {});
+      socket.on('error', () => {});
+      socket.on('close', () => resolve());
+      setTimeout(() => socket.destroy(), 20 + this.random.below(100));
+    });
+  }
+
+  /** Length-prefixed, seldom with a prefix that lies. */
+  private framed(message: Buffer): Buffer {
+    const prefix = Buffer.alloc(5);
+    const chance = this.random.next();
+    prefix.writeUInt8(chance < 0.01 ? this.random.below(256) : 0, 0);
+    prefix.writeUInt32BE(chance > 0.99 ? this.random.of([0xffffffff, 2 * 1024 * 1024, message.length + 1, 0]) : message.length, 1);
+    this.sent += 1;
+    return Buffer.concat([prefix, message]);
+  }
+
+  private open(port: number, certificate: ClientTls | null): ClientHttp2Session {
+    this.connections += 1;
+    const tls = this.stage.tlsFolder !== null;
+    const authority = `${tls ? 'https' : 'http'}://127.0.0.1:${port}`;
+    const session = http2Connect(authority, tls ? { createConnection: () => tlsConnect({ host: '127.0.0.1', port, ALPNProtocols: ['h2'], rejectUnauthorized: false, ...(certificate ? { cert: certificate.cert, key: certificate.key } : {}) }) } : {});
+    session.on('error', () => {});
+    return session;
+  }
+
+  private call(session: ClientHttp2Session, path: string, frames: Buffer[]): Promise<{ welcomed: boolean }> {
+    this.calls += 1;
+    return new Promise((resolve) => {
+      let status = 'none';
+      let welcomed = false;
+      const stream = session.request({ ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers' });
+      const timer = setTimeout(() => stream.close(), CALL_TIMEOUT_MS);
+      for (const event of ['response', 'trailers'] as const) stream.on(event, (headers: Record<string, unknown>) => { status = String(headers['grpc-status'] ?? status); });
+      stream.on('data', () => { welcomed = true; });
+      stream.on('error', () => {});
+      stream.on('close', () => {
+        clearTimeout(timer);
+        this.statuses[status] = (this.statuses[status] ?? 0) + 1;
+        resolve({ welcomed });
+      });
+      for (const frame of frames) stream.write(frame);
+      stream.end();
+    });
+  }
+
+  /** A change to every device; how many honest ones have applied it. */
+  private async pushTo(fleet: HollowFleet): Promise<number> {
+    await fleet.expect(LAMBDA);
+    const call = this.stage.coordinators[0]!.operator.changeConfig(ChangeConfigRequest.fromPartial({
+      target: { kind: { $case: 'all', value: true } }, change: { $case: 'setLambda', value: { lambda: LAMBDA } }, why: 'after the fuzz', timeoutMs: 20_000,
+    }));
+    call.on('data', () => {});
+    // Devices of the hostile peers never answer, so it is given up once the honest ones have.
+    call.on('error', () => {});
+    for (let waits = 0; waits < 200 && (await fleet.arrivals()).length < HONEST; waits += 1) await sleep(100);
+    call.cancel();
+    return (await fleet.arrivals()).length;
+  }
+}
