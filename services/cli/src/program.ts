@@ -55,8 +55,8 @@ export function buildProgram(context: Context): Command {
   addCommonOptions(program, { operator: true });
 
   addFleet(program, context);
-  addFleetStatus(program, context);
   addDevices(program, context);
+  addFleetStatus(program, context);
   addLambda(program, context);
   addRouting(program, context);
   addEviction(program, context);
