@@ -17,7 +17,8 @@ export interface TestRedis {
   close(): Promise<void>;
 }
 
-export async function startRedis(): Promise<TestRedis> {
+/** `appendOnly: false`: keeps only what BGSAVE has dumped, as a Redis that is restored from a dump. */
+export async function startRedis({ appendOnly = true }: { appendOnly?: boolean } = {}): Promise<TestRedis> {
   const port = await freePort();
   const folder = await mkdtemp(join(tmpdir(), 'moefleet-redis-'));
   let child: ChildProcess | null = null;
@@ -25,7 +26,7 @@ export async function startRedis(): Promise<TestRedis> {
     url: `redis://127.0.0.1:${port}`,
     port,
     async start() {
-      child = spawn('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--dir', folder, '--appendonly', 'yes', '--save', ''], { stdio: 'ignore' });
+      child = spawn('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--dir', folder, '--appendonly', appendOnly ? 'yes' : 'no', '--save', ''], { stdio: 'ignore' });
       const failed = new Promise<never>((_, reject) => child!.once('error', (error) => reject(new Error(`redis-server cannot be started (${error.message}); install it with: apt-get install redis-server`))));
       await Promise.race([failed, until('redis answers', () => answers(port))]);
     },

@@ -26,6 +26,8 @@ export const RESEND_AFTER_MS = 5000;
 export function decideDesired(desired: KnownDesired, reported: Reported | undefined, sent: SentDesired | null, nowMs: number): DesiredDecision {
   const inFlight = sent !== null && !answered(sent, reported);
   if (desired.t !== 'set') return inFlight || desired.t === 'damaged' ? { t: 'wait' } : { t: 'settled', generation: 0n };
+  // The registry has lost what the device runs: nothing older is ever sent.
+  if (reported && (reported.generation > desired.generation || reported.appliedGeneration > desired.generation)) return { t: 'wait' };
   const state = reported?.state ?? SpecState.SPEC_STATE_UNSPECIFIED;
   const speaksOfIt = reported?.generation === desired.generation;
   if (speaksOfIt && (state === SpecState.SPEC_STATE_APPLYING || state === SpecState.SPEC_STATE_FAILED)) return { t: 'wait' };

@@ -1,12 +1,20 @@
 /** How the registry's records are shown through the API. */
-import { type Device, type Rollout, type RolloutDevice, RolloutDevice_State as DeviceState, Rollout_State as State } from '@moefleet/proto';
-import { type DeviceRecord, generationOf } from '../registry/device-record';
+import { type Device, DeviceSpec, type Rollout, type RolloutDevice, RolloutDevice_State as DeviceState, Rollout_State as State } from '@moefleet/proto';
+import { type DeviceRecord, generationOf, specHash } from '../registry/device-record';
 import type { SharedPins } from '../registry/pin-store';
 import type { RolloutRecord, RolloutRow, RolloutState, RowState } from '../registry/rollout-record';
 import { specInputs } from '../rollout/desired-writer';
 import { effectiveSpec } from '../rollout/effective-spec';
+import { highestReported, isHeld } from '../rollout/held';
 
 const TRACE_ID = /^[0-9a-f]{32}$/;
+
+/** Its spec is lost to the registry, and it keeps it; see rollout/held.ts. */
+export function deviceHeld(device: DeviceRecord, shared: SharedPins): boolean {
+  if (highestReported(device.reported) <= generationOf(device.desired)) return false;
+  const spec = DeviceSpec.encode(effectiveSpec(specInputs(device, shared)).spec).finish();
+  return isHeld(device, specHash(spec), Boolean(shared.kill));
+}
 
 export function viewDevice(device: DeviceRecord, shared: SharedPins, jaegerUrl: string): Device {
   const { desired, reported } = device;
@@ -25,6 +33,7 @@ export function viewDevice(device: DeviceRecord, shared: SharedPins, jaegerUrl: 
     sources: effectiveSpec(specInputs(device, shared)).sources,
     traceUrl: jaegerUrl && TRACE_ID.test(traceId) ? `${jaegerUrl}/trace/${traceId}` : '',
     bootId: device.bootId,
+    held: deviceHeld(device, shared),
   };
 }
 

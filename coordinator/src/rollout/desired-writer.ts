@@ -9,11 +9,14 @@ import { type DeviceRecord, generationOf, specHash } from '../registry/device-re
 import type { SharedPins } from '../registry/pin-store';
 import type { Registry } from '../registry/registry';
 import { effectiveSpec, type EffectiveSpecResult } from './effective-spec';
+import { highestReported, isHeld } from './held';
 
 export interface DesiredOutcome {
   device: DeviceRecord;
   effective: EffectiveSpecResult;
   written: boolean;
+  /** nothing was written, because the registry has lost what the device runs (held.ts) */
+  held: boolean;
   /** of desired now; 0 if it has none because nothing is set for it */
   generation: bigint;
   /** hex; empty if it has none */
@@ -24,31 +27,38 @@ export interface DesiredOutcome {
 const MOST_TRIES = 20;
 
 export class DesiredWriter {
+  /** Devices and their generations of which was told that they are held. */
+  private readonly told = new Map<string, bigint>();
+
   constructor(private readonly registry: Registry, private readonly log: Logger) {}
 
-  /** null for a device nobody has seen. `origin` is told to the agent. */
-  async align(deviceId: string, origin: string): Promise<DesiredOutcome | null> {
+  /** null for a device nobody has seen. `origin` is told to the agent. `accept`: also where the device is held. */
+  async align(deviceId: string, origin: string, accept = false): Promise<DesiredOutcome | null> {
     for (let attempt = 0; attempt < MOST_TRIES; attempt += 1) {
       const device = await this.registry.devices.read(deviceId);
       if (!device) return null;
-      const outcome = await this.alignOnce(device, await this.registry.pins.shared(), origin);
+      const outcome = await this.alignOnce(device, await this.registry.pins.shared(), origin, accept);
       if (outcome) return outcome;
     }
     throw new RegistryDataError(`desired of ${deviceId}`, `it was changed by others ${MOST_TRIES} times in a row`);
   }
 
   /** null where someone else has written since `device` was read. */
-  private async alignOnce(device: DeviceRecord, shared: SharedPins, origin: string): Promise<DesiredOutcome | null> {
+  private async alignOnce(device: DeviceRecord, shared: SharedPins, origin: string, accept: boolean): Promise<DesiredOutcome | null> {
     const effective = effectiveSpec(specInputs(device, shared));
     const spec = Buffer.from(DeviceSpec.encode(effective.spec).finish());
     const hash = specHash(spec);
     const { desired } = device;
-    const reportedGeneration = highestReported(device);
+    const reportedGeneration = highestReported(device.reported);
     const behind = reportedGeneration > generationOf(desired);
     // A device nothing is set for runs the defaults, which are those of an empty spec.
     const same = desired.t === 'set' ? desired.hash === hash : desired.t === 'none' && spec.length === 0;
     if (same && !behind) {
-      return { device, effective, written: false, generation: generationOf(desired), hash: desired.t === 'set' ? hash : '' };
+      return { device, effective, written: false, held: false, generation: generationOf(desired), hash: desired.t === 'set' ? hash : '' };
+    }
+    if (!accept && isHeld(device, hash, Boolean(shared.kill))) {
+      this.tellHeld(device.id, reportedGeneration, generationOf(desired));
+      return { device, effective, written: false, held: true, generation: generationOf(desired), hash: '' };
     }
     if (behind) {
       this.log.warn({ deviceId: device.id, reportedGeneration, registryGeneration: generationOf(desired) },
@@ -59,15 +69,17 @@ export class DesiredWriter {
     if (answer.t === 'stale') return null;
     this.log.info({ deviceId: device.id, generation: answer.generation, hash, origin: told }, 'desired written');
     this.registry.events.emit({ kind: 'desired', deviceId: device.id });
-    return { device, effective, written: true, generation: answer.generation, hash };
+    return { device, effective, written: true, held: false, generation: answer.generation, hash };
+  }
+
+  private tellHeld(deviceId: string, reportedGeneration: bigint, registryGeneration: bigint): void {
+    if (this.told.get(deviceId) === reportedGeneration) return;
+    this.told.set(deviceId, reportedGeneration);
+    this.log.warn({ deviceId, reportedGeneration, registryGeneration },
+      'the registry has lost what the device runs (Redis was emptied or restored); it keeps its spec until an operator runs: moefleet fleet accept-restore');
   }
 }
 
 export function specInputs(device: DeviceRecord, shared: SharedPins): Parameters<typeof effectiveSpec>[0] {
   return { labels: device.info?.labels ?? {}, model: device.model, devicePins: device.pins, marks: device.marks, shared, learned: device.learned };
-}
-
-function highestReported(device: DeviceRecord): bigint {
-  const { generation = 0n, appliedGeneration = 0n } = device.reported ?? {};
-  return generation > appliedGeneration ? generation : appliedGeneration;
 }

@@ -15,6 +15,7 @@ import type { RolloutRecord, RolloutRow, RolloutState } from '../registry/rollou
 import { type Change, describeChange, pinField, pinPlace, specFields, type Target } from './change';
 import { type DesiredOutcome, DesiredWriter } from './desired-writer';
 import { layerText } from './effective-spec';
+import { HELD_TEXT } from './held';
 import { killText } from './kill-text';
 import { RolloutFollower } from './rollout-follower';
 import { judgeRollout, judgeRow, runs } from './rollout-progress';
@@ -111,6 +112,15 @@ export class RolloutEngine implements Service {
     return judged;
   }
 
+  /** Brings held devices in line with the layers as they stand now; which were held. */
+  async acceptRestore(deviceIds: readonly string[], origin: string): Promise<string[]> {
+    const accepted = await inChunks(deviceIds, async (id) => {
+      const before = await this.writer.align(id, origin);
+      return before?.held && (await this.writer.align(id, origin, true))?.written ? [id] : [];
+    });
+    return accepted.flat();
+  }
+
   /** A device whose values in Redis are damaged fails alone. */
   private async alignRow(deviceId: string, origin: string, whyUnchanged: (outcome: DesiredOutcome) => string): Promise<RolloutRow> {
     try {
@@ -176,6 +186,7 @@ function failedRow(deviceId: string, reason: string): RolloutRow {
 function startRow(deviceId: string, outcome: DesiredOutcome, unchanged: string): RolloutRow {
   const { device, written, hash } = outcome;
   const generation = Number(outcome.generation);
+  if (outcome.held) return failedRow(deviceId, HELD_TEXT);
   const row: RolloutRow = { deviceId, state: 'pending', generation, hash, reason: '' };
   if (!written && (generation === 0 || runs(device, hash, generation))) return { ...row, state: 'unchanged', reason: unchanged };
   const refused = !written && device.reported?.state === SpecState.SPEC_STATE_FAILED && device.reported.generation === outcome.generation;

@@ -106,6 +106,10 @@ export class OperatorConnection {
     });
   }
 
+  async acceptRestore(deviceId: string, why: string): Promise<string[]> {
+    return (await this.unary(this.fleet.acceptRestore.bind(this.fleet), { deviceId, why })).deviceIds;
+  }
+
   async listCoordinators(): Promise<Coordinator[]> {
     return (await this.unary(this.fleet.listCoordinators.bind(this.fleet), {})).coordinators;
   }

@@ -60,7 +60,7 @@ export function listTable(devices: readonly Device[], nowMs: number): string {
       percent(missRate(device.telemetry)),
       fixed(tokensPerSecond(device.telemetry), 1),
       modelText(device),
-      device.drift ? driftText(device) : 'no',
+      device.held ? 'held' : device.drift ? driftText(device) : 'no',
       device.online ? 'now' : ago(nowMs - Number(device.lastSeenMs)),
     ]),
     [4, 5],

@@ -27,6 +27,26 @@ Examples:
     out(json ? jsonText({ ...answer, missRate: answer.missRate ?? null }) : statusText(answer, Date.now()));
   }));
 
+  const accept = fleet.command('accept-restore')
+    .description('after Redis was emptied or restored: bring the devices that are held in line with what it holds now')
+    .option('--device <id>', 'that device alone')
+    .option('--why <text>', 'for the audit log')
+    .addHelpText('after', `
+A device that reports a newer spec than Redis holds keeps it and is shown as held, because what its spec was made of is
+lost. First set again what is missing (moefleet lambda set ..., cache set ...), then accept: every held device gets the
+spec that follows from what is set then, under a generation above its own.
+
+Examples:
+  moefleet fleet status
+  moefleet fleet accept-restore --why 'pins set again from the runbook'
+  moefleet fleet accept-restore --device phone-1 --json
+`);
+  addCommonOptions(accept, { operator: true }).action(action(async ({ operator, json, out, options }) => {
+    const deviceIds = await operator.acceptRestore(String(options['device'] ?? ''), String(options['why'] ?? ''));
+    if (json) out(jsonText({ deviceIds }));
+    else out(deviceIds.length === 0 ? 'no device was held\n' : `${deviceIds.length} devices get what the registry holds: ${deviceIds.slice(0, 20).join(', ')}${deviceIds.length > 20 ? ', ...' : ''}; follow with: moefleet devices\n`);
+  }));
+
   const coordinators = program.command('coordinators')
     .description('the coordinators that are alive')
     .addHelpText('after', '\nExamples:\n  moefleet coordinators\n  moefleet coordinators --json\n');
@@ -56,6 +76,7 @@ function statusText(answer: GetFleetStatusResponse, nowMs: number): string {
   return [
     pairs([
       ['devices', `${answer.devicesOnline} online, ${answer.devicesOffline} offline, ${answer.devicesDrifting} drifting`],
+      ...(answer.devicesHeld > 0 ? [['held', `${answer.devicesHeld} devices keep a spec that Redis has lost; see: moefleet fleet accept-restore --help`] as [string, string]] : []),
       ['last minute', `${fixed(answer.tokensPerSecond, 1)} tokens/s, miss rate ${percent(answer.missRate)}`],
       ['frames', `${frames?.counted ?? 0} counted, ${frames?.duplicate ?? 0} duplicate, ${frames?.refused ?? 0} refused, ${frames?.shed ?? 0} shed${shed}; ${frames?.boots ?? 0} boots`],
       ['redis', `up, ${answer.redisUrl}`],

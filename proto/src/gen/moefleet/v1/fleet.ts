@@ -44,6 +44,8 @@ export interface GetFleetStatusResponse {
   frames: FrameTotals | undefined;
   coordinators: Coordinator[];
   redisUrl: string;
+  /** Devices whose spec the registry has lost; they keep it until AcceptRestore. */
+  devicesHeld: number;
 }
 
 /** Sums of what the devices have counted, each frame once. */
@@ -96,6 +98,17 @@ export interface HistoryPoint {
   misses: number;
   swaps: number;
   flashBytes: number;
+}
+
+export interface AcceptRestoreRequest {
+  /** Empty: all. */
+  deviceId: string;
+  why: string;
+}
+
+export interface AcceptRestoreResponse {
+  /** Those that were held. */
+  deviceIds: string[];
 }
 
 export interface ListCoordinatorsRequest {
@@ -256,6 +269,7 @@ function createBaseGetFleetStatusResponse(): GetFleetStatusResponse {
     frames: undefined,
     coordinators: [],
     redisUrl: "",
+    devicesHeld: 0,
   };
 }
 
@@ -293,6 +307,9 @@ export const GetFleetStatusResponse: MessageFns<GetFleetStatusResponse> = {
     }
     if (message.redisUrl !== "") {
       writer.uint32(90).string(message.redisUrl);
+    }
+    if (message.devicesHeld !== 0) {
+      writer.uint32(96).uint32(message.devicesHeld);
     }
     return writer;
   },
@@ -398,6 +415,14 @@ export const GetFleetStatusResponse: MessageFns<GetFleetStatusResponse> = {
             message.redisUrl = reader.string();
             continue;
           }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.devicesHeld = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -457,6 +482,11 @@ export const GetFleetStatusResponse: MessageFns<GetFleetStatusResponse> = {
         : isSet(object.redis_url)
         ? globalThis.String(object.redis_url)
         : "",
+      devicesHeld: isSet(object.devicesHeld)
+        ? globalThis.Number(object.devicesHeld)
+        : isSet(object.devices_held)
+        ? globalThis.Number(object.devices_held)
+        : 0,
     };
   },
 
@@ -495,6 +525,9 @@ export const GetFleetStatusResponse: MessageFns<GetFleetStatusResponse> = {
     if (message.redisUrl !== "") {
       obj.redisUrl = message.redisUrl;
     }
+    if (message.devicesHeld !== 0) {
+      obj.devicesHeld = Math.round(message.devicesHeld);
+    }
     return obj;
   },
 
@@ -518,6 +551,7 @@ export const GetFleetStatusResponse: MessageFns<GetFleetStatusResponse> = {
       : undefined;
     message.coordinators = object.coordinators?.map((e) => Coordinator.fromPartial(e)) || [];
     message.redisUrl = object.redisUrl ?? "";
+    message.devicesHeld = object.devicesHeld ?? 0;
     return message;
   },
 };
@@ -1317,6 +1351,168 @@ export const HistoryPoint: MessageFns<HistoryPoint> = {
   },
 };
 
+function createBaseAcceptRestoreRequest(): AcceptRestoreRequest {
+  return { deviceId: "", why: "" };
+}
+
+export const AcceptRestoreRequest: MessageFns<AcceptRestoreRequest> = {
+  encode(message: AcceptRestoreRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.deviceId !== "") {
+      writer.uint32(10).string(message.deviceId);
+    }
+    if (message.why !== "") {
+      writer.uint32(18).string(message.why);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AcceptRestoreRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAcceptRestoreRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.deviceId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.why = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): AcceptRestoreRequest {
+    return {
+      deviceId: isSet(object.deviceId)
+        ? globalThis.String(object.deviceId)
+        : isSet(object.device_id)
+        ? globalThis.String(object.device_id)
+        : "",
+      why: isSet(object.why) ? globalThis.String(object.why) : "",
+    };
+  },
+
+  toJSON(message: AcceptRestoreRequest): unknown {
+    const obj: any = {};
+    if (message.deviceId !== "") {
+      obj.deviceId = message.deviceId;
+    }
+    if (message.why !== "") {
+      obj.why = message.why;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<AcceptRestoreRequest>, I>>(base?: I): AcceptRestoreRequest {
+    return AcceptRestoreRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<AcceptRestoreRequest>, I>>(object: I): AcceptRestoreRequest {
+    const message = createBaseAcceptRestoreRequest();
+    message.deviceId = object.deviceId ?? "";
+    message.why = object.why ?? "";
+    return message;
+  },
+};
+
+function createBaseAcceptRestoreResponse(): AcceptRestoreResponse {
+  return { deviceIds: [] };
+}
+
+export const AcceptRestoreResponse: MessageFns<AcceptRestoreResponse> = {
+  encode(message: AcceptRestoreResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.deviceIds) {
+      writer.uint32(10).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AcceptRestoreResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAcceptRestoreResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.deviceIds.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): AcceptRestoreResponse {
+    return {
+      deviceIds: globalThis.Array.isArray(object?.deviceIds)
+        ? object.deviceIds.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.device_ids)
+        ? object.device_ids.map((e: any) => globalThis.String(e))
+        : [],
+    };
+  },
+
+  toJSON(message: AcceptRestoreResponse): unknown {
+    const obj: any = {};
+    if (message.deviceIds?.length) {
+      obj.deviceIds = message.deviceIds;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<AcceptRestoreResponse>, I>>(base?: I): AcceptRestoreResponse {
+    return AcceptRestoreResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<AcceptRestoreResponse>, I>>(object: I): AcceptRestoreResponse {
+    const message = createBaseAcceptRestoreResponse();
+    message.deviceIds = object.deviceIds?.map((e) => e) || [];
+    return message;
+  },
+};
+
 function createBaseListCoordinatorsRequest(): ListCoordinatorsRequest {
   return {};
 }
@@ -1680,6 +1876,17 @@ export const FleetServiceService = {
       Buffer.from(GetDeviceHistoryResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): GetDeviceHistoryResponse => GetDeviceHistoryResponse.decode(value),
   },
+  /** Brings devices that are held in line with what the registry holds now. */
+  acceptRestore: {
+    path: "/moefleet.v1.FleetService/AcceptRestore" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: AcceptRestoreRequest): Buffer => Buffer.from(AcceptRestoreRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): AcceptRestoreRequest => AcceptRestoreRequest.decode(value),
+    responseSerialize: (value: AcceptRestoreResponse): Buffer =>
+      Buffer.from(AcceptRestoreResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): AcceptRestoreResponse => AcceptRestoreResponse.decode(value),
+  },
   listCoordinators: {
     path: "/moefleet.v1.FleetService/ListCoordinators" as const,
     requestStream: false as const,
@@ -1697,6 +1904,8 @@ export interface FleetServiceServer extends UntypedServiceImplementation {
   getFleetStatus: handleUnaryCall<GetFleetStatusRequest, GetFleetStatusResponse>;
   /** NOT_FOUND for a device the registry does not know. */
   getDeviceHistory: handleUnaryCall<GetDeviceHistoryRequest, GetDeviceHistoryResponse>;
+  /** Brings devices that are held in line with what the registry holds now. */
+  acceptRestore: handleUnaryCall<AcceptRestoreRequest, AcceptRestoreResponse>;
   listCoordinators: handleUnaryCall<ListCoordinatorsRequest, ListCoordinatorsResponse>;
 }
 
@@ -1731,6 +1940,22 @@ export interface FleetServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: GetDeviceHistoryResponse) => void,
+  ): ClientUnaryCall;
+  /** Brings devices that are held in line with what the registry holds now. */
+  acceptRestore(
+    request: AcceptRestoreRequest,
+    callback: (error: ServiceError | null, response: AcceptRestoreResponse) => void,
+  ): ClientUnaryCall;
+  acceptRestore(
+    request: AcceptRestoreRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: AcceptRestoreResponse) => void,
+  ): ClientUnaryCall;
+  acceptRestore(
+    request: AcceptRestoreRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: AcceptRestoreResponse) => void,
   ): ClientUnaryCall;
   listCoordinators(
     request: ListCoordinatorsRequest,

@@ -94,6 +94,8 @@ export interface Device {
   /** Address of the latest trace in Jaeger; empty if there is none or Jaeger's address is not configured. */
   traceUrl: string;
   bootId: string;
+  /** The registry has lost what the device runs; it keeps that until AcceptRestore of FleetService. */
+  held: boolean;
 }
 
 export interface ValueSource {
@@ -1068,6 +1070,7 @@ function createBaseDevice(): Device {
     sources: [],
     traceUrl: "",
     bootId: "",
+    held: false,
   };
 }
 
@@ -1117,6 +1120,9 @@ export const Device: MessageFns<Device> = {
     }
     if (message.bootId !== "") {
       writer.uint32(106).string(message.bootId);
+    }
+    if (message.held !== false) {
+      writer.uint32(240).bool(message.held);
     }
     return writer;
   },
@@ -1238,6 +1244,14 @@ export const Device: MessageFns<Device> = {
             message.bootId = reader.string();
             continue;
           }
+          case 30: {
+            if (tag !== 240) {
+              break;
+            }
+
+            message.held = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1287,6 +1301,7 @@ export const Device: MessageFns<Device> = {
         : isSet(object.boot_id)
         ? globalThis.String(object.boot_id)
         : "",
+      held: isSet(object.held) ? globalThis.Boolean(object.held) : false,
     };
   },
 
@@ -1331,6 +1346,9 @@ export const Device: MessageFns<Device> = {
     if (message.bootId !== "") {
       obj.bootId = message.bootId;
     }
+    if (message.held !== false) {
+      obj.held = message.held;
+    }
     return obj;
   },
 
@@ -1364,6 +1382,7 @@ export const Device: MessageFns<Device> = {
     message.sources = object.sources?.map((e) => ValueSource.fromPartial(e)) || [];
     message.traceUrl = object.traceUrl ?? "";
     message.bootId = object.bootId ?? "";
+    message.held = object.held ?? false;
     return message;
   },
 };
