@@ -3,6 +3,7 @@ import { hostname } from 'node:os';
 import { randomBytes } from 'node:crypto';
 import { resolve } from 'node:path';
 import { ConfigError, readBoolean, readInteger, readNumber, type Env, type Setting } from '@moefleet/runtime';
+import { readGateText } from './rollout/gate-text';
 import { isLoopback, parseListenAddress, type ListenAddress } from './listen-address';
 
 export const SETTINGS: readonly Setting[] = [
@@ -22,6 +23,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--device-messages-per-second <n>', env: 'MOEFLEET_DEVICE_MESSAGES_PER_SECOND', description: 'messages one device may send; beyond it telemetry is shed, then the device cut off for a while', fallback: '50' },
   { flags: '--device-bytes-per-second <n>', env: 'MOEFLEET_DEVICE_BYTES_PER_SECOND', description: 'bytes one device may send, likewise', fallback: '1048576' },
   { flags: '--coordinator-id <id>', env: 'MOEFLEET_COORDINATOR_ID', description: 'name of this coordinator in leases and logs; default: host name and a random part' },
+  { flags: '--gate-text <file>', env: 'MOEFLEET_GATE_TEXT', description: 'text on which devices measure their quality for gates of rollouts; default: an English text that comes with the coordinator' },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
 ];
 
@@ -46,6 +48,8 @@ export interface CoordinatorConfig {
   readonly hellosPerSecond: number;
   readonly deviceBudget: { readonly messagesPerSecond: number; readonly bytesPerSecond: number };
   readonly coordinatorId: string;
+  /** what devices measure their quality on */
+  readonly gateText: string;
   readonly logLevel: string;
 }
 
@@ -84,6 +88,7 @@ export function readConfig(values: Env): CoordinatorConfig {
       bytesPerSecond: readInteger('MOEFLEET_DEVICE_BYTES_PER_SECOND', values['MOEFLEET_DEVICE_BYTES_PER_SECOND'], 1024 * 1024, 1024, 1024 * 1024 * 1024),
     },
     coordinatorId: readMatching('MOEFLEET_COORDINATOR_ID', values['MOEFLEET_COORDINATOR_ID'] || defaultCoordinatorId(), /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'an id of letters, digits, ".", "_" and "-"'),
+    gateText: readGateText(values['MOEFLEET_GATE_TEXT'] ?? ''),
     logLevel: readMatching('MOEFLEET_LOG_LEVEL', values['MOEFLEET_LOG_LEVEL'] || 'info', new RegExp(`^(?:${LOG_LEVELS.join('|')})$`), `one of ${LOG_LEVELS.join(', ')}`),
   });
 }

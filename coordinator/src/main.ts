@@ -7,12 +7,14 @@ import { TelemetryBatch } from './gateway/telemetry-batch';
 import { ServerCertificate } from './identity/server-certificate';
 import { HttpServer } from './http-server';
 import { LearnerQueue } from './jobs/learner-queue';
+import { RolloutQueue } from './jobs/rollout-queue';
 import { Metrics } from './metrics';
 import { OperatorServer } from './operator/operator-server';
 import { Presence } from './presence';
 import { RedisLink } from './registry/redis-link';
 import { Registry } from './registry/registry';
 import { RolloutEngine } from './rollout/rollout-engine';
+import { StagedRollouts } from './rollout/staged-rollouts';
 import { SessionDirectory } from './sessions/session-directory';
 
 export { readConfig, SETTINGS } from './config';
@@ -32,7 +34,7 @@ export interface Coordinator {
 }
 
 /** What tests make shorter than it is in earnest. */
-export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeoutMs'> & { redisStartDeadlineMs?: number; now?: () => number };
+export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeoutMs'> & { redisStartDeadlineMs?: number; rolloutLockMs?: number; now?: () => number };
 
 export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning: CoordinatorTuning = {}): Coordinator {
   const { coordinatorId, jaegerUrl } = config;
@@ -44,13 +46,16 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const queue = new LearnerQueue({ redis, redisPrefix: config.redisPrefix, everyMs: config.learnEveryMs }, link, log);
   const now = tuning.now ?? Date.now;
   const certificate = config.tlsFolder === null ? null : new ServerCertificate({ folder: config.tlsFolder, hosts: [config.gateway.host, config.operator.host], now }, log);
+  const staged = new StagedRollouts(registry, rollouts, config.gateText, (id) => rolloutQueue.wake(id), log);
+  const rolloutQueue: RolloutQueue = new RolloutQueue({ step: (id) => staged.step(id), active: () => registry.stagedRollouts.active() },
+    { redis, redisPrefix: config.redisPrefix, lockMs: tuning.rolloutLockMs }, link, log);
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, metrics, log },
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs,
       credentials: certificate ? () => certificate.credentials(true) : undefined });
   const operator = new OperatorServer(config.operator,
-    { registry, rollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, log }, certificate ? () => certificate.credentials(false) : undefined);
+    { registry, rollouts, staged, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, log }, certificate ? () => certificate.credentials(false) : undefined);
   const http = new HttpServer(config.http, {
     redisUp: () => link.up,
     metrics: async () => {
@@ -73,7 +78,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   };
   const presence = new Presence(registry, coordinatorId,
     () => ({ gatewayAddress: gateway.address, operatorAddress: operator.address, streams: sessions.size, framesShed: telemetry.shed }), log);
-  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, queue, gateway, operator, http, rollouts, presence, announcement], log);
+  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, queue, rolloutQueue, gateway, operator, http, rollouts, presence, announcement], log);
   return { lifecycle, registry, addresses };
 }
 

@@ -10,6 +10,7 @@ import type { SessionDirectory } from '../sessions/session-directory';
 import type { AgentSession, SessionDeps } from './agent-session';
 import { Admission } from './admission';
 import { type AgentCall, AgentStream, type StreamOptions } from './agent-stream';
+import { MeasureRelay } from './measure-relay';
 import { decodeIncoming } from './message-check';
 import type { BudgetOptions } from './stream-budget';
 import { TelemetryPace } from './telemetry-pace';
@@ -50,6 +51,7 @@ export class AgentGateway implements Service {
   readonly name = 'agent gateway';
   private readonly listener: GrpcListener;
   private readonly streams = new Set<AgentStream>();
+  private readonly relay: MeasureRelay;
   private readonly streamOptions: StreamOptions;
   private readonly admission: Admission;
   private readonly pace: TelemetryPace;
@@ -58,6 +60,7 @@ export class AgentGateway implements Service {
   private timers: NodeJS.Timeout[] = [];
 
   constructor(private readonly directory: SessionDirectory<AgentSession>, private readonly deps: SessionDeps, options: GatewayOptions) {
+    this.relay = new MeasureRelay(directory, deps.registry.measures, deps.log);
     this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...KEEPALIVE, ...NO_CHANNELZ }, options.credentials);
     this.hellosPerSecond = options.hellosPerSecond;
     this.admission = new Admission(options);
@@ -88,6 +91,7 @@ export class AgentGateway implements Service {
       events.on(({ kind, deviceId }) => {
         if (kind === 'desired') this.directory.get(deviceId)?.wake();
         if (kind === 'taken') void this.directory.get(deviceId)?.tick();
+        if (kind === 'measure') this.relay.carryOut(deviceId);
       }),
       link.onUp(() => void inChunks(this.directory.all(), (session) => session.resync())),
     ];

@@ -1,4 +1,4 @@
-/** The kill switch as operators reach it. */
+/** The kill switch as operators reach it. It is thrown before anything else, as whoever throws it is in a hurry. */
 import type { Rollout, RolloutServiceServer } from '@moefleet/proto';
 import type { RolloutRecord } from '../registry/rollout-record';
 import type { RolloutFollower } from '../rollout/rollout-follower';
@@ -14,14 +14,25 @@ const PROGRESS_MS_PER_DEVICE = 0.1;
 
 export type KillSwitchCalls = Pick<RolloutServiceServer, 'getKillSwitch' | 'killLambda' | 'releaseLambda'>;
 
-export function killSwitchCalls({ registry, rollouts, log }: Pick<OperatorDeps, 'registry' | 'rollouts' | 'log'>): KillSwitchCalls {
+export function killSwitchCalls({ registry, rollouts, staged, log }: Pick<OperatorDeps, 'registry' | 'rollouts' | 'staged' | 'log'>): KillSwitchCalls {
   return {
     getKillSwitch: unary(log, async () => {
       const { kill } = await registry.pins.shared();
       return { killSwitch: { off: kill !== null, why: kill?.why ?? '', sinceMs: BigInt(kill?.sinceMs ?? 0) } };
     }),
-    killLambda: serverStream(log, async ({ why, timeoutMs }, out, signal) => tellProgress(await rollouts.kill(checkWhy(why), checkTimeout(timeoutMs)), out, signal)),
-    releaseLambda: serverStream(log, async ({ why, timeoutMs }, out, signal) => tellProgress(await rollouts.release(checkWhy(why), checkTimeout(timeoutMs)), out, signal)),
+    killLambda: serverStream(log, async (request, out, signal, { name }) => {
+      const [why, timeoutMs] = [checkWhy(request.why), checkTimeout(request.timeoutMs)];
+      const entry = { who: name, what: 'kill switch: lambda off on all devices', why, subject: { t: 'all' }, after: { off: true } } as const;
+      const follower = await registry.audit.around(entry, () => rollouts.kill(why, timeoutMs));
+      await staged.haltAll(`the kill switch was thrown${why ? `: ${why}` : ''}`);
+      await tellProgress(follower, out, signal);
+    }),
+    releaseLambda: serverStream(log, async (request, out, signal, { name }) => {
+      const [why, timeoutMs] = [checkWhy(request.why), checkTimeout(request.timeoutMs)];
+      const { kill } = await registry.pins.shared();
+      const entry = { who: name, what: 'kill switch: lambda on again on all devices', why, subject: { t: 'all' }, before: kill ?? undefined, after: { off: false } } as const;
+      await tellProgress(await registry.audit.around(entry, () => rollouts.release(why, timeoutMs)), out, signal);
+    }),
   };
 }
 

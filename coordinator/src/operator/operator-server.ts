@@ -10,9 +10,9 @@ import { GrpcListener } from '../grpc-listener';
 import type { ListenAddress } from '../listen-address';
 import { accessService } from './access-service';
 import { fleetService } from './fleet-service';
-import { killSwitchCalls } from './kill-switch-calls';
 import { learnerService } from './learner-service';
 import { type OperatorDeps, operatorService } from './operator-service';
+import { rolloutService } from './rollout-service';
 
 /** A quality surface of many layers and points fits. */
 const MOST_MESSAGE_BYTES = 16 * 1024 * 1024;
@@ -31,7 +31,7 @@ export class OperatorServer implements Service {
     this.listener.server.addService(OperatorServiceService, operatorService(deps));
     this.listener.server.addService(LearnerServiceService, learnerService(deps));
     this.listener.server.addService(AccessServiceService, accessService(deps));
-    this.listener.server.addService(RolloutServiceService, { ...killSwitchCalls(deps) });
+    this.listener.server.addService(RolloutServiceService, rolloutService(deps));
     this.listener.server.addService(FleetServiceService, fleetService(deps));
     this.health.addToServer(this.listener.server);
   }

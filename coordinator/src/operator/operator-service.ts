@@ -5,16 +5,22 @@ import { DeviceUnavailableError, NotFoundError } from '../errors';
 import { checkId } from '../names';
 import type { Registry } from '../registry/registry';
 import type { RolloutEngine } from '../rollout/rollout-engine';
+import type { StagedRollouts } from '../rollout/staged-rollouts';
+import { MOST_AT_ONCE } from '../rollout/stage-plan';
 import type { SessionDirectory } from '../sessions/session-directory';
 import { serverStream, unary } from './call-handler';
+import { pinField } from '../rollout/change';
 import { pinEntry } from './change-audit';
 import { viewDevice, viewRollout } from './device-view';
 import { tellProgress } from './kill-switch-calls';
 import { checkChange, checkMeasure, checkSelector } from './request-check';
+import { checkStaging } from './rollout-service';
+import { viewStagedAsRollout } from './staged-rollout-view';
 
 export interface OperatorDeps {
   registry: Registry;
   rollouts: RolloutEngine;
+  staged: StagedRollouts;
   sessions: Pick<SessionDirectory, 'get'>;
   /** The id of the job. */
   queueLearnerJob(): Promise<string>;
@@ -39,11 +45,23 @@ export function operatorService(deps: OperatorDeps): OperatorServiceServer {
     changeConfig: serverStream(log, async (request, out, signal, caller) => {
       const { target, change, why, timeoutMs } = checkChange(request);
       const entry = await pinEntry(registry, caller.name, target, change, why);
-      const follower = await registry.audit.around(entry, () => rollouts.change(target, change, why, timeoutMs));
+      const devices = await rollouts.targets(target);
+      if (request.stageMany && devices.length > MOST_AT_ONCE) {
+        const rollout = await registry.audit.around(entry, () => deps.staged.start(target, change, why, caller.name, checkStaging(undefined)));
+        return out.write({ rollout: undefined, stagedRolloutId: rollout.id });
+      }
+      const follower = await registry.audit.around(entry, async () => {
+        await deps.staged.supersede(pinField(change), new Set(devices.map(({ id }) => id)), 'a change that took effect at once');
+        return rollouts.change(target, change, why, timeoutMs);
+      });
       await tellProgress(follower, { write: ({ rollout }) => out.write({ rollout, stagedRolloutId: '' }) }, signal);
     }),
     getRollout: unary(log, async ({ rolloutId }) => {
       const rollout = await rollouts.get(checkId('rollout_id', rolloutId));
+      if (!rollout && await registry.stagedRollouts.read(rolloutId)) {
+        const found = await deps.staged.get(rolloutId);
+        return { rollout: viewStagedAsRollout(found.rollout, found.rows) };
+      }
       if (!rollout) throw new NotFoundError(`rollout ${rolloutId} is not known; the registry keeps the latest ones only`);
       return { rollout: viewRollout(rollout) };
     }),

@@ -18,6 +18,18 @@ export class Keys {
   get rollouts(): string { return `${this.prefix}:{rollouts}`; }
   /** string: JSON of a rollout */
   rollout(id: string): string { return `${this.prefix}:{rollouts}:${id}`; }
+  /** sorted set: ids of staged rollouts by creation time */
+  get stagedRollouts(): string { return `${this.prefix}:{rollouts}:staged`; }
+  /** set: ids of staged rollouts that have not ended */
+  get activeRollouts(): string { return `${this.prefix}:{rollouts}:active`; }
+  /** hash: revision, record (JSON) */
+  stagedRollout(id: string): string { return `${this.prefix}:{rollouts}:staged:${id}`; }
+  /** hash: device id → JSON of its row */
+  stagedRows(id: string): string { return `${this.stagedRollout(id)}:rows`; }
+  /** string with a time to live: a text that devices measure themselves on, by its SHA-256 */
+  measureText(hash: string): string { return `${this.prefix}:{measure-text}:${hash}`; }
+  /** hash with a time to live: id, request (bytes), text (SHA-256); answer (the id again), measured (bytes) or failed (why) */
+  measure(id: string): string { return this.device(id, 'measure'); }
   /** string with a time to live: what the learner is doing */
   get activity(): string { return `${this.prefix}:{learner}:activity`; }
   /** stream: the audit log, one field `entry` with JSON */

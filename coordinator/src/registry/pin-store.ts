@@ -75,8 +75,11 @@ export class PinStore {
     await this.link.run(key, (client) => client.hdel(key, stagedValueField(rolloutId)));
   }
 
-  /** Makes a staged value the value of its layer, and voids the marks. May be repeated. */
-  async promote(value: StagedValue): Promise<void> {
+  /**
+   * Makes a staged value the value of its layer, and voids the marks. May be repeated. `always`: also where it is staged no
+   * more, to put a value back.
+   */
+  async promote(value: StagedValue, always = false): Promise<void> {
     const { layer, field, pin, rolloutId } = value;
     if (layer.t === 'learner') return this.unstage(rolloutId);
     const [key, name] = this.locate(layer, field);
@@ -85,7 +88,7 @@ export class PinStore {
       await this.link.run<unknown>(key, (client) => (pin ? client.hset(key, name, json) : client.hdel(key, name)));
       return this.unstage(rolloutId);
     }
-    await this.link.script(LUA.promotePin, [this.keys.pins], [stagedValueField(rolloutId), name, json]);
+    await this.link.script(LUA.promotePin, [this.keys.pins], [stagedValueField(rolloutId), name, json, always ? 1 : 0]);
   }
 
   /** `proposal`: the learner's value for this device, where the rollout is the learner's. */

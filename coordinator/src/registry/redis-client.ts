@@ -18,12 +18,16 @@ const COMMAND_TIMEOUT_MS = 2000;
 const CONNECT_TIMEOUT_MS = 2000;
 const RECONNECT = { baseMs: 50, maxMs: 2000, random: Math.random };
 
+/** For a BullMQ worker, which waits for jobs in commands that block and has to outlast any outage. Connects by itself. */
+export function createQueueClient(address: RedisAddress, name: string): RedisClient {
+  return create(address, { connectionName: name, maxRetriesPerRequest: null, connectTimeout: CONNECT_TIMEOUT_MS }, true);
+}
+
 /** Does no I/O before `connect()`. The caller listens to 'error' and disconnects it. */
 export function createRedisClient(address: RedisAddress, name: string): RedisClient {
-  const retryStrategy = (attempt: number): number => backoffMs(attempt, RECONNECT);
-  const shared: RedisOptions = {
+  return create(address, {
     connectionName: name,
-    enableOfflineQueue: false,
+    lazyConnect: true,
     // A command that was on its way when the connection broke fails; whoever sent it reads the state and decides anew.
     maxRetriesPerRequest: 0,
     autoResendUnfulfilledCommands: false,
@@ -32,12 +36,18 @@ export function createRedisClient(address: RedisAddress, name: string): RedisCli
     commandTimeout: COMMAND_TIMEOUT_MS,
     connectTimeout: CONNECT_TIMEOUT_MS,
     autoResubscribe: false,
-  };
-  if (!address.cluster) return new Redis(address.url, { ...shared, lazyConnect: true, retryStrategy });
+  }, false);
+}
+
+/** `patient`: commands wait while the connection is down. */
+function create(address: RedisAddress, options: RedisOptions, patient: boolean): RedisClient {
+  const retryStrategy = (attempt: number): number => backoffMs(attempt, RECONNECT);
+  const shared: RedisOptions = { ...options, enableOfflineQueue: patient };
+  if (!address.cluster) return new Redis(address.url, { ...shared, retryStrategy });
   const url = new URL(address.url);
   return new Cluster([{ host: url.hostname.replace(/^\[|\]$/g, ''), port: Number(url.port || 6379) }], {
-    lazyConnect: true,
-    enableOfflineQueue: false,
+    lazyConnect: !patient,
+    enableOfflineQueue: patient,
     clusterRetryStrategy: retryStrategy,
     redisOptions: {
       ...shared,

@@ -6,9 +6,11 @@ import { DeviceStore, type WindowBound } from './device-store';
 import { FleetEvents } from './fleet-events';
 import { Keys } from './keys';
 import { LearnerStore } from './learner-store';
+import { MeasureStore } from './measure-store';
 import { PinStore } from './pin-store';
 import type { RedisLink } from './redis-link';
 import { RolloutStore } from './rollout-store';
+import { StagedRolloutStore } from './staged-rollout-store';
 import { TelemetryStore } from './telemetry-store';
 
 export interface RegistryOptions {
@@ -26,6 +28,8 @@ export class Registry {
   readonly learner: LearnerStore;
   readonly events: FleetEvents;
   readonly audit: AuditStore;
+  readonly stagedRollouts: StagedRolloutStore;
+  readonly measures: MeasureStore;
   readonly telemetry: TelemetryStore;
   readonly coordinators: CoordinatorStore;
 
@@ -37,6 +41,8 @@ export class Registry {
     this.pins = new PinStore(link, keys, log);
     this.rollouts = new RolloutStore(link, keys, options.mostRollouts);
     this.learner = new LearnerStore(link, keys);
+    this.stagedRollouts = new StagedRolloutStore(link, keys, log);
+    this.measures = new MeasureStore(link, keys);
     this.audit = new AuditStore(link, keys, options.coordinatorId, log, options.mostAuditEntries);
     this.events = new FleetEvents(link, keys, options.coordinatorId, log);
   }

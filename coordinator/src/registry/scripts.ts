@@ -153,17 +153,46 @@ const putRollout: Script = {
 
 /**
  * Makes a staged value the value of its layer, unless the rollout has ended in another way meanwhile.
- * in:  KEYS pins; ARGV field of the staged value, field of the pin, JSON of the pin or '' to clear it
+ * in:  KEYS pins; ARGV field of the staged value, field of the pin, JSON of the pin or '' to clear it, 1: even so
  * out: 1 promoted, 0 there was no staged value
  */
 const promotePin: Script = {
   name: 'moefleetPromotePin',
   keys: 1,
   lua: `
-    if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+    if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 and ARGV[4] ~= '1' then return 0 end
     if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[2]) else redis.call('HSET', KEYS[1], ARGV[2], ARGV[3]) end
     return 1`,
 };
 
-export const LUA = { acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, promotePin, countFrames } as const;
+/**
+ * Compare-and-set of a staged rollout: the record and some of its rows, and which rollouts there are and go on. Forgets
+ * the oldest that have ended beyond a bound.
+ * in:  KEYS staged, active, record, rows; ARGV id, expected revision, new revision, JSON, createdMs, 1 while it goes on,
+ *      most, first part of a record's key, then device id, JSON pairs
+ * out: 1 written, 0 the revision is another
+ */
+const writeStagedRollout: Script = {
+  name: 'moefleetWriteStagedRollout',
+  keys: 4,
+  lua: `
+    local found = tonumber(redis.call('HGET', KEYS[3], 'revision') or '0') or 0
+    if found ~= tonumber(ARGV[2]) then return 0 end
+    redis.call('HSET', KEYS[3], 'revision', ARGV[3], 'record', ARGV[4])
+    for at = 9, #ARGV, 2 do redis.call('HSET', KEYS[4], ARGV[at], ARGV[at + 1]) end
+    redis.call('ZADD', KEYS[1], ARGV[5], ARGV[1])
+    if ARGV[6] == '1' then redis.call('SADD', KEYS[2], ARGV[1]) else redis.call('SREM', KEYS[2], ARGV[1]) end
+    local surplus = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[7])
+    if surplus > 0 then
+      for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, surplus - 1)) do
+        if redis.call('SISMEMBER', KEYS[2], id) == 0 then
+          redis.call('DEL', ARGV[8] .. id, ARGV[8] .. id .. ':rows')
+          redis.call('ZREM', KEYS[1], id)
+        end
+      end
+    end
+    return 1`,
+};
+
+export const LUA = { acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, promotePin, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

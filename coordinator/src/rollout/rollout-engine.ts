@@ -9,13 +9,13 @@ import { type Logger, selectorMatches, type Service } from '@moefleet/runtime';
 import { InvalidRequestError, NotAllowedNowError, NotFoundError, RegistryDataError, StoppingError } from '../errors';
 import { inChunks } from '../registry/chunks';
 import type { DeviceRecord } from '../registry/device-record';
-import type { CachePin, EvictionPin, LambdaPin, SamplingPin, TracingPin } from '../registry/pin';
 import type { Registry } from '../registry/registry';
 import type { RolloutRecord, RolloutRow, RolloutState } from '../registry/rollout-record';
 import { type Change, describeChange, pinField, pinPlace, specFields, type Target } from './change';
 import { type DesiredOutcome, DesiredWriter } from './desired-writer';
 import { layerText } from './effective-spec';
 import { HELD_TEXT } from './held';
+import { pinValue } from './pin-value';
 import { killText } from './kill-text';
 import { RolloutFollower } from './rollout-follower';
 import { judgeRollout, judgeRow, runs } from './rollout-progress';
@@ -30,7 +30,7 @@ export interface RolloutObserver {
 
 export class RolloutEngine implements Service {
   readonly name = 'rollout engine';
-  private readonly writer: DesiredWriter;
+  readonly writer: DesiredWriter;
   private readonly followers = new Set<RolloutFollower>();
 
   constructor(private readonly registry: Registry, private readonly log: Logger, private readonly observer: RolloutObserver) {
@@ -46,8 +46,7 @@ export class RolloutEngine implements Service {
   /** Sets or clears the pin, writes what follows from it, and returns the rollout that is now under way. */
   async change(target: Target, change: Change, why: string, timeoutMs: number): Promise<RolloutFollower> {
     const known = await this.targets(target);
-    checkCapacity(change, known);
-    checkLayerLists(change, known);
+    checkFits(change, known);
     const cleared = await this.applyPin(target, change, why, known);
     // Looked up again: a device that joined meanwhile has been brought in line with the pins as they were before.
     const devices = await this.targets(target);
@@ -132,7 +131,8 @@ export class RolloutEngine implements Service {
     }
   }
 
-  private async targets(target: Target): Promise<DeviceRecord[]> {
+  /** Devices a change is for now. Throws NotFoundError for a device nobody has seen. */
+  async targets(target: Target): Promise<DeviceRecord[]> {
     if (target.t === 'device') {
       const device = await this.registry.devices.read(target.deviceId);
       if (!device) throw new NotFoundError(`device ${target.deviceId} is not known; see the list of devices`);
@@ -145,17 +145,9 @@ export class RolloutEngine implements Service {
   /** For a clearing change: whether there was a pin; true for a setting one. */
   private async applyPin(target: Target, change: Change, why: string, devices: readonly DeviceRecord[]): Promise<boolean> {
     const place = pinPlace(target);
-    const modelHashes = [...new Set(devices.flatMap((device) => device.model?.hash ?? []))].sort();
-    const { pins } = this.registry;
-    switch (change.t) {
-      case 'clearRouting': case 'clearEviction': case 'clearCache': return pins.clear(place, pinField(change));
-      case 'setRouting': await pins.set(place, 'lambda', { why, modelHashes, ...change.routing } satisfies Omit<LambdaPin, 'order'>); break;
-      case 'setEviction': await pins.set(place, 'eviction', { why, modelHashes, policy: change.policy, halfLifeTokens: change.halfLifeTokens } satisfies Omit<EvictionPin, 'order'>); break;
-      case 'setCacheBytes': await pins.set(place, 'cache', { why, modelHashes, size: { t: 'bytes', cacheBytes: change.cacheBytes } } satisfies Omit<CachePin, 'order'>); break;
-      case 'setCapacity': await pins.set(place, 'cache', { why, modelHashes, size: { t: 'capacity', capacity: change.capacity } } satisfies Omit<CachePin, 'order'>); break;
-      case 'setTracing': await pins.set(place, 'tracing', { why, traceRatio: change.traceRatio } satisfies Omit<TracingPin, 'order'>); break;
-      case 'setSampling': await pins.set(place, 'sampling', { why, sampling: change.sampling } satisfies Omit<SamplingPin, 'order'>); break;
-    }
+    const pin = pinValue(change, why, devices);
+    if (!pin) return this.registry.pins.clear(place, pinField(change));
+    await this.registry.pins.set(place, pinField(change), pin);
     return true;
   }
 
@@ -198,6 +190,12 @@ function whyUnchanged(outcome: DesiredOutcome, change: Change, place: string, pi
   const won = outcome.effective.sources.find((source) => specFields(change).includes(source.field));
   const text = won ? layerText(won) : 'default';
   return text.startsWith(`${place} pin`) || text === 'learner' || text === 'default' ? `it runs this already (${text})` : `the ${text} stands`;
+}
+
+/** Throws InvalidRequestError where the model of a target cannot take the change. */
+export function checkFits(change: Change, devices: readonly DeviceRecord[]): void {
+  checkCapacity(change, devices);
+  checkLayerLists(change, devices);
 }
 
 /** A capacity below top-K would starve every token; one above the number of experts is a mistake. */

@@ -8,7 +8,8 @@ import {
 import {
   AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type Coordinator, type Device, FleetServiceClient,
   type GetDeviceHistoryResponse, type GetFleetStatusResponse, type GetLearnerResponse, type KillLambdaRequest, type KillSwitch,
-  type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, OperatorServiceClient, type ReadAuditRequest, type Rollout, RolloutServiceClient,
+  type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, OperatorServiceClient, type PlanRolloutRequest,
+  type PlanRolloutResponse, type ReadAuditRequest, type Rollout, RolloutServiceClient, type StagedRollout, type StartRolloutRequest,
 } from '@moefleet/proto';
 import { EXIT, exitCodeOfStatus, Failure } from './failure';
 import { type OperatorChannel, PLAINTEXT } from './operator-channel';
@@ -55,16 +56,62 @@ export class OperatorConnection {
   }
 
   /** Calls `onRollout` at each state the coordinator tells; resolves with the last. */
-  async changeConfig(request: ChangeConfigRequest, onRollout: (rollout: Rollout) => void): Promise<Rollout> {
+  async changeConfig(request: ChangeConfigRequest, onRollout: (rollout: Rollout) => void): Promise<Rollout | { stagedRolloutId: string }> {
     const deadline = Date.now() + (request.timeoutMs || 30_000) + STREAM_SLACK_MS;
     let last: Rollout | undefined;
-    await this.stream(this.client.changeConfig(request, new Metadata(), { deadline }), ({ rollout }) => {
+    let staged = '';
+    await this.stream(this.client.changeConfig(request, new Metadata(), { deadline }), ({ rollout, stagedRolloutId }) => {
+      staged ||= stagedRolloutId;
       if (!rollout) return;
       last = rollout;
       onRollout(rollout);
     });
+    if (staged) return { stagedRolloutId: staged };
     if (!last) throw new Failure(`the coordinator at ${this.address} ended without telling the outcome; look at it with: moefleet devices`);
     return last;
+  }
+
+  planRollout(request: PlanRolloutRequest): Promise<PlanRolloutResponse> {
+    return this.unary(this.rollouts.planRollout.bind(this.rollouts), request);
+  }
+
+  async startRollout(request: StartRolloutRequest): Promise<StagedRollout> {
+    return this.whole((await this.unary(this.rollouts.startRollout.bind(this.rollouts), request)).rollout);
+  }
+
+  async listRollouts(): Promise<StagedRollout[]> {
+    return (await this.unary(this.rollouts.listRollouts.bind(this.rollouts), {})).rollouts;
+  }
+
+  async getRollout(rolloutId: string): Promise<StagedRollout> {
+    return this.whole((await this.unary(this.rollouts.getStagedRollout.bind(this.rollouts), { rolloutId })).rollout);
+  }
+
+  async orderRollout(order: 'pause' | 'resume' | 'rollback', rolloutId: string, why: string): Promise<StagedRollout> {
+    const { pauseRollout, resumeRollout, rollbackRollout } = this.rollouts;
+    const call = { pause: pauseRollout, resume: resumeRollout, rollback: rollbackRollout }[order] as typeof pauseRollout;
+    return this.whole((await this.unary(call.bind(this.rollouts), { rolloutId, why })).rollout);
+  }
+
+  /** No deadline: a rollout takes its time. Ends with it, or where `goOn` says so; resolves with the last state. */
+  async watchRollout(rolloutId: string, goOn: (rollout: StagedRollout) => boolean): Promise<StagedRollout> {
+    let last: StagedRollout | undefined;
+    let enough = false;
+    const call = this.rollouts.watchRollout({ rolloutId });
+    await this.stream(call, ({ rollout }) => {
+      if (!rollout || enough) return;
+      last = rollout;
+      enough = !goOn(rollout);
+      if (enough) call.cancel();
+    }).catch((error: unknown) => {
+      if (!enough) throw error;
+    });
+    return this.whole(last);
+  }
+
+  private whole(rollout: StagedRollout | undefined): StagedRollout {
+    if (!rollout) throw new Failure(`the coordinator at ${this.address} answered without a rollout`);
+    return rollout;
   }
 
   /** null from a coordinator that knows no kill switch. */

@@ -12,6 +12,7 @@ import { addFleetStatus } from './commands/fleet-status';
 import { addLearnerQueries } from './commands/learner';
 import { addMeasure } from './commands/measure';
 import { addModel } from './commands/model';
+import { addRollout } from './commands/rollout';
 import { addRun } from './commands/run-program';
 import { addTrace } from './commands/trace';
 import { addCommonOptions } from './config';
@@ -26,6 +27,7 @@ Deploy agents to devices:
 Adjust λ, the pull of a device's routing towards the experts it holds in memory:
   moefleet lambda set 0.25 --all
   moefleet lambda auto --all                                 (back to the learner: moefleet learner run)
+  moefleet lambda set 0.25 --all --stages 1,25%,100% --gate 'perplexityLoss<1%'
   moefleet lambda off --why "answers look wrong"             (kill switch; release it with: moefleet lambda on)
 
 See every flash miss as a span in Jaeger:
@@ -61,6 +63,7 @@ export function buildProgram(context: Context): Command {
   addRouting(program, context);
   addEviction(program, context);
   addCache(program, context);
+  addRollout(program, context);
   addTrace(program, context);
   addMeasure(program, context);
   addTracing(program, context);

@@ -10,6 +10,7 @@ import { jsonText } from '../json-text';
 import { type Action, addOperatorGroup, type Run } from '../operator-command';
 import { missingText, notApplied, rolloutExitCode, rolloutJson, rolloutText } from '../rollout-view';
 import { addKillSwitch } from './kill-switch';
+import { addStagingOptions, applyStaged, followStaged, readStaging, STAGING_HELP } from './staging';
 import { addTargetOptions, readTarget } from '../target';
 
 export type Change = NonNullable<ChangeConfigRequest['change']>;
@@ -28,6 +29,8 @@ export function addLambda(program: Command, context: Context): void {
     `
 Examples:
   moefleet lambda set 0.25 --all
+  moefleet lambda set 0.25 --all --stages 1,25%,100% --soak 60s --gate 'perplexityLoss<1%,errors==0'
+  moefleet lambda set 0.25 --selector class=phone --stages 1,100% --plan
   moefleet lambda set 0.3 --device phone-1 --top-j 1 --why "trial on one phone"
   moefleet lambda set 0 --selector 'class=jetson,region in (eu,us),!canary'
   moefleet lambda set 0.1,0.2,0.2,0.3,0.3,0.3 --all
@@ -89,10 +92,10 @@ export function addWindows(program: Command, context: Context): void {
 
 /** A command with a target, whose action sends `change` and follows its rollout. */
 export function changing(context: Context, action: Action, command: Command, examples: string, change: (run: Run) => Change): void {
-  addTargetOptions(command)
+  addStagingOptions(addTargetOptions(command))
     .option('--why <text>', 'reason, kept with the change')
     .addOption(new Option('--timeout <seconds>', 'how long to wait for devices').argParser(numberFrom(0.1, 600)).default(30))
-    .addHelpText('after', EXIT_CODES + examples);
+    .addHelpText('after', EXIT_CODES + STAGING_HELP + examples);
   addCommonOptions(command, { operator: true }).action(action((run) => applyChange(context, run, change(run))));
 }
 
@@ -102,15 +105,22 @@ async function applyChange(context: Context, run: Run, change: Change): Promise<
     change,
     why: String(run.options['why'] ?? ''),
     timeoutMs: Math.round(Number(run.options['timeout']) * 1000),
-    stageMany: false,
+    stageMany: !run.options['now'],
   };
+  const staging = readStaging(run.options);
+  if (staging) return applyStaged(context, run, request, staging);
   let waitingFor = -1;
   const startedMs = Date.now();
-  const rollout = await run.operator.changeConfig(request, (state) => {
+  const outcome = await run.operator.changeConfig(request, (state) => {
     const waiting = notApplied(state).length;
     if (waiting > 0 && waiting !== waitingFor && Date.now() - startedMs > 2000) run.note(`waiting for ${waiting} of ${state.devices.length} devices\n`);
     waitingFor = waiting;
   });
+  if ('stagedRolloutId' in outcome) {
+    run.note(`more than ten devices: staged as rollout ${outcome.stagedRolloutId}; Ctrl-C leaves it running\n`);
+    return followStaged(context, run, outcome.stagedRolloutId);
+  }
+  const rollout = outcome;
   run.out(run.json ? jsonText(rolloutJson(rollout)) : rolloutText(rollout));
   run.note(missingText(rollout));
   context.setExitCode(rolloutExitCode(rollout));

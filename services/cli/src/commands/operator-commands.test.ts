@@ -100,7 +100,7 @@ describe('lambda set', () => {
     operator.script.rollouts = [rollout(['b', State.STATE_PENDING]), rollout(['b', State.STATE_APPLIED], ['a', State.STATE_UNCHANGED])];
     const { code, stdout, stderr } = await run(['lambda', 'set', '0.25', '--all', '--top-j', '1', '--why', 'trial', '--timeout', '5']);
     expect(operator.changes[0]).toEqual({
-      target: { kind: { $case: 'all', value: true } }, change: { $case: 'setLambda', value: { lambda: 0.25, topJ: 1 } }, why: 'trial', timeoutMs: 5000, stageMany: false,
+      target: { kind: { $case: 'all', value: true } }, change: { $case: 'setLambda', value: { lambda: 0.25, topJ: 1 } }, why: 'trial', timeoutMs: 5000, stageMany: true,
     });
     expect(stdout).toMatch(/^DEVICE +STATE +GENERATION +WHY\na +UNCHANGED +4\nb +APPLIED +4\n$/);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });

@@ -1,0 +1,129 @@
+/**
+ * Drives rollouts (BullMQ): one job per rollout that is under way, which runs one step and then delays itself until the
+ * next is due. Whoever holds the job's lock is the only one that drives the rollout; when that coordinator dies, the
+ * lock runs out and another takes the job over. A job that Redis has lost is made again from the list of rollouts that
+ * have not ended, at every start and every so often.
+ */
+import { type Logger, type Service } from '@moefleet/runtime';
+import { DelayedError, type Job, Queue, Worker } from 'bullmq';
+import { reasonOf } from '../errors';
+import { createQueueClient, createRedisClient, type RedisAddress, type RedisClient } from '../registry/redis-client';
+import { learnerQueuePrefix } from './learner-queue';
+
+export const ROLLOUT_QUEUE = 'rollouts';
+
+export interface RolloutQueueOptions {
+  redis: RedisAddress;
+  redisPrefix: string;
+  /** how long a coordinator that has died keeps a job; see LOCK_MS */
+  lockMs?: number;
+}
+
+/** What the queue is about: it knows nothing of rollouts but their ids. */
+export interface Steps {
+  /** milliseconds until the next step; null: none until it is woken */
+  step(id: string): Promise<number | null>;
+  /** ids of rollouts that have not ended */
+  active(): Promise<string[]>;
+}
+
+/** Another coordinator takes over this long after the one with the job has died, at most twice that. */
+const LOCK_MS = 10_000;
+/** Jobs that were lost are made again this often. */
+const SWEEP_MS = 15_000;
+/** After a step that has failed, as when Redis was away. */
+const AGAIN_MS = 1000;
+const CONCURRENCY = 4;
+/** A Redis that has not answered by then is away; locks run out by themselves. */
+const PING_PATIENCE_MS = 1000;
+
+export class RolloutQueue implements Service {
+  readonly name = 'rollout queue';
+  private client: RedisClient | null = null;
+  private workerClient: RedisClient | null = null;
+  private queue: Queue | null = null;
+  private worker: Worker | null = null;
+  private timer: NodeJS.Timeout | undefined;
+  private stopListening: () => void = () => {};
+  private lastReason = '';
+
+  /** `link` tells when Redis is back. */
+  constructor(private readonly steps: Steps, private readonly options: RolloutQueueOptions, private readonly link: { onUp(listener: () => void): () => void }, private readonly log: Logger) {}
+
+  async start(): Promise<void> {
+    const { redis, redisPrefix, lockMs = LOCK_MS } = this.options;
+    const prefix = learnerQueuePrefix(redisPrefix);
+    this.client = createRedisClient(redis, 'moefleet-coordinator-rollouts');
+    this.workerClient = createQueueClient(redis, 'moefleet-coordinator-rollout-worker');
+    for (const client of [this.client, this.workerClient]) client.on('error', (error: unknown) => this.tell(error));
+    await this.client.connect();
+    this.queue = new Queue(ROLLOUT_QUEUE, { connection: this.client, prefix });
+    this.queue.on('error', (error) => this.tell(error));
+    this.worker = new Worker(ROLLOUT_QUEUE, (job, token) => this.process(job, token), {
+      connection: this.workerClient, prefix, concurrency: CONCURRENCY,
+      lockDuration: lockMs, stalledInterval: lockMs / 2, maxStalledCount: Number.MAX_SAFE_INTEGER,
+    });
+    this.worker.on('error', (error) => this.tell(error));
+    this.stopListening = this.link.onUp(() => void this.sweep());
+    this.timer = setInterval(() => void this.sweep(), SWEEP_MS);
+    await this.sweep();
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.timer);
+    this.stopListening();
+    const { queue, worker, client, workerClient } = this;
+    Object.assign(this, { queue: null, worker: null, client: null, workerClient: null });
+    // In order, BullMQ waits for answers of Redis, for ever where there are none.
+    const inOrder = client !== null && await answers(client);
+    await worker?.close(!inOrder).catch((error: unknown) => this.tell(error));
+    await queue?.close().catch(() => {});
+    workerClient?.disconnect();
+    client?.disconnect();
+  }
+
+  /** Has a step of the rollout run soon. Failing is no harm: the next sweep does it. */
+  async wake(id: string): Promise<void> {
+    try {
+      await this.queue?.add('step', { rolloutId: id }, { jobId: id, removeOnComplete: true, removeOnFail: true });
+    } catch (error) {
+      this.tell(error);
+    }
+  }
+
+  private async sweep(): Promise<void> {
+    try {
+      for (const id of await this.steps.active()) await this.wake(id);
+      this.lastReason = '';
+    } catch (error) {
+      this.tell(error);
+    }
+  }
+
+  private async process(job: Job, token: string | undefined): Promise<void> {
+    const id = String((job.data as { rolloutId?: unknown } | undefined)?.rolloutId ?? '');
+    const delayMs = await this.steps.step(id).catch((error: unknown) => {
+      this.log.warn({ rolloutId: id, reason: reasonOf(error) }, 'step of a rollout failed; trying again');
+      return AGAIN_MS;
+    });
+    if (delayMs === null) return;
+    await job.moveToDelayed(Date.now() + delayMs, token);
+    throw new DelayedError();
+  }
+
+  /** The same trouble once, not once per attempt. */
+  private tell(error: unknown): void {
+    const reason = reasonOf(error);
+    if (reason !== this.lastReason) this.log.warn({ reason }, 'rollout queue');
+    this.lastReason = reason;
+  }
+}
+
+async function answers(client: RedisClient): Promise<boolean> {
+  if (client.status !== 'ready') return false;
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<boolean>((resolve) => { timer = setTimeout(() => resolve(false), PING_PATIENCE_MS); });
+  const answered = await Promise.race([client.ping().then(() => true, () => false), late]);
+  clearTimeout(timer);
+  return answered;
+}

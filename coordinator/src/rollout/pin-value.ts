@@ -1,0 +1,21 @@
+/** The pin that a change sets, without its order. */
+import type { DeviceRecord } from '../registry/device-record';
+import type { PinByField, PinField } from '../registry/pin';
+import type { Change } from './change';
+
+type Unordered<P> = P extends unknown ? Omit<P, 'order'> : never;
+export type PinValue = Unordered<PinByField[PinField]>;
+
+/** null: the change clears it. A pin of what belongs to a model remembers those that its targets run. */
+export function pinValue(change: Change, why: string, devices: readonly DeviceRecord[]): PinValue | null {
+  const modelHashes = [...new Set(devices.flatMap((device) => device.model?.hash ?? []))].sort();
+  switch (change.t) {
+    case 'clearRouting': case 'clearEviction': case 'clearCache': return null;
+    case 'setRouting': return { why, modelHashes, ...change.routing };
+    case 'setEviction': return { why, modelHashes, policy: change.policy, halfLifeTokens: change.halfLifeTokens };
+    case 'setCacheBytes': return { why, modelHashes, size: { t: 'bytes', cacheBytes: change.cacheBytes } };
+    case 'setCapacity': return { why, modelHashes, size: { t: 'capacity', capacity: change.capacity } };
+    case 'setTracing': return { why, traceRatio: change.traceRatio };
+    case 'setSampling': return { why, sampling: change.sampling };
+  }
+}
