@@ -22,7 +22,7 @@ const { values } = parseArgs({
     paced: { type: 'boolean', default: false }, text: { type: 'string', default: fixtures.text }, tokens: { type: 'string', default: '60' },
     'stock-tokens': { type: 'string', default: '24' }, 'warm-up': { type: 'string', default: '12' }, runs: { type: 'string', default: '2' },
     threads: { type: 'string', default: '2' }, 'quality-tokens': { type: 'string', default: '16384' }, 'skip-quality': { type: 'boolean', default: false },
-    arms: { type: 'string' }, results: { type: 'string' }, json: { type: 'boolean', default: false },
+    arms: { type: 'string' }, 'skip-floor': { type: 'boolean', default: false }, results: { type: 'string' }, json: { type: 'boolean', default: false },
   },
 });
 
@@ -44,7 +44,7 @@ const wordsOf = (arm) => Object.entries(arm).flatMap(([name, value]) => [`--${na
 function benched(model, profile) {
   return moefleet('engine', 'bench', '--model', model, '--text', values.text, '--profile', profile, '--capacity', '40%', '--threads', values.threads,
     '--tokens', values.tokens, '--stock-tokens', values.paced ? values.tokens : values['stock-tokens'], '--warm-up', values['warm-up'], '--runs', '1', '--arms', values.paced ? 'lru' : 'stock,lru',
-    ...(values.paced ? ['--paced'] : []), ...chosen.flatMap((name) => ['--arm', `${name}:${flagsOf(arms[name])}`]));
+    ...(values.paced ? ['--paced'] : []), ...(values['skip-floor'] ? ['--no-floor'] : []), ...chosen.flatMap((name) => ['--arm', `${name}:${flagsOf(arms[name])}`]));
 }
 
 /** Misses and perplexity of the bent routing against plain LRU and the model's own, on the narrow model: the same routing, much faster. */
