@@ -1,7 +1,7 @@
 /** Flags and environment of the coordinator, read once. */
 import { hostname } from 'node:os';
 import { randomBytes } from 'node:crypto';
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { ConfigError, readBoolean, readInteger, readNumber, type Env, type Setting } from '@moefleet/runtime';
 import { readGateText } from './rollout/gate-text';
 import { isLoopback, parseListenAddress, type ListenAddress } from './listen-address';
@@ -14,6 +14,8 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--operator <host:port>', env: 'MOEFLEET_OPERATOR_LISTEN', description: 'where the command line and the learner connect (gRPC)', fallback: '127.0.0.1:7401' },
   { flags: '--http <host:port>', env: 'MOEFLEET_HTTP_LISTEN', description: '/healthz and /metrics', fallback: '127.0.0.1:7402' },
   { flags: '--tls-dir <folder>', env: 'MOEFLEET_TLS_DIR', description: 'the fleet\'s folder (moefleet fleet init): agents and operators connect over TLS 1.3, agents with a certificate of their own' },
+  { flags: '--require-operator-token', env: 'MOEFLEET_REQUIRE_OPERATOR_TOKEN', description: 'serve operators and learners only with a token (moefleet operator create)', fallback: 'true where TLS is on or --operator is beyond loopback' },
+  { flags: '--admin-token-file <file>', env: 'MOEFLEET_ADMIN_TOKEN_FILE', description: 'where the first admin\'s token is written if there are no operators yet; one that is there already is taken', fallback: 'moefleet-admin.token, in the folder of --tls-dir where there is one' },
   { flags: '--insecure-plaintext', env: 'MOEFLEET_INSECURE_PLAINTEXT', description: 'allow addresses other than loopback although nothing is encrypted or authenticated', fallback: 'false' },
   { flags: '--jaeger-url <url>', env: 'MOEFLEET_JAEGER_URL', description: 'base address of Jaeger, for links to traces, e.g. http://127.0.0.1:16686' },
   { flags: '--learn-every <seconds>', env: 'MOEFLEET_LEARN_EVERY', description: 'seconds between learner jobs; 0: only when asked', fallback: '10' },
@@ -47,12 +49,15 @@ export interface CoordinatorConfig {
   readonly framesPerSecond: number;
   readonly hellosPerSecond: number;
   readonly deviceBudget: { readonly messagesPerSecond: number; readonly bytesPerSecond: number };
+  readonly requireOperatorToken: boolean;
+  readonly adminTokenFile: string;
   readonly coordinatorId: string;
   /** what devices measure their quality on */
   readonly gateText: string;
   readonly logLevel: string;
 }
 
+const ADMIN_TOKEN_FILE = 'moefleet-admin.token';
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
 
 /** `values` by environment variable name; throws ConfigError. */
@@ -87,6 +92,8 @@ export function readConfig(values: Env): CoordinatorConfig {
       messagesPerSecond: readInteger('MOEFLEET_DEVICE_MESSAGES_PER_SECOND', values['MOEFLEET_DEVICE_MESSAGES_PER_SECOND'], 50, 1, 100_000),
       bytesPerSecond: readInteger('MOEFLEET_DEVICE_BYTES_PER_SECOND', values['MOEFLEET_DEVICE_BYTES_PER_SECOND'], 1024 * 1024, 1024, 1024 * 1024 * 1024),
     },
+    requireOperatorToken: readBoolean('MOEFLEET_REQUIRE_OPERATOR_TOKEN', values['MOEFLEET_REQUIRE_OPERATOR_TOKEN'], tlsFolder !== null || !isLoopback(operator.host)),
+    adminTokenFile: resolve(values['MOEFLEET_ADMIN_TOKEN_FILE'] || join(tlsFolder ?? '.', ADMIN_TOKEN_FILE)),
     coordinatorId: readMatching('MOEFLEET_COORDINATOR_ID', values['MOEFLEET_COORDINATOR_ID'] || defaultCoordinatorId(), /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'an id of letters, digits, ".", "_" and "-"'),
     gateText: readGateText(values['MOEFLEET_GATE_TEXT'] ?? ''),
     logLevel: readMatching('MOEFLEET_LOG_LEVEL', values['MOEFLEET_LOG_LEVEL'] || 'info', new RegExp(`^(?:${LOG_LEVELS.join('|')})$`), `one of ${LOG_LEVELS.join(', ')}`),

@@ -13,6 +13,21 @@ export class NotFoundError extends Error {
   override readonly name = 'NotFoundError';
 }
 
+/** Who calls is not known: no token, or one that is not in force. */
+export class UnauthenticatedError extends Error {
+  override readonly name = 'UnauthenticatedError';
+}
+
+/** Who calls is known, and may not. */
+export class PermissionDeniedError extends Error {
+  override readonly name = 'PermissionDeniedError';
+}
+
+/** A name is in use by something that stands. */
+export class NameTakenError extends Error {
+  override readonly name = 'NameTakenError';
+}
+
 /** The device has no stream here now; the same request may work later. */
 export class DeviceUnavailableError extends Error {
   override readonly name = 'DeviceUnavailableError';

@@ -1,8 +1,8 @@
 /** The one place where the coordinator's errors become gRPC statuses. */
 import { Metadata, status, type StatusObject } from '@grpc/grpc-js';
 import {
-  BudgetExceededError, BusyError, DeviceIdTakenError, DeviceUnavailableError, InvalidRequestError, NotAllowedNowError, NotFoundError,
-  OverloadedError, RegistryDataError, RegistryUnavailableError, ReplacedError, StoppingError, TaskFailedError,
+  BudgetExceededError, BusyError, DeviceIdTakenError, DeviceUnavailableError, InvalidRequestError, NameTakenError, NotAllowedNowError, NotFoundError,
+  OverloadedError, PermissionDeniedError, RegistryDataError, RegistryUnavailableError, ReplacedError, StoppingError, TaskFailedError, UnauthenticatedError,
 } from './errors';
 
 /** Milliseconds a client is told to wait, in the trailer `retry-after-ms`, before it tries again. */
@@ -18,6 +18,9 @@ export interface GrpcFailure extends Partial<StatusObject> {
 
 export function toGrpcStatus(error: unknown): GrpcFailure {
   if (error instanceof InvalidRequestError) return failure(status.INVALID_ARGUMENT, error);
+  if (error instanceof UnauthenticatedError) return failure(status.UNAUTHENTICATED, error);
+  if (error instanceof PermissionDeniedError) return failure(status.PERMISSION_DENIED, error);
+  if (error instanceof NameTakenError) return failure(status.ALREADY_EXISTS, error);
   if (error instanceof NotFoundError) return failure(status.NOT_FOUND, error);
   if (error instanceof DeviceIdTakenError) return failure(status.ALREADY_EXISTS, error);
   if (error instanceof ReplacedError) return failure(status.ABORTED, error);

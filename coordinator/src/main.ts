@@ -9,6 +9,7 @@ import { HttpServer } from './http-server';
 import { LearnerQueue } from './jobs/learner-queue';
 import { RolloutQueue } from './jobs/rollout-queue';
 import { Metrics } from './metrics';
+import { FirstAdmin } from './operator/first-admin';
 import { OperatorServer } from './operator/operator-server';
 import { Presence } from './presence';
 import { RedisLink } from './registry/redis-link';
@@ -55,7 +56,9 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs,
       credentials: certificate ? () => certificate.credentials(true) : undefined });
   const operator = new OperatorServer(config.operator,
-    { registry, rollouts, staged, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, log }, certificate ? () => certificate.credentials(false) : undefined);
+    { registry, rollouts, staged, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, log },
+    certificate ? () => certificate.credentials(false) : undefined);
+  const firstAdmin = new FirstAdmin(registry, config, log);
   const http = new HttpServer(config.http, {
     redisUp: () => link.up,
     metrics: async () => {
@@ -78,7 +81,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   };
   const presence = new Presence(registry, coordinatorId,
     () => ({ gatewayAddress: gateway.address, operatorAddress: operator.address, streams: sessions.size, framesShed: telemetry.shed }), log);
-  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, queue, rolloutQueue, gateway, operator, http, rollouts, presence, announcement], log);
+  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, queue, rolloutQueue, gateway, firstAdmin, operator, http, rollouts, presence, announcement], log);
   return { lifecycle, registry, addresses };
 }
 

@@ -5,10 +5,13 @@ export * from './gen/moefleet/v1/access';
 export * from './gen/moefleet/v1/agent';
 export * from './gen/moefleet/v1/device';
 export * from './gen/moefleet/v1/fleet';
+export * from './gen/moefleet/v1/inventory';
 export * from './gen/moefleet/v1/learner';
 export * from './gen/moefleet/v1/operator';
 export * from './gen/moefleet/v1/rollout';
 export * from './gen/moefleet/v1/telemetry';
+
+export { bearerInterceptor } from './bearer';
 
 /** This release's; a coordinator accepts agents down to MIN_PROTOCOL_VERSION. */
 export const PROTOCOL_VERSION = 1;

@@ -283,7 +283,7 @@ describe('when Redis goes away in the middle', () => {
     agent.telemetry();
     agent.report({ reason: 'said during the outage' });
     await expect(change(coordinator.operator, setLambda(0.5))).rejects.toMatchObject({ code: status.UNAVAILABLE, details: expect.stringMatching(/Redis at .* does not answer.*MOEFLEET_REDIS_URL/) });
-    await expect(call(coordinator, 'listDevices', { selector: undefined })).rejects.toMatchObject({ code: status.UNAVAILABLE });
+    await expect(call(coordinator, 'listDevices', { selector: undefined, pageSize: 0, pageToken: '' })).rejects.toMatchObject({ code: status.UNAVAILABLE });
     await expect(join({ id: 'newcomer' })).rejects.toMatchObject({ code: status.UNAVAILABLE });
     expect(await (await fetch(`${coordinator.http}/healthz`)).json()).toEqual({ status: 'degraded', redis: 'away' });
     expect(await (await fetch(`${coordinator.http}/metrics`)).text()).toMatch(/moefleet_coordinator_redis_up 0[\s\S]*telemetry_frames_total\{outcome="shed"\} 1/);

@@ -82,11 +82,11 @@ describe('a coordinator with the folder of a fleet', () => {
   });
 
   test('serves operators who have its CA, and nobody who has another', async () => {
-    expect(await call(coordinator, 'listDevices', { selector: undefined })).toEqual({ devices: [] });
+    expect(await call(coordinator, 'listDevices', { selector: undefined, pageSize: 0, pageToken: '' })).toEqual({ devices: [], nextPageToken: '' });
     const { operatorAddress } = coordinator.addresses();
     for (const wrong of [testChannel(await fleet('wrong')), testChannel(null)]) {
       const client = new OperatorServiceClient(operatorAddress, wrong.credentials, { ...wrong.options, 'grpc.enable_retries': 0 });
-      const error = await new Promise((resolve) => client.listDevices({ selector: undefined }, (failure) => resolve(failure)));
+      const error = await new Promise((resolve) => client.listDevices({ selector: undefined, pageSize: 0, pageToken: '' }, (failure) => resolve(failure)));
       expect(error).toMatchObject({ code: 14 });
       client.close();
     }

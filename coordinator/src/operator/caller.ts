@@ -1,4 +1,4 @@
-/** Who makes a call, as far as it is known. */
+/** Who makes a call: found by `operator-auth.ts`, read by the handlers. */
 import type { Metadata } from '@grpc/grpc-js';
 
 export interface Caller {
@@ -6,8 +6,15 @@ export interface Caller {
   readonly name: string;
 }
 
-const LOCAL: Caller = { name: 'local (no authentication)' };
+export const LOCAL_CALLER: Caller = { name: 'local (no authentication)' };
 
-export function callerOf(_metadata: Metadata): Caller {
-  return LOCAL;
+/** Beside the metadata, so that no client can send one. */
+const callers = new WeakMap<Metadata, Caller>();
+
+export function setCaller(metadata: Metadata, caller: Caller): void {
+  callers.set(metadata, caller);
+}
+
+export function callerOf(metadata: Metadata): Caller {
+  return callers.get(metadata) ?? LOCAL_CALLER;
 }

@@ -33,6 +33,8 @@ export function viewDevice(device: DeviceRecord, shared: SharedPins, jaegerUrl: 
     sources: effectiveSpec(specInputs(device, shared)).sources,
     traceUrl: jaegerUrl && TRACE_ID.test(traceId) ? `${jaegerUrl}/trace/${traceId}` : '',
     bootId: device.bootId,
+    labels: { ...device.labels },
+    operatorLabels: { ...device.operatorLabels },
     held: deviceHeld(device, shared),
   };
 }

@@ -114,7 +114,7 @@ describe('lambda', () => {
     expect((await coordinator.registry.pins.shared()).groups.map((group) => group.selector)).toEqual(['!canary,region in (eu,us)']);
     const joiner = await join({ id: 'd4', labels: { region: 'us' } });
     await until('it has it', () => joiner.specs[0]?.lambda === 0.3, 5000, 5);
-    const listed = await call(coordinator, 'listDevices', { selector: { matchLabels: { region: 'us' }, expression: 'canary' } });
+    const listed = await call(coordinator, 'listDevices', { selector: { matchLabels: { region: 'us' }, expression: 'canary' }, pageSize: 0, pageToken: '' });
     expect(listed.devices.map((found) => found.id)).toEqual(['d2']);
     await expect(roll(setLambda(0.1), matching('region in eu'))).rejects.toMatchObject({
       code: status.INVALID_ARGUMENT, details: expect.stringMatching(/target\.selector\.expression: "region in eu" is not a selector \(at character 11: expected "\("/) as string,
@@ -305,9 +305,9 @@ test('devices are listed with what they run, what they count, and where their tr
   await join({ id: 'd2' });
   agent.telemetry({ decodeTokens: 64n, lastTrace: { requestId: 'r', traceIds: ['0123456789abcdef'.repeat(2)], misses: 9n, timeMs: 0n } });
   await until('telemetry is kept', async () => (await device('d1')).telemetry, 5000, 5);
-  const { devices } = await call(coordinator, 'listDevices', { selector: { matchLabels: { site: 'lab' }, expression: '' } });
+  const { devices } = await call(coordinator, 'listDevices', { selector: { matchLabels: { site: 'lab' }, expression: '' }, pageSize: 0, pageToken: '' });
   expect(devices).toMatchObject([{ id: 'd1', online: true, bootId: 'boot-d1', telemetry: { decodeTokens: 64n }, traceUrl: `http://127.0.0.1:16686/trace/${'0123456789abcdef'.repeat(2)}` }]);
-  expect((await call(coordinator, 'listDevices', { selector: undefined })).devices.map((found) => found.id)).toEqual(['d1', 'd2']);
+  expect((await call(coordinator, 'listDevices', { selector: undefined, pageSize: 0, pageToken: '' })).devices.map((found) => found.id)).toEqual(['d1', 'd2']);
 });
 
 test('a trace id that is none makes no link', async () => {
@@ -445,7 +445,7 @@ test('answers reflection, so that tools need no proto files', async () => {
   const stream = client.ServerReflectionInfo();
   const ask = (request: object): Promise<Answer> => new Promise((resolve) => { stream.once('data', resolve); stream.write(request); });
   const services = (await ask({ list_services: '*' })).list_services_response!.service.map((service) => service.name);
-  expect(services.sort()).toEqual(['grpc.health.v1.Health', 'moefleet.v1.LearnerService', 'moefleet.v1.OperatorService', 'moefleet.v1.RolloutService']);
+  expect(services.sort()).toEqual(['grpc.health.v1.Health', ...['Access', 'Fleet', 'Inventory', 'Learner', 'Operator', 'Rollout'].map((name) => `moefleet.v1.${name}Service`)]);
   const described = await ask({ file_containing_symbol: 'moefleet.v1.OperatorService' });
   expect(Buffer.concat(described.file_descriptor_response!.file_descriptor_proto).includes('ChangeConfig')).toBe(true);
   const ended = new Promise((resolve) => stream.once('end', resolve));

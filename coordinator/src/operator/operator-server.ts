@@ -2,7 +2,9 @@
 import { type PackageDefinition, loadFileDescriptorSetFromBuffer, loadSync } from '@grpc/proto-loader';
 import type { ServerCredentials } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
-import { AccessServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, LearnerServiceService, OperatorServiceService, RolloutServiceService } from '@moefleet/proto';
+import {
+  AccessServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, InventoryServiceService, LearnerServiceService, OperatorServiceService, RolloutServiceService,
+} from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
 import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check';
 import { readFileSync } from 'node:fs';
@@ -10,14 +12,16 @@ import { GrpcListener } from '../grpc-listener';
 import type { ListenAddress } from '../listen-address';
 import { accessService } from './access-service';
 import { fleetService } from './fleet-service';
+import { inventoryService } from './inventory-service';
 import { learnerService } from './learner-service';
+import { operatorAuth } from './operator-auth';
 import { type OperatorDeps, operatorService } from './operator-service';
 import { rolloutService } from './rollout-service';
 
 /** A quality surface of many layers and points fits. */
 const MOST_MESSAGE_BYTES = 16 * 1024 * 1024;
 /** What is served here; '' is the server as a whole. */
-const HEALTH_NAMES = ['', 'moefleet.v1.OperatorService', 'moefleet.v1.LearnerService', 'moefleet.v1.AccessService', 'moefleet.v1.RolloutService', 'moefleet.v1.FleetService'];
+const HEALTH_NAMES = ['', ...['Operator', 'Learner', 'Access', 'Inventory', 'Rollout', 'Fleet'].map((name) => `moefleet.v1.${name}Service`)];
 
 export class OperatorServer implements Service {
   readonly name = 'operator API';
@@ -27,12 +31,16 @@ export class OperatorServer implements Service {
 
   /** `credentials`: default plaintext */
   constructor(address: ListenAddress, private readonly deps: OperatorDeps, credentials?: () => ServerCredentials) {
-    this.listener = new GrpcListener(address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES }, credentials);
+    this.listener = new GrpcListener(address, {
+      'grpc.max_receive_message_length': MOST_MESSAGE_BYTES,
+      interceptors: [operatorAuth(deps.registry.operators, deps.requireOperatorToken, deps.log)],
+    }, credentials);
     this.listener.server.addService(OperatorServiceService, operatorService(deps));
     this.listener.server.addService(LearnerServiceService, learnerService(deps));
     this.listener.server.addService(AccessServiceService, accessService(deps));
     this.listener.server.addService(RolloutServiceService, rolloutService(deps));
     this.listener.server.addService(FleetServiceService, fleetService(deps));
+    this.listener.server.addService(InventoryServiceService, inventoryService(deps));
     this.health.addToServer(this.listener.server);
   }
 

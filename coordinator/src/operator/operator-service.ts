@@ -1,6 +1,6 @@
 /** What the command line and the console ask for. */
 import type { OperatorServiceServer, Proposal } from '@moefleet/proto';
-import { type Logger, selectorMatches } from '@moefleet/runtime';
+import type { Logger } from '@moefleet/runtime';
 import { DeviceUnavailableError, NotFoundError } from '../errors';
 import { checkId } from '../names';
 import type { Registry } from '../registry/registry';
@@ -12,8 +12,9 @@ import { serverStream, unary } from './call-handler';
 import { pinField } from '../rollout/change';
 import { pinEntry } from './change-audit';
 import { viewDevice, viewRollout } from './device-view';
+import { listDevices } from './device-list';
 import { tellProgress } from './kill-switch-calls';
-import { checkChange, checkMeasure, checkSelector } from './request-check';
+import { checkChange, checkMeasure } from './request-check';
 import { checkStaging } from './rollout-service';
 import { viewStagedAsRollout } from './staged-rollout-view';
 
@@ -26,17 +27,15 @@ export interface OperatorDeps {
   queueLearnerJob(): Promise<string>;
   jaegerUrl: string;
   coordinatorId: string;
+  /** Without it whoever reaches the port may do everything. */
+  requireOperatorToken: boolean;
   log: Logger;
 }
 
 export function operatorService(deps: OperatorDeps): OperatorServiceServer {
   const { registry, rollouts, log } = deps;
   return {
-    listDevices: unary(log, async ({ selector }) => {
-      const checked = selector ? checkSelector('selector', selector) : [];
-      const [devices, shared] = await Promise.all([registry.devices.readAll(), registry.pins.shared()]);
-      return { devices: devices.filter((device) => selectorMatches(checked, device.info?.labels ?? {})).map((device) => viewDevice(device, shared, deps.jaegerUrl)) };
-    }),
+    listDevices: unary(log, (request) => listDevices(registry, request, deps.jaegerUrl)),
     getDevice: unary(log, async ({ deviceId }) => {
       const [device, shared] = await Promise.all([registry.devices.read(checkId('device_id', deviceId)), registry.pins.shared()]);
       if (!device) throw new NotFoundError(`device ${deviceId} is not known; see the list of devices`);

@@ -5,7 +5,9 @@
  */
 import { createHash } from 'node:crypto';
 import { DeviceInfo, DeviceSpec, ModelState, Proposal, Reported, TelemetryFrame } from '@moefleet/proto';
+import type { Labels } from '@moefleet/runtime';
 import { reasonOf } from '../errors';
+import { decodeLabels, mergeLabels } from './device-labels';
 import { decodePin, PIN_FIELDS, type PinSet } from './pin';
 import { decodeMarks, type StagedMarks } from './staged-value';
 
@@ -27,6 +29,10 @@ export interface DeviceRecord {
   bootId: string;
   lastSeenMs: number;
   info: DeviceInfo | undefined;
+  /** Set by operators. */
+  operatorLabels: Labels;
+  /** In force, for groups and selectors: what it reports, under what operators have set. */
+  labels: Labels;
   /** The last model it had loaded, kept while it has none. */
   model: ModelState | undefined;
   reported: Reported | undefined;
@@ -50,7 +56,7 @@ export type RawHash = Record<string, Buffer>;
 export interface RawDevice {
   /** bytes of the latest telemetry frame; coordinators of earlier releases keep it in `state` */
   frame: Buffer | null;
-  state: RawHash; desired: RawHash; lease: RawHash; pins: RawHash; learned: RawHash;
+  state: RawHash; desired: RawHash; lease: RawHash; pins: RawHash; learned: RawHash; labels: RawHash;
 }
 
 export function decodeDevice(id: string, raw: RawDevice): DeviceRecord {
@@ -67,6 +73,7 @@ export function decodeDevice(id: string, raw: RawDevice): DeviceRecord {
   };
   const info = message(raw.state, 'info', DeviceInfo);
   const model = info?.model?.hash ? info.model : message(raw.state, 'model', ModelState);
+  const operatorLabels = decodeLabels(raw.labels, damaged);
   const desired = decodeDesired(raw.desired);
   if (desired.t === 'damaged') damaged.push('desired: no generation, or a hash that is not that of the spec');
   return {
@@ -78,6 +85,8 @@ export function decodeDevice(id: string, raw: RawDevice): DeviceRecord {
     bootId: text(raw.state, 'bootId'),
     lastSeenMs: Number(decodeCount(raw.state['lastSeenMs']) ?? 0n),
     info,
+    operatorLabels,
+    labels: mergeLabels(info?.labels ?? {}, operatorLabels),
     model,
     reported: message(raw.state, 'reported', Reported),
     telemetry: message(raw.frame ? { telemetry: raw.frame } : raw.state, 'telemetry', TelemetryFrame),

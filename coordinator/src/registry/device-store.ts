@@ -4,7 +4,7 @@
  * compare-and-set alone.
  */
 import { DeviceInfo, ModelState, Proposal, Reported, RouterWindow } from '@moefleet/proto';
-import type { Logger } from '@moefleet/runtime';
+import type { Labels, Logger } from '@moefleet/runtime';
 import { isId } from '../names';
 import { inChunks } from './chunks';
 import { decodeCount, decodeDesired, decodeDevice, type DesiredRecord, type DeviceRecord, type RawHash, specHash } from './device-record';
@@ -113,12 +113,12 @@ export class DeviceStore {
     // the writer of this generation had seen.
     const desired = await this.hash(this.keys.desired(deviceId));
     const frameKey = this.keys.frame(deviceId);
-    const [frame, state, lease, pins, learned] = await Promise.all([
+    const [frame, state, lease, pins, learned, labels] = await Promise.all([
       this.link.run(frameKey, (client) => client.getBuffer(frameKey)),
-      ...[this.keys.state(deviceId), this.keys.lease(deviceId), this.keys.devicePins(deviceId), this.keys.learned(deviceId)].map((key) => this.hash(key)),
+      ...[this.keys.state(deviceId), this.keys.lease(deviceId), this.keys.devicePins(deviceId), this.keys.learned(deviceId), this.keys.labels(deviceId)].map((key) => this.hash(key)),
     ] as const);
     if (Object.keys(state!).length === 0) return null;
-    const record = decodeDevice(deviceId, { desired, frame, state: state!, lease: lease!, pins: pins!, learned: learned! });
+    const record = decodeDevice(deviceId, { desired, frame, state: state!, lease: lease!, pins: pins!, learned: learned!, labels: labels! });
     this.tellDamage(record);
     return record;
   }
@@ -128,7 +128,12 @@ export class DeviceStore {
   }
 
   async readAll(): Promise<DeviceRecord[]> {
-    const records = await inChunks(await this.ids(), (id) => this.readOrSkip(id));
+    return this.readSome(await this.ids());
+  }
+
+  /** Without those that are unknown or damaged. */
+  async readSome(ids: readonly string[]): Promise<DeviceRecord[]> {
+    const records = await inChunks(ids, (id) => this.readOrSkip(id));
     return records.filter((record) => record !== null);
   }
 
@@ -146,6 +151,13 @@ export class DeviceStore {
     const key = this.keys.learned(proposal.deviceId);
     const encoded = bytes(Proposal.encode(proposal));
     await this.link.run(key, (client) => client.hset(key, 'last', encoded, ...(proposal.proposed ? [proposal.modelHash, encoded] : [])));
+  }
+
+  /** Labels of operators'. The caller has checked them. */
+  async changeLabels(deviceId: string, set: Labels, remove: readonly string[]): Promise<void> {
+    const key = this.keys.labels(deviceId);
+    if (remove.length > 0) await this.link.run(key, (client) => client.hdel(key, ...remove));
+    if (Object.keys(set).length > 0) await this.link.run(key, (client) => client.hset(key, { ...set }));
   }
 
   private async readOrSkip(id: string): Promise<DeviceRecord | null> {

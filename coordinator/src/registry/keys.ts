@@ -34,6 +34,10 @@ export class Keys {
   get activity(): string { return `${this.prefix}:{learner}:activity`; }
   /** stream: the audit log, one field `entry` with JSON */
   get audit(): string { return `${this.prefix}:{audit}`; }
+  /** hash: operator's name → JSON of its token's record */
+  get operators(): string { return `${this.prefix}:{operators}`; }
+  /** hash: SHA-256 of a token in force (hex) → operator's name */
+  get operatorTokens(): string { return `${this.prefix}:{operators}:tokens`; }
   /** string: counts up, one per pin set */
   get pinOrder(): string { return `${this.prefix}:{pins}:order`; }
   /** string: bytes of a QualitySurface */
@@ -48,6 +52,8 @@ export class Keys {
   fence(id: string): string { return this.device(id, 'fence'); }
   /** hash: `<field>` → JSON of a pin on this device */
   devicePins(id: string): string { return this.device(id, 'pins'); }
+  /** hash: labels set by operators */
+  labels(id: string): string { return this.device(id, 'labels'); }
   /** hash: model hash → bytes of the Proposal in force; `last` → bytes of the last outcome */
   learned(id: string): string { return this.device(id, 'learned'); }
   /** list: bytes of RouterWindows, newest first */

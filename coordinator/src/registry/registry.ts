@@ -7,6 +7,7 @@ import { FleetEvents } from './fleet-events';
 import { Keys } from './keys';
 import { LearnerStore } from './learner-store';
 import { MeasureStore } from './measure-store';
+import { OperatorStore } from './operator-store';
 import { PinStore } from './pin-store';
 import type { RedisLink } from './redis-link';
 import { RolloutStore } from './rollout-store';
@@ -32,6 +33,7 @@ export class Registry {
   readonly measures: MeasureStore;
   readonly telemetry: TelemetryStore;
   readonly coordinators: CoordinatorStore;
+  readonly operators: OperatorStore;
 
   constructor(readonly link: RedisLink, options: RegistryOptions, log: Logger) {
     const keys = new Keys(options.prefix);
@@ -43,6 +45,7 @@ export class Registry {
     this.learner = new LearnerStore(link, keys);
     this.stagedRollouts = new StagedRolloutStore(link, keys, log);
     this.measures = new MeasureStore(link, keys);
+    this.operators = new OperatorStore(link, keys);
     this.audit = new AuditStore(link, keys, options.coordinatorId, log, options.mostAuditEntries);
     this.events = new FleetEvents(link, keys, options.coordinatorId, log);
   }

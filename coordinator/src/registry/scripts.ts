@@ -194,5 +194,21 @@ const writeStagedRollout: Script = {
     return 1`,
 };
 
-export const LUA = { acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, promotePin, writeStagedRollout, countFrames } as const;
+/**
+ * Writes an operator's record, unless someone else has since it was read.
+ * in:  KEYS operators, operatorTokens; ARGV name, JSON as read ('' for none), JSON to write, hash now in force or '', hash no longer in force or ''
+ * out: 1 written, 0 it has changed since
+ */
+const putOperator: Script = {
+  name: 'moefleetPutOperator',
+  keys: 2,
+  lua: `
+    if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+    if ARGV[5] ~= '' then redis.call('HDEL', KEYS[2], ARGV[5]) end
+    if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], ARGV[4], ARGV[1]) end
+    return 1`,
+};
+
+export const LUA = { putOperator, acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, promotePin, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

@@ -81,5 +81,5 @@ export class DesiredWriter {
 }
 
 export function specInputs(device: DeviceRecord, shared: SharedPins): Parameters<typeof effectiveSpec>[0] {
-  return { labels: device.info?.labels ?? {}, model: device.model, devicePins: device.pins, marks: device.marks, shared, learned: device.learned };
+  return { labels: device.labels, model: device.model, devicePins: device.pins, marks: device.marks, shared, learned: device.learned };
 }

@@ -12,7 +12,7 @@ let coordinator: TestCoordinator;
 let fleet: FleetServiceClient;
 let agents: TestAgent[];
 const setLambda = (lambda: number) => change(coordinator.operator, { change: { $case: 'setLambda', value: { lambda, topJ: undefined } } });
-const held = async () => (await call(coordinator, 'listDevices', { selector: undefined })).devices.filter((device) => device.held).map((device) => device.id);
+const held = async () => (await call(coordinator, 'listDevices', { selector: undefined, pageSize: 0, pageToken: '' })).devices.filter((device) => device.held).map((device) => device.id);
 const accept = () => new Promise<string[]>((resolve, reject) => { fleet.acceptRestore({ deviceId: '', why: 'test' }, (error, answer) => (error ? reject(error) : resolve(answer.deviceIds))); });
 const fleetStatus = () => new Promise<GetFleetStatusResponse>((resolve, reject) => { fleet.getFleetStatus({}, (error, answer) => (error ? reject(error) : resolve(answer))); });
 

@@ -139,7 +139,7 @@ export class RolloutEngine implements Service {
       return [device];
     }
     const devices = await this.registry.devices.readAll();
-    return target.t === 'all' ? devices : devices.filter((device) => selectorMatches(target.selector, device.info?.labels ?? {}));
+    return target.t === 'all' ? devices : devices.filter((device) => selectorMatches(target.selector, device.labels));
   }
 
   /** For a clearing change: whether there was a pin; true for a setting one. */

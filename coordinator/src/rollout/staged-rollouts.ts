@@ -170,7 +170,7 @@ export class StagedRollouts {
     const changing = drawn.filter(({ row }) => row.unchanged === '');
     if (devices.length === 0) throw new InvalidRequestError('target', what, 'one that matches any device now; to set a value for devices that join later, use --now');
     const stages = planStages(staging.stages, changing.length);
-    const order = orderDevices(what, changing.map(({ device }) => ({ deviceId: device.id, online: device.lease !== null, class: device.info?.labels[LABEL_OF_CLASS] ?? '' })));
+    const order = orderDevices(what, changing.map(({ device }) => ({ deviceId: device.id, online: device.lease !== null, class: device.labels[LABEL_OF_CLASS] ?? '' })));
     const position = new Map(order.map((id, at) => [id, at]));
     const rows = drawn.map(({ row }) => (row.unchanged === '' ? { ...row, stage: stageAt(stages, position.get(row.deviceId)!) } : row));
     return { rows: rows.sort((a, b) => (a.stage || Infinity) - (b.stage || Infinity) || (a.deviceId < b.deviceId ? -1 : 1)), stages, what, pin, shared, devices };

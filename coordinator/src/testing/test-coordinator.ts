@@ -31,7 +31,7 @@ export function randomPrefix(): string {
 export async function startCoordinator(redisUrl: string, options: TestCoordinatorOptions = {}): Promise<TestCoordinator> {
   const { prefix = randomPrefix(), id = 'coordinator-a', env = {}, ...tuning } = options;
   const config = readConfig({
-    MOEFLEET_REDIS_URL: redisUrl, MOEFLEET_REDIS_PREFIX: prefix, MOEFLEET_COORDINATOR_ID: id, MOEFLEET_LEARN_EVERY: '0',
+    MOEFLEET_REDIS_URL: redisUrl, MOEFLEET_REDIS_PREFIX: prefix, MOEFLEET_COORDINATOR_ID: id, MOEFLEET_LEARN_EVERY: '0', MOEFLEET_REQUIRE_OPERATOR_TOKEN: 'false',
     MOEFLEET_GATEWAY_LISTEN: '127.0.0.1:0', MOEFLEET_OPERATOR_LISTEN: '127.0.0.1:0', MOEFLEET_HTTP_LISTEN: '127.0.0.1:0', ...env,
   });
   const coordinator = buildCoordinator(config, createLogger('test', process.env['MOEFLEET_TEST_LOG'] ?? 'silent'), tuning);

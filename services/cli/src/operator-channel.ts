@@ -1,5 +1,6 @@
 /** How a coordinator's operator API is dialled: plaintext, or TLS 1.3 to whoever the fleet's CA calls a coordinator. */
-import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js';
+import { type ChannelCredentials, type ClientOptions, credentials } from '@grpc/grpc-js';
+import { bearerInterceptor } from '@moefleet/proto';
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createSecureContext } from 'node:tls';
@@ -8,7 +9,7 @@ import { UsageFailure } from './failure';
 
 export interface OperatorChannel {
   credentials: ChannelCredentials;
-  options: ChannelOptions;
+  options: ClientOptions;
   /** what else may be wrong where nothing answers, as the end of a sentence; `said` is what gRPC says */
   hint(said: string): string;
 }
@@ -19,9 +20,13 @@ export const PLAINTEXT: OperatorChannel = {
   hint: () => '; if it runs with --tls-dir, give its fleet\'s ca.pem with --ca',
 };
 
-/** `caFile`: empty for plaintext. Throws UsageFailure, which names the file. */
-export function readOperatorChannel(caFile: string): OperatorChannel {
-  if (!caFile) return PLAINTEXT;
+/** `caFile`: empty for plaintext; `token`: null to send none. Throws UsageFailure, which names the file. */
+export function readOperatorChannel(caFile: string, token: string | null): OperatorChannel {
+  const channel = caFile ? tlsChannel(caFile) : PLAINTEXT;
+  return token === null ? channel : { ...channel, options: { ...channel.options, interceptors: [bearerInterceptor(token)] } };
+}
+
+function tlsChannel(caFile: string): OperatorChannel {
   return {
     credentials: credentials.createFromSecureContext(createSecureContext({ ca: readCa(caFile), minVersion: 'TLSv1.3' })),
     options: { 'grpc.ssl_target_name_override': COORDINATOR_NAME },

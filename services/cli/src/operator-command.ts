@@ -9,6 +9,8 @@ export interface Run {
   operator: OperatorConnection;
   json: boolean;
   args: string[];
+  /** `args` with those of a last argument that takes many one by one */
+  words: string[];
   options: Record<string, unknown>;
   out(text: string): void;
   /** progress and remarks; never data */
@@ -27,12 +29,13 @@ export function operatorAction(context: Context): Action {
   return (work) => async (...given) => {
     const command = given.at(-1) as Command;
     const common = readCommonOptions(command, context.env);
-    const operator = new OperatorConnection(common.operator, context.signal, readOperatorChannel(common.ca));
+    const operator = new OperatorConnection(common.operator, context.signal, readOperatorChannel(common.ca, common.token));
     try {
       await work({
         operator,
         json: common.json,
         args: command.processedArgs.filter((value) => value !== undefined).map(String),
+        words: command.processedArgs.flat().filter((value) => value !== undefined).map(String),
         options: command.opts(),
         out: (text) => void context.stdout.write(text),
         note: (text) => void context.stderr.write(text),

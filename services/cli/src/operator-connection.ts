@@ -6,10 +6,11 @@ import {
   type CallOptions, type ClientReadableStream, connectivityState, Metadata, type ServiceError, status,
 } from '@grpc/grpc-js';
 import {
-  AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type Coordinator, type Device, FleetServiceClient,
-  type GetDeviceHistoryResponse, type GetFleetStatusResponse, type GetLearnerResponse, type KillLambdaRequest, type KillSwitch,
-  type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, OperatorServiceClient, type PlanRolloutRequest,
-  type PlanRolloutResponse, type ReadAuditRequest, type Rollout, RolloutServiceClient, type StagedRollout, type StartRolloutRequest,
+  AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type ChangeLabelsRequest, type ChangeLabelsResponse, type Coordinator, type CreateOperatorRequest,
+  type CreateOperatorResponse, type Device, FleetServiceClient, type GetDeviceHistoryResponse, type GetFleetStatusResponse, type GetLearnerResponse,
+  InventoryServiceClient, type KillLambdaRequest, type KillSwitch, type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, type Operator,
+  OperatorServiceClient, type PlanRolloutRequest, type PlanRolloutResponse, type ReadAuditRequest, type RevokeOperatorRequest, type Rollout, RolloutServiceClient,
+  type StagedRollout, type StartRolloutRequest,
 } from '@moefleet/proto';
 import { EXIT, exitCodeOfStatus, Failure } from './failure';
 import { type OperatorChannel, PLAINTEXT } from './operator-channel';
@@ -17,7 +18,9 @@ import { type OperatorChannel, PLAINTEXT } from './operator-channel';
 const UNARY_DEADLINE_MS = 10_000;
 /** What a stream may take beyond the time its request grants the devices. */
 const STREAM_SLACK_MS = 10_000;
-/** A fleet of 100,000 devices is listed in one answer. */
+/** Devices asked for at once. */
+const PAGE_SIZE = 1000;
+/** A coordinator of an earlier release lists a whole fleet in one answer. */
 const MAX_MESSAGE_BYTES = 1 << 30;
 
 type Unary<Request, Response> = (
@@ -27,6 +30,7 @@ type Unary<Request, Response> = (
 export class OperatorConnection {
   private readonly client: OperatorServiceClient;
   private readonly access: AccessServiceClient;
+  private readonly inventory: InventoryServiceClient;
   private readonly rollouts: RolloutServiceClient;
   private readonly fleet: FleetServiceClient;
 
@@ -37,13 +41,23 @@ export class OperatorConnection {
       // A command fails at once where nobody listens; whoever runs it decides on trying again.
       'grpc.enable_retries': 0,
     });
-    this.access = new AccessServiceClient(address, channel.credentials, { channelOverride: this.client.getChannel() });
-    this.rollouts = new RolloutServiceClient(address, channel.credentials, { channelOverride: this.client.getChannel() });
-    this.fleet = new FleetServiceClient(address, channel.credentials, { channelOverride: this.client.getChannel() });
+    // Options of a channel are those of its first client; interceptors are each client's own.
+    const shared = { channelOverride: this.client.getChannel(), interceptors: channel.options.interceptors ?? [] };
+    this.access = new AccessServiceClient(address, channel.credentials, shared);
+    this.inventory = new InventoryServiceClient(address, channel.credentials, shared);
+    this.rollouts = new RolloutServiceClient(address, channel.credentials, shared);
+    this.fleet = new FleetServiceClient(address, channel.credentials, shared);
   }
 
+  /** Page by page; a coordinator of an earlier release answers with all in one. */
   async listDevices(selector?: LabelSelector): Promise<Device[]> {
-    const { devices } = await this.unary(this.client.listDevices.bind(this.client), { selector });
+    const devices: Device[] = [];
+    for (let pageToken = ''; ;) {
+      const page = await this.unary(this.client.listDevices.bind(this.client), { selector, pageSize: PAGE_SIZE, pageToken });
+      devices.push(...page.devices);
+      pageToken = page.nextPageToken;
+      if (pageToken === '') break;
+    }
     return devices.sort((a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0));
   }
 
@@ -163,6 +177,24 @@ export class OperatorConnection {
 
   async runLearner(): Promise<string> {
     return (await this.unary(this.client.runLearner.bind(this.client), {})).jobId;
+  }
+
+  async changeLabels(request: ChangeLabelsRequest): Promise<ChangeLabelsResponse> {
+    return this.unary(this.inventory.changeLabels.bind(this.inventory), request);
+  }
+
+  async createOperator(request: CreateOperatorRequest): Promise<CreateOperatorResponse> {
+    return this.unary(this.access.createOperator.bind(this.access), request);
+  }
+
+  async listOperators(): Promise<Operator[]> {
+    return (await this.unary(this.access.listOperators.bind(this.access), {})).operators;
+  }
+
+  async revokeOperator(request: RevokeOperatorRequest): Promise<Operator> {
+    const { operator } = await this.unary(this.access.revokeOperator.bind(this.access), request);
+    if (!operator) throw new Failure(`the coordinator at ${this.address} answered without an operator`);
+    return operator;
   }
 
   /** Ends with the last entry that is there; one who follows ends by the signal alone. */

@@ -9,9 +9,11 @@ import { addEngine } from './commands/engine';
 import { addEngineBench } from './commands/engine-bench';
 import { addFleet } from './commands/fleet';
 import { addFleetStatus } from './commands/fleet-status';
+import { addLabel } from './commands/label';
 import { addLearnerQueries } from './commands/learner';
 import { addMeasure } from './commands/measure';
 import { addModel } from './commands/model';
+import { addOperators } from './commands/operator';
 import { addRollout } from './commands/rollout';
 import { addRun } from './commands/run-program';
 import { addTrace } from './commands/trace';
@@ -68,7 +70,9 @@ export function buildProgram(context: Context): Command {
   addMeasure(program, context);
   addTracing(program, context);
   addWindows(program, context);
+  addLabel(program, context);
   addAudit(program, context);
+  addOperators(program, context);
 
   const learner = program.command('learner').description('what measures a model\'s quality and proposes λ and cache sizes');
   addLearnerQueries(learner, context);

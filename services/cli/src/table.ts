@@ -42,6 +42,11 @@ export function capacityText(capacities: readonly number[]): string {
   return low === high ? String(low) : `${low}-${high}`;
 }
 
+/** `a=b,c=d`, sorted. */
+export function labelsText(labels: Readonly<Record<string, string>>): string {
+  return Object.keys(labels).sort().map((key) => `${key}=${labels[key]!}`).join(',') || NONE;
+}
+
 function trimmed(text: string): string {
   return text.split('\n').map((line) => line.trimEnd()).join('\n');
 }

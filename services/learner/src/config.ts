@@ -1,6 +1,6 @@
 /** The learner's settings: flags over environment, checked once. */
 import { readFileSync } from 'node:fs';
-import { ConfigError, type Env, readInteger, type Setting } from '@moefleet/runtime';
+import { ConfigError, type Env, readInteger, readOperatorToken, type Setting, TOKEN_SETTING } from '@moefleet/runtime';
 
 /** Tokens per window of the text; each window starts with an empty KV cache. */
 export const WINDOW_TOKENS = 256;
@@ -13,6 +13,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--threads <n>', env: 'MOEFLEET_LEARNER_THREADS', description: 'compute threads while measuring', fallback: '1' },
   { flags: '--operator <address>', env: 'MOEFLEET_OPERATOR', description: 'operator API of a coordinator', fallback: '127.0.0.1:7401' },
   { flags: '--ca <file>', env: 'MOEFLEET_CA', description: 'certificate of the fleet\'s CA, ca.pem, where the coordinator runs with --tls-dir' },
+  TOKEN_SETTING,
   { flags: '--redis-url <url>', env: 'MOEFLEET_REDIS_URL', description: 'Redis that holds the job queue', fallback: 'redis://127.0.0.1:6379' },
   { flags: '--redis-prefix <prefix>', env: 'MOEFLEET_REDIS_PREFIX', description: 'prefix of every key; the same as the coordinator\'s', fallback: 'moefleet' },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
@@ -28,6 +29,8 @@ export interface LearnerConfig {
   readonly operatorAddress: string;
   /** PEM; null: plaintext */
   readonly caPem: Buffer | null;
+  /** of role learner; null: none is sent */
+  readonly token: string | null;
   readonly redisUrl: string;
   readonly redisPrefix: string;
   readonly logLevel: string;
@@ -49,6 +52,7 @@ export function readConfig(values: Env): LearnerConfig {
     threads: readInteger('--threads', values['MOEFLEET_LEARNER_THREADS'], 1, 1, 1024),
     operatorAddress: readAddress(values['MOEFLEET_OPERATOR'] || '127.0.0.1:7401'),
     caPem: readCa(values['MOEFLEET_CA']),
+    token: readOperatorToken(values['MOEFLEET_TOKEN_FILE'], values),
     redisUrl: readRedisUrl(values['MOEFLEET_REDIS_URL'] || 'redis://127.0.0.1:6379'),
     redisPrefix: values['MOEFLEET_REDIS_PREFIX'] || 'moefleet',
     logLevel,

@@ -15,7 +15,7 @@ let signal: AbortSignal;
 beforeEach(async () => {
   registry = new ScriptedRegistry();
   await registry.start();
-  link = new CoordinatorLink(registry.address, log, () => 0);
+  link = new CoordinatorLink(registry.address, null, log, () => 0);
   signal = new AbortController().signal;
 });
 afterEach(() => {

@@ -5,7 +5,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type CallOptions, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { type Device, LearnerServiceClient, type Proposal, type QualitySurface } from '@moefleet/proto';
+import { bearerInterceptor, type Device, LearnerServiceClient, type Proposal, type QualitySurface } from '@moefleet/proto';
 import { backoffMs, COORDINATOR_NAME, type Logger } from '@moefleet/runtime';
 
 const DEADLINE_MS = 10_000;
@@ -32,6 +32,7 @@ export class CoordinatorLink {
 
   constructor(
     private readonly address: string,
+    token: string | null,
     private readonly log: Logger,
     private readonly random: () => number = Math.random,
     private readonly nowMs: () => number = Date.now,
@@ -42,6 +43,7 @@ export class CoordinatorLink {
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
       'grpc.enable_retries': 0,
+      interceptors: token === null ? [] : [bearerInterceptor(token)],
       'grpc.max_reconnect_backoff_ms': BACKOFF.maxMs,
     });
   }

@@ -50,7 +50,7 @@ describe('with the real engine on the reference model', () => {
     activities.length = 0;
     registry = new ScriptedRegistry();
     await registry.start();
-    link = new CoordinatorLink(registry.address, log, () => 0);
+    link = new CoordinatorLink(registry.address, null, log, () => 0);
   });
   afterEach(() => {
     link.close();

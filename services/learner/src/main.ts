@@ -18,7 +18,7 @@ const BAD_INPUT_EXIT_CODE = 2;
 export async function runLearner(flags: Record<string, unknown>, env: NodeJS.ProcessEnv): Promise<number> {
   let config: LearnerConfig;
   try {
-    config = readConfig(mergeSettings(SETTINGS, flags, env as Env));
+    config = readConfig({ ...mergeSettings(SETTINGS, flags, env as Env), MOEFLEET_TOKEN: env['MOEFLEET_TOKEN'] });
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     return refuse(error);
@@ -37,7 +37,7 @@ export async function runLearner(flags: Record<string, unknown>, env: NodeJS.Pro
     return 1;
   }
 
-  const link = new CoordinatorLink(config.operatorAddress, log, Math.random, Date.now, config.caPem);
+  const link = new CoordinatorLink(config.operatorAddress, config.token, log, Math.random, Date.now, config.caPem);
   const worker = new JobWorker(learnerWork(config, link, subjects, open, log), { redisUrl: config.redisUrl, redisPrefix: config.redisPrefix, log });
   const lifecycle = new Lifecycle([
     { name: 'coordinator link', start: async () => {}, stop: async () => link.close() },

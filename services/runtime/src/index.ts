@@ -10,4 +10,5 @@ export { Lifecycle, type Service, runUntilSignal } from './lifecycle';
 export { createLogger, type Logger } from './log';
 export { mergeSettings, type Setting } from './setting';
 export { formatSize, parseSize } from './size';
+export { readOperatorToken, TOKEN_SETTING } from './token-file';
 export { VERSION } from './version';

@@ -7,7 +7,7 @@ import type { Context } from '../context';
 import { deviceJson, evictionName, flashBytesPerToken, layerName, missRate, routingName, tokensPerSecond } from '../device-view';
 import { enumName, jsonText } from '../json-text';
 import { addOperatorGroup } from '../operator-command';
-import { capacityText, fixed, NONE, pairs, percent, table } from '../table';
+import { capacityText, fixed, labelsText, NONE, pairs, percent, table } from '../table';
 import { readSelector, SELECTOR_HELP } from '../target';
 import { killSwitchText } from './kill-switch';
 
@@ -113,9 +113,9 @@ function deviceText(device: Device, nowMs: number): string {
 function identityRows(device: Device, nowMs: number): [string, string][] {
   const { info, reported, telemetry } = device;
   const model = info?.model;
-  const labels = Object.entries(info?.labels ?? {}).map(([key, value]) => `${key}=${value}`).join(',');
   const rows: [string, string][] = [
-    ['device', `${device.id}${labels ? ` (${labels})` : ''}`],
+    ['device', device.id],
+    ...labelRows(device),
     ['online', device.online ? 'yes' : `no, last seen ${ago(nowMs - Number(device.lastSeenMs))}`],
     ['machine', info ? `${info.hostname || NONE}, ${info.os} ${info.arch}, ${formatSize(Number(info.memoryBytes))}, agent ${info.agentVersion}` : NONE],
     ['http', info?.httpUrl || NONE],
@@ -143,6 +143,18 @@ function identityRows(device: Device, nowMs: number): [string, string][] {
     if (misses) rows.push(['misses', `${misses.counted} = ${misses.exported} exported + ${misses.spooled} spooled + ${misses.dropped} dropped + ${misses.unsampled} unsampled`]);
   }
   rows.push(['latest trace', device.traceUrl || NONE]);
+  return rows;
+}
+
+/** In force, then which of them an operator set and what of the device's own that hides. */
+function labelRows({ labels, operatorLabels, info }: Device): [string, string][] {
+  const reported = info?.labels ?? {};
+  // A coordinator of an earlier release tells of reported ones alone.
+  const inForce = Object.keys(labels).length > 0 ? labels : reported;
+  const rows: [string, string][] = [['labels', labelsText(inForce)]];
+  if (Object.keys(operatorLabels).length > 0) rows.push(['set by operators', labelsText(operatorLabels)]);
+  const hidden = Object.fromEntries(Object.entries(reported).filter(([key, value]) => inForce[key] !== value));
+  if (Object.keys(hidden).length > 0) rows.push(['reported, without effect', labelsText(hidden)]);
   return rows;
 }
 

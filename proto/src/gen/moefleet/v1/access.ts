@@ -12,11 +12,112 @@ import {
   Client,
   type ClientOptions,
   type ClientReadableStream,
+  type ClientUnaryCall,
   type handleServerStreamingCall,
+  type handleUnaryCall,
   makeGenericClientConstructor,
   type Metadata,
+  type ServiceError,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
+
+export enum Role {
+  ROLE_UNSPECIFIED = 0,
+  /** ROLE_VIEWER - Sees everything but tokens. */
+  ROLE_VIEWER = 1,
+  /** ROLE_OPERATOR - And changes what devices run, and their labels. */
+  ROLE_OPERATOR = 2,
+  /** ROLE_ADMIN - And gives and takes access. */
+  ROLE_ADMIN = 3,
+  /** ROLE_LEARNER - What a learner needs, and nothing else. */
+  ROLE_LEARNER = 4,
+  UNRECOGNIZED = -1,
+}
+
+export function roleFromJSON(object: any): Role {
+  switch (object) {
+    case 0:
+    case "ROLE_UNSPECIFIED":
+      return Role.ROLE_UNSPECIFIED;
+    case 1:
+    case "ROLE_VIEWER":
+      return Role.ROLE_VIEWER;
+    case 2:
+    case "ROLE_OPERATOR":
+      return Role.ROLE_OPERATOR;
+    case 3:
+    case "ROLE_ADMIN":
+      return Role.ROLE_ADMIN;
+    case 4:
+    case "ROLE_LEARNER":
+      return Role.ROLE_LEARNER;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return Role.UNRECOGNIZED;
+  }
+}
+
+export function roleToJSON(object: Role): string {
+  switch (object) {
+    case Role.ROLE_UNSPECIFIED:
+      return "ROLE_UNSPECIFIED";
+    case Role.ROLE_VIEWER:
+      return "ROLE_VIEWER";
+    case Role.ROLE_OPERATOR:
+      return "ROLE_OPERATOR";
+    case Role.ROLE_ADMIN:
+      return "ROLE_ADMIN";
+    case Role.ROLE_LEARNER:
+      return "ROLE_LEARNER";
+    case Role.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export interface Operator {
+  name: string;
+  role: Role;
+  createdMs: bigint;
+  /** 0: never. */
+  expiresMs: bigint;
+  /** 0: not revoked. */
+  revokedMs: bigint;
+  createdBy: string;
+}
+
+export interface CreateOperatorRequest {
+  name: string;
+  role: Role;
+  /** 0: until revoked. */
+  ttlMs: bigint;
+  why: string;
+}
+
+export interface CreateOperatorResponse {
+  operator:
+    | Operator
+    | undefined;
+  /** Told here and never again: only its SHA-256 is kept. */
+  token: string;
+}
+
+export interface ListOperatorsRequest {
+}
+
+export interface ListOperatorsResponse {
+  operators: Operator[];
+}
+
+export interface RevokeOperatorRequest {
+  name: string;
+  why: string;
+}
+
+export interface RevokeOperatorResponse {
+  operator: Operator | undefined;
+}
 
 export interface ReadAuditRequest {
   /** Only entries of the last that many milliseconds; 0: all that are kept. */
@@ -56,6 +157,664 @@ export interface AuditEntry {
   selector: string;
   allDevices: boolean;
 }
+
+function createBaseOperator(): Operator {
+  return { name: "", role: 0, createdMs: 0n, expiresMs: 0n, revokedMs: 0n, createdBy: "" };
+}
+
+export const Operator: MessageFns<Operator> = {
+  encode(message: Operator, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.role !== 0) {
+      writer.uint32(16).int32(message.role);
+    }
+    if (message.createdMs !== 0n) {
+      if (BigInt.asUintN(64, message.createdMs) !== message.createdMs) {
+        throw new globalThis.Error("value provided for field message.createdMs of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.createdMs);
+    }
+    if (message.expiresMs !== 0n) {
+      if (BigInt.asUintN(64, message.expiresMs) !== message.expiresMs) {
+        throw new globalThis.Error("value provided for field message.expiresMs of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.expiresMs);
+    }
+    if (message.revokedMs !== 0n) {
+      if (BigInt.asUintN(64, message.revokedMs) !== message.revokedMs) {
+        throw new globalThis.Error("value provided for field message.revokedMs of type uint64 too large");
+      }
+      writer.uint32(40).uint64(message.revokedMs);
+    }
+    if (message.createdBy !== "") {
+      writer.uint32(50).string(message.createdBy);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Operator {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOperator();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.role = reader.int32() as any;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.createdMs = reader.uint64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.expiresMs = reader.uint64() as bigint;
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.revokedMs = reader.uint64() as bigint;
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.createdBy = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Operator {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      role: isSet(object.role) ? roleFromJSON(object.role) : 0,
+      createdMs: isSet(object.createdMs)
+        ? BigInt(object.createdMs)
+        : isSet(object.created_ms)
+        ? BigInt(object.created_ms)
+        : 0n,
+      expiresMs: isSet(object.expiresMs)
+        ? BigInt(object.expiresMs)
+        : isSet(object.expires_ms)
+        ? BigInt(object.expires_ms)
+        : 0n,
+      revokedMs: isSet(object.revokedMs)
+        ? BigInt(object.revokedMs)
+        : isSet(object.revoked_ms)
+        ? BigInt(object.revoked_ms)
+        : 0n,
+      createdBy: isSet(object.createdBy)
+        ? globalThis.String(object.createdBy)
+        : isSet(object.created_by)
+        ? globalThis.String(object.created_by)
+        : "",
+    };
+  },
+
+  toJSON(message: Operator): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.role !== 0) {
+      obj.role = roleToJSON(message.role);
+    }
+    if (message.createdMs !== 0n) {
+      obj.createdMs = message.createdMs.toString();
+    }
+    if (message.expiresMs !== 0n) {
+      obj.expiresMs = message.expiresMs.toString();
+    }
+    if (message.revokedMs !== 0n) {
+      obj.revokedMs = message.revokedMs.toString();
+    }
+    if (message.createdBy !== "") {
+      obj.createdBy = message.createdBy;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<Operator>, I>>(base?: I): Operator {
+    return Operator.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Operator>, I>>(object: I): Operator {
+    const message = createBaseOperator();
+    message.name = object.name ?? "";
+    message.role = object.role ?? 0;
+    message.createdMs = (object.createdMs !== undefined && object.createdMs !== null) ? BigInt(object.createdMs) : 0n;
+    message.expiresMs = (object.expiresMs !== undefined && object.expiresMs !== null) ? BigInt(object.expiresMs) : 0n;
+    message.revokedMs = (object.revokedMs !== undefined && object.revokedMs !== null) ? BigInt(object.revokedMs) : 0n;
+    message.createdBy = object.createdBy ?? "";
+    return message;
+  },
+};
+
+function createBaseCreateOperatorRequest(): CreateOperatorRequest {
+  return { name: "", role: 0, ttlMs: 0n, why: "" };
+}
+
+export const CreateOperatorRequest: MessageFns<CreateOperatorRequest> = {
+  encode(message: CreateOperatorRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.role !== 0) {
+      writer.uint32(16).int32(message.role);
+    }
+    if (message.ttlMs !== 0n) {
+      if (BigInt.asUintN(64, message.ttlMs) !== message.ttlMs) {
+        throw new globalThis.Error("value provided for field message.ttlMs of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.ttlMs);
+    }
+    if (message.why !== "") {
+      writer.uint32(34).string(message.why);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CreateOperatorRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCreateOperatorRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.role = reader.int32() as any;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.ttlMs = reader.uint64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.why = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CreateOperatorRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      role: isSet(object.role) ? roleFromJSON(object.role) : 0,
+      ttlMs: isSet(object.ttlMs) ? BigInt(object.ttlMs) : isSet(object.ttl_ms) ? BigInt(object.ttl_ms) : 0n,
+      why: isSet(object.why) ? globalThis.String(object.why) : "",
+    };
+  },
+
+  toJSON(message: CreateOperatorRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.role !== 0) {
+      obj.role = roleToJSON(message.role);
+    }
+    if (message.ttlMs !== 0n) {
+      obj.ttlMs = message.ttlMs.toString();
+    }
+    if (message.why !== "") {
+      obj.why = message.why;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<CreateOperatorRequest>, I>>(base?: I): CreateOperatorRequest {
+    return CreateOperatorRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<CreateOperatorRequest>, I>>(object: I): CreateOperatorRequest {
+    const message = createBaseCreateOperatorRequest();
+    message.name = object.name ?? "";
+    message.role = object.role ?? 0;
+    message.ttlMs = (object.ttlMs !== undefined && object.ttlMs !== null) ? BigInt(object.ttlMs) : 0n;
+    message.why = object.why ?? "";
+    return message;
+  },
+};
+
+function createBaseCreateOperatorResponse(): CreateOperatorResponse {
+  return { operator: undefined, token: "" };
+}
+
+export const CreateOperatorResponse: MessageFns<CreateOperatorResponse> = {
+  encode(message: CreateOperatorResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.operator !== undefined) {
+      Operator.encode(message.operator, writer.uint32(10).fork()).join();
+    }
+    if (message.token !== "") {
+      writer.uint32(18).string(message.token);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CreateOperatorResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCreateOperatorResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.operator = Operator.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.token = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CreateOperatorResponse {
+    return {
+      operator: isSet(object.operator) ? Operator.fromJSON(object.operator) : undefined,
+      token: isSet(object.token) ? globalThis.String(object.token) : "",
+    };
+  },
+
+  toJSON(message: CreateOperatorResponse): unknown {
+    const obj: any = {};
+    if (message.operator !== undefined) {
+      obj.operator = Operator.toJSON(message.operator);
+    }
+    if (message.token !== "") {
+      obj.token = message.token;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<CreateOperatorResponse>, I>>(base?: I): CreateOperatorResponse {
+    return CreateOperatorResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<CreateOperatorResponse>, I>>(object: I): CreateOperatorResponse {
+    const message = createBaseCreateOperatorResponse();
+    message.operator = (object.operator !== undefined && object.operator !== null)
+      ? Operator.fromPartial(object.operator)
+      : undefined;
+    message.token = object.token ?? "";
+    return message;
+  },
+};
+
+function createBaseListOperatorsRequest(): ListOperatorsRequest {
+  return {};
+}
+
+export const ListOperatorsRequest: MessageFns<ListOperatorsRequest> = {
+  encode(_: ListOperatorsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListOperatorsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListOperatorsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(_: any): ListOperatorsRequest {
+    return {};
+  },
+
+  toJSON(_: ListOperatorsRequest): unknown {
+    const obj: any = {};
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ListOperatorsRequest>, I>>(base?: I): ListOperatorsRequest {
+    return ListOperatorsRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ListOperatorsRequest>, I>>(_: I): ListOperatorsRequest {
+    const message = createBaseListOperatorsRequest();
+    return message;
+  },
+};
+
+function createBaseListOperatorsResponse(): ListOperatorsResponse {
+  return { operators: [] };
+}
+
+export const ListOperatorsResponse: MessageFns<ListOperatorsResponse> = {
+  encode(message: ListOperatorsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.operators) {
+      Operator.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListOperatorsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListOperatorsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.operators.push(Operator.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListOperatorsResponse {
+    return {
+      operators: globalThis.Array.isArray(object?.operators)
+        ? object.operators.map((e: any) => Operator.fromJSON(e))
+        : [],
+    };
+  },
+
+  toJSON(message: ListOperatorsResponse): unknown {
+    const obj: any = {};
+    if (message.operators?.length) {
+      obj.operators = message.operators.map((e) => Operator.toJSON(e));
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ListOperatorsResponse>, I>>(base?: I): ListOperatorsResponse {
+    return ListOperatorsResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ListOperatorsResponse>, I>>(object: I): ListOperatorsResponse {
+    const message = createBaseListOperatorsResponse();
+    message.operators = object.operators?.map((e) => Operator.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseRevokeOperatorRequest(): RevokeOperatorRequest {
+  return { name: "", why: "" };
+}
+
+export const RevokeOperatorRequest: MessageFns<RevokeOperatorRequest> = {
+  encode(message: RevokeOperatorRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.why !== "") {
+      writer.uint32(18).string(message.why);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RevokeOperatorRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRevokeOperatorRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.why = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RevokeOperatorRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      why: isSet(object.why) ? globalThis.String(object.why) : "",
+    };
+  },
+
+  toJSON(message: RevokeOperatorRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.why !== "") {
+      obj.why = message.why;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<RevokeOperatorRequest>, I>>(base?: I): RevokeOperatorRequest {
+    return RevokeOperatorRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RevokeOperatorRequest>, I>>(object: I): RevokeOperatorRequest {
+    const message = createBaseRevokeOperatorRequest();
+    message.name = object.name ?? "";
+    message.why = object.why ?? "";
+    return message;
+  },
+};
+
+function createBaseRevokeOperatorResponse(): RevokeOperatorResponse {
+  return { operator: undefined };
+}
+
+export const RevokeOperatorResponse: MessageFns<RevokeOperatorResponse> = {
+  encode(message: RevokeOperatorResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.operator !== undefined) {
+      Operator.encode(message.operator, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RevokeOperatorResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRevokeOperatorResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.operator = Operator.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RevokeOperatorResponse {
+    return { operator: isSet(object.operator) ? Operator.fromJSON(object.operator) : undefined };
+  },
+
+  toJSON(message: RevokeOperatorResponse): unknown {
+    const obj: any = {};
+    if (message.operator !== undefined) {
+      obj.operator = Operator.toJSON(message.operator);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<RevokeOperatorResponse>, I>>(base?: I): RevokeOperatorResponse {
+    return RevokeOperatorResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RevokeOperatorResponse>, I>>(object: I): RevokeOperatorResponse {
+    const message = createBaseRevokeOperatorResponse();
+    message.operator = (object.operator !== undefined && object.operator !== null)
+      ? Operator.fromPartial(object.operator)
+      : undefined;
+    return message;
+  },
+};
 
 function createBaseReadAuditRequest(): ReadAuditRequest {
   return { sinceMs: 0n, deviceId: "", who: "", limit: 0, follow: false };
@@ -525,6 +1284,40 @@ export const AuditEntry: MessageFns<AuditEntry> = {
 /** Who may do what, and who did what. */
 export type AccessServiceService = typeof AccessServiceService;
 export const AccessServiceService = {
+  /** A name that is in use is refused until its token is revoked or has expired. */
+  createOperator: {
+    path: "/moefleet.v1.AccessService/CreateOperator" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: CreateOperatorRequest): Buffer =>
+      Buffer.from(CreateOperatorRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): CreateOperatorRequest => CreateOperatorRequest.decode(value),
+    responseSerialize: (value: CreateOperatorResponse): Buffer =>
+      Buffer.from(CreateOperatorResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): CreateOperatorResponse => CreateOperatorResponse.decode(value),
+  },
+  listOperators: {
+    path: "/moefleet.v1.AccessService/ListOperators" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListOperatorsRequest): Buffer => Buffer.from(ListOperatorsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListOperatorsRequest => ListOperatorsRequest.decode(value),
+    responseSerialize: (value: ListOperatorsResponse): Buffer =>
+      Buffer.from(ListOperatorsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListOperatorsResponse => ListOperatorsResponse.decode(value),
+  },
+  /** From the next call on the token is refused. NOT_FOUND for a name nobody has. */
+  revokeOperator: {
+    path: "/moefleet.v1.AccessService/RevokeOperator" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: RevokeOperatorRequest): Buffer =>
+      Buffer.from(RevokeOperatorRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): RevokeOperatorRequest => RevokeOperatorRequest.decode(value),
+    responseSerialize: (value: RevokeOperatorResponse): Buffer =>
+      Buffer.from(RevokeOperatorResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): RevokeOperatorResponse => RevokeOperatorResponse.decode(value),
+  },
   /** The latest entries that match, oldest first; with `follow` the stream goes on with those that come. */
   readAudit: {
     path: "/moefleet.v1.AccessService/ReadAudit" as const,
@@ -538,11 +1331,63 @@ export const AccessServiceService = {
 } as const;
 
 export interface AccessServiceServer extends UntypedServiceImplementation {
+  /** A name that is in use is refused until its token is revoked or has expired. */
+  createOperator: handleUnaryCall<CreateOperatorRequest, CreateOperatorResponse>;
+  listOperators: handleUnaryCall<ListOperatorsRequest, ListOperatorsResponse>;
+  /** From the next call on the token is refused. NOT_FOUND for a name nobody has. */
+  revokeOperator: handleUnaryCall<RevokeOperatorRequest, RevokeOperatorResponse>;
   /** The latest entries that match, oldest first; with `follow` the stream goes on with those that come. */
   readAudit: handleServerStreamingCall<ReadAuditRequest, ReadAuditResponse>;
 }
 
 export interface AccessServiceClient extends Client {
+  /** A name that is in use is refused until its token is revoked or has expired. */
+  createOperator(
+    request: CreateOperatorRequest,
+    callback: (error: ServiceError | null, response: CreateOperatorResponse) => void,
+  ): ClientUnaryCall;
+  createOperator(
+    request: CreateOperatorRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: CreateOperatorResponse) => void,
+  ): ClientUnaryCall;
+  createOperator(
+    request: CreateOperatorRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: CreateOperatorResponse) => void,
+  ): ClientUnaryCall;
+  listOperators(
+    request: ListOperatorsRequest,
+    callback: (error: ServiceError | null, response: ListOperatorsResponse) => void,
+  ): ClientUnaryCall;
+  listOperators(
+    request: ListOperatorsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListOperatorsResponse) => void,
+  ): ClientUnaryCall;
+  listOperators(
+    request: ListOperatorsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListOperatorsResponse) => void,
+  ): ClientUnaryCall;
+  /** From the next call on the token is refused. NOT_FOUND for a name nobody has. */
+  revokeOperator(
+    request: RevokeOperatorRequest,
+    callback: (error: ServiceError | null, response: RevokeOperatorResponse) => void,
+  ): ClientUnaryCall;
+  revokeOperator(
+    request: RevokeOperatorRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: RevokeOperatorResponse) => void,
+  ): ClientUnaryCall;
+  revokeOperator(
+    request: RevokeOperatorRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: RevokeOperatorResponse) => void,
+  ): ClientUnaryCall;
   /** The latest entries that match, oldest first; with `follow` the stream goes on with those that come. */
   readAudit(request: ReadAuditRequest, options?: Partial<CallOptions>): ClientReadableStream<ReadAuditResponse>;
   readAudit(

@@ -60,11 +60,19 @@ export interface LabelSelector_MatchLabelsEntry {
 }
 
 export interface ListDevicesRequest {
-  selector: LabelSelector | undefined;
+  selector:
+    | LabelSelector
+    | undefined;
+  /** At most that many devices, and fewer where they would outgrow a message; 0: all in one message. */
+  pageSize: number;
+  /** next_page_token of the page before; empty: from the start. */
+  pageToken: string;
 }
 
 export interface ListDevicesResponse {
   devices: Device[];
+  /** Empty: there are no more. */
+  nextPageToken: string;
 }
 
 export interface GetDeviceRequest {
@@ -94,8 +102,22 @@ export interface Device {
   /** Address of the latest trace in Jaeger; empty if there is none or Jaeger's address is not configured. */
   traceUrl: string;
   bootId: string;
+  /** In force: those the device reports (in `info`), under those of operators. */
+  labels: { [key: string]: string };
+  /** Set by operators. */
+  operatorLabels: { [key: string]: string };
   /** The registry has lost what the device runs; it keeps that until AcceptRestore of FleetService. */
   held: boolean;
+}
+
+export interface Device_LabelsEntry {
+  key: string;
+  value: string;
+}
+
+export interface Device_OperatorLabelsEntry {
+  key: string;
+  value: string;
 }
 
 export interface ValueSource {
@@ -776,13 +798,19 @@ export const LabelSelector_MatchLabelsEntry: MessageFns<LabelSelector_MatchLabel
 };
 
 function createBaseListDevicesRequest(): ListDevicesRequest {
-  return { selector: undefined };
+  return { selector: undefined, pageSize: 0, pageToken: "" };
 }
 
 export const ListDevicesRequest: MessageFns<ListDevicesRequest> = {
   encode(message: ListDevicesRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.selector !== undefined) {
       LabelSelector.encode(message.selector, writer.uint32(10).fork()).join();
+    }
+    if (message.pageSize !== 0) {
+      writer.uint32(16).uint32(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      writer.uint32(26).string(message.pageToken);
     }
     return writer;
   },
@@ -808,6 +836,22 @@ export const ListDevicesRequest: MessageFns<ListDevicesRequest> = {
             message.selector = LabelSelector.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.pageSize = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.pageToken = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -821,13 +865,31 @@ export const ListDevicesRequest: MessageFns<ListDevicesRequest> = {
   },
 
   fromJSON(object: any): ListDevicesRequest {
-    return { selector: isSet(object.selector) ? LabelSelector.fromJSON(object.selector) : undefined };
+    return {
+      selector: isSet(object.selector) ? LabelSelector.fromJSON(object.selector) : undefined,
+      pageSize: isSet(object.pageSize)
+        ? globalThis.Number(object.pageSize)
+        : isSet(object.page_size)
+        ? globalThis.Number(object.page_size)
+        : 0,
+      pageToken: isSet(object.pageToken)
+        ? globalThis.String(object.pageToken)
+        : isSet(object.page_token)
+        ? globalThis.String(object.page_token)
+        : "",
+    };
   },
 
   toJSON(message: ListDevicesRequest): unknown {
     const obj: any = {};
     if (message.selector !== undefined) {
       obj.selector = LabelSelector.toJSON(message.selector);
+    }
+    if (message.pageSize !== 0) {
+      obj.pageSize = Math.round(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      obj.pageToken = message.pageToken;
     }
     return obj;
   },
@@ -840,18 +902,23 @@ export const ListDevicesRequest: MessageFns<ListDevicesRequest> = {
     message.selector = (object.selector !== undefined && object.selector !== null)
       ? LabelSelector.fromPartial(object.selector)
       : undefined;
+    message.pageSize = object.pageSize ?? 0;
+    message.pageToken = object.pageToken ?? "";
     return message;
   },
 };
 
 function createBaseListDevicesResponse(): ListDevicesResponse {
-  return { devices: [] };
+  return { devices: [], nextPageToken: "" };
 }
 
 export const ListDevicesResponse: MessageFns<ListDevicesResponse> = {
   encode(message: ListDevicesResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.devices) {
       Device.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPageToken !== "") {
+      writer.uint32(18).string(message.nextPageToken);
     }
     return writer;
   },
@@ -877,6 +944,14 @@ export const ListDevicesResponse: MessageFns<ListDevicesResponse> = {
             message.devices.push(Device.decode(reader, reader.uint32()));
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nextPageToken = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -892,6 +967,11 @@ export const ListDevicesResponse: MessageFns<ListDevicesResponse> = {
   fromJSON(object: any): ListDevicesResponse {
     return {
       devices: globalThis.Array.isArray(object?.devices) ? object.devices.map((e: any) => Device.fromJSON(e)) : [],
+      nextPageToken: isSet(object.nextPageToken)
+        ? globalThis.String(object.nextPageToken)
+        : isSet(object.next_page_token)
+        ? globalThis.String(object.next_page_token)
+        : "",
     };
   },
 
@@ -899,6 +979,9 @@ export const ListDevicesResponse: MessageFns<ListDevicesResponse> = {
     const obj: any = {};
     if (message.devices?.length) {
       obj.devices = message.devices.map((e) => Device.toJSON(e));
+    }
+    if (message.nextPageToken !== "") {
+      obj.nextPageToken = message.nextPageToken;
     }
     return obj;
   },
@@ -909,6 +992,7 @@ export const ListDevicesResponse: MessageFns<ListDevicesResponse> = {
   fromPartial<I extends Exact<DeepPartial<ListDevicesResponse>, I>>(object: I): ListDevicesResponse {
     const message = createBaseListDevicesResponse();
     message.devices = object.devices?.map((e) => Device.fromPartial(e)) || [];
+    message.nextPageToken = object.nextPageToken ?? "";
     return message;
   },
 };
@@ -1070,6 +1154,8 @@ function createBaseDevice(): Device {
     sources: [],
     traceUrl: "",
     bootId: "",
+    labels: {},
+    operatorLabels: {},
     held: false,
   };
 }
@@ -1121,6 +1207,12 @@ export const Device: MessageFns<Device> = {
     if (message.bootId !== "") {
       writer.uint32(106).string(message.bootId);
     }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      Device_LabelsEntry.encode({ key: key as any, value }, writer.uint32(114).fork()).join();
+    });
+    globalThis.Object.entries(message.operatorLabels).forEach(([key, value]: [string, string]) => {
+      Device_OperatorLabelsEntry.encode({ key: key as any, value }, writer.uint32(122).fork()).join();
+    });
     if (message.held !== false) {
       writer.uint32(240).bool(message.held);
     }
@@ -1244,6 +1336,28 @@ export const Device: MessageFns<Device> = {
             message.bootId = reader.string();
             continue;
           }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            const entry14 = Device_LabelsEntry.decode(reader, reader.uint32());
+            if (entry14.value !== undefined) {
+              message.labels[entry14.key] = entry14.value;
+            }
+            continue;
+          }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            const entry15 = Device_OperatorLabelsEntry.decode(reader, reader.uint32());
+            if (entry15.value !== undefined) {
+              message.operatorLabels[entry15.key] = entry15.value;
+            }
+            continue;
+          }
           case 30: {
             if (tag !== 240) {
               break;
@@ -1301,6 +1415,47 @@ export const Device: MessageFns<Device> = {
         : isSet(object.boot_id)
         ? globalThis.String(object.boot_id)
         : "",
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      operatorLabels: isObject(object.operatorLabels)
+        ? (globalThis.Object.entries(object.operatorLabels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : isObject(object.operator_labels)
+        ? (globalThis.Object.entries(object.operator_labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
       held: isSet(object.held) ? globalThis.Boolean(object.held) : false,
     };
   },
@@ -1346,6 +1501,24 @@ export const Device: MessageFns<Device> = {
     if (message.bootId !== "") {
       obj.bootId = message.bootId;
     }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
+    if (message.operatorLabels) {
+      const entries = globalThis.Object.entries(message.operatorLabels) as [string, string][];
+      if (entries.length > 0) {
+        obj.operatorLabels = {};
+        entries.forEach(([k, v]) => {
+          obj.operatorLabels[k] = v;
+        });
+      }
+    }
     if (message.held !== false) {
       obj.held = message.held;
     }
@@ -1382,7 +1555,195 @@ export const Device: MessageFns<Device> = {
     message.sources = object.sources?.map((e) => ValueSource.fromPartial(e)) || [];
     message.traceUrl = object.traceUrl ?? "";
     message.bootId = object.bootId ?? "";
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.operatorLabels = (globalThis.Object.entries(object.operatorLabels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
     message.held = object.held ?? false;
+    return message;
+  },
+};
+
+function createBaseDevice_LabelsEntry(): Device_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const Device_LabelsEntry: MessageFns<Device_LabelsEntry> = {
+  encode(message: Device_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Device_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDevice_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Device_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: Device_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<Device_LabelsEntry>, I>>(base?: I): Device_LabelsEntry {
+    return Device_LabelsEntry.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Device_LabelsEntry>, I>>(object: I): Device_LabelsEntry {
+    const message = createBaseDevice_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseDevice_OperatorLabelsEntry(): Device_OperatorLabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const Device_OperatorLabelsEntry: MessageFns<Device_OperatorLabelsEntry> = {
+  encode(message: Device_OperatorLabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Device_OperatorLabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDevice_OperatorLabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Device_OperatorLabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: Device_OperatorLabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<Device_OperatorLabelsEntry>, I>>(base?: I): Device_OperatorLabelsEntry {
+    return Device_OperatorLabelsEntry.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Device_OperatorLabelsEntry>, I>>(object: I): Device_OperatorLabelsEntry {
+    const message = createBaseDevice_OperatorLabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
     return message;
   },
 };

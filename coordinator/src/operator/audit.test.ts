@@ -1,7 +1,6 @@
-/** Who may do what and who did what, over real gRPC. */
-import type { AuditEntry, ReadAuditRequest } from '@moefleet/proto';
-import { AccessServiceClient, Proposal } from '@moefleet/proto';
+/** Who did what, over real gRPC. */
 import { credentials } from '@grpc/grpc-js';
+import { AccessServiceClient, type AuditEntry, Proposal, type ReadAuditRequest } from '@moefleet/proto';
 import { until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
 import { MODEL_HASH, TestAgent } from '../testing/test-agent';
