@@ -5,10 +5,12 @@ import { join, resolve } from 'node:path';
 import { ConfigError, readBoolean, readInteger, readNumber, type Env, type Setting } from '@moefleet/runtime';
 import { readGateText } from './rollout/gate-text';
 import { isLoopback, parseListenAddress, type ListenAddress } from './listen-address';
+import { parseRedisUrl, shownUrl } from './registry/redis-client';
 
 export const SETTINGS: readonly Setting[] = [
   { flags: '--redis-url <url>', env: 'MOEFLEET_REDIS_URL', description: 'Redis that holds the registry and the job queue', fallback: 'redis://127.0.0.1:6379' },
   { flags: '--redis-cluster', env: 'MOEFLEET_REDIS_CLUSTER', description: 'the Redis at --redis-url is a node of a Redis Cluster', fallback: 'false' },
+  { flags: '--redis-sentinel <name>', env: 'MOEFLEET_REDIS_SENTINEL', description: 'the addresses in --redis-url (redis://a:26379,b:26379) are Sentinels, which know the master by this name' },
   { flags: '--redis-prefix <prefix>', env: 'MOEFLEET_REDIS_PREFIX', description: 'first part of every key, so that several fleets can share a Redis', fallback: 'moefleet' },
   { flags: '--gateway <host:port>', env: 'MOEFLEET_GATEWAY_LISTEN', description: 'where agents connect (gRPC); port 0 takes a free one', fallback: '127.0.0.1:7400' },
   { flags: '--operator <host:port>', env: 'MOEFLEET_OPERATOR_LISTEN', description: 'where the command line and the learner connect (gRPC)', fallback: '127.0.0.1:7401' },
@@ -32,6 +34,8 @@ export const SETTINGS: readonly Setting[] = [
 export interface CoordinatorConfig {
   readonly redisUrl: string;
   readonly redisCluster: boolean;
+  /** '': none */
+  readonly redisSentinel: string;
   readonly redisPrefix: string;
   readonly gateway: ListenAddress;
   readonly operator: ListenAddress;
@@ -75,7 +79,7 @@ export function readConfig(values: Env): CoordinatorConfig {
   const operator = listen('MOEFLEET_OPERATOR_LISTEN', '127.0.0.1:7401', tlsFolder !== null);
   const http = listen('MOEFLEET_HTTP_LISTEN', '127.0.0.1:7402', false);
   return Object.freeze({
-    redisUrl: readUrl('MOEFLEET_REDIS_URL', values['MOEFLEET_REDIS_URL'] || 'redis://127.0.0.1:6379', ['redis:', 'rediss:']),
+    ...readRedis(values),
     redisCluster: readBoolean('MOEFLEET_REDIS_CLUSTER', values['MOEFLEET_REDIS_CLUSTER'], false),
     redisPrefix: readMatching('MOEFLEET_REDIS_PREFIX', values['MOEFLEET_REDIS_PREFIX'] || 'moefleet', /^[A-Za-z0-9._:-]{1,64}$/, 'a key prefix of letters, digits, ".", "_", ":" and "-"'),
     gateway,
@@ -98,6 +102,17 @@ export function readConfig(values: Env): CoordinatorConfig {
     gateText: readGateText(values['MOEFLEET_GATE_TEXT'] ?? ''),
     logLevel: readMatching('MOEFLEET_LOG_LEVEL', values['MOEFLEET_LOG_LEVEL'] || 'info', new RegExp(`^(?:${LOG_LEVELS.join('|')})$`), `one of ${LOG_LEVELS.join(', ')}`),
   });
+}
+
+function readRedis(values: Env): Pick<CoordinatorConfig, 'redisUrl' | 'redisSentinel'> {
+  const redisUrl = values['MOEFLEET_REDIS_URL'] || 'redis://127.0.0.1:6379';
+  const redisSentinel = values['MOEFLEET_REDIS_SENTINEL'] ?? '';
+  const cluster = readBoolean('MOEFLEET_REDIS_CLUSTER', values['MOEFLEET_REDIS_CLUSTER'], false);
+  const parsed = parseRedisUrl(redisUrl);
+  if (!parsed) throw new ConfigError('MOEFLEET_REDIS_URL', shownUrl(redisUrl), 'an address that begins with redis:// or rediss://, such as redis://127.0.0.1:6379');
+  if (parsed.nodes.length > 1 && !cluster && redisSentinel === '') throw new ConfigError('MOEFLEET_REDIS_URL', shownUrl(redisUrl), 'one address; several need --redis-cluster or --redis-sentinel');
+  if (cluster && redisSentinel !== '') throw new ConfigError('MOEFLEET_REDIS_SENTINEL', redisSentinel, 'possible together with --redis-cluster; leave one of them out');
+  return { redisUrl, redisSentinel };
 }
 
 function readUrl(name: string, value: string, protocols: readonly string[]): string {

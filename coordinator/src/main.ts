@@ -39,9 +39,9 @@ export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeou
 
 export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning: CoordinatorTuning = {}): Coordinator {
   const { coordinatorId, jaegerUrl } = config;
-  const redis = { url: config.redisUrl, cluster: config.redisCluster };
+  const redis = { url: config.redisUrl, cluster: config.redisCluster, sentinel: config.redisSentinel };
   const metrics = new Metrics();
-  const link = new RedisLink(redis, log, tuning.redisStartDeadlineMs);
+  const link = new RedisLink(redis, log, tuning.redisStartDeadlineMs, (ms) => metrics.redisAnswers.observe(ms / 1000));
   const registry = new Registry(link, { prefix: config.redisPrefix, coordinatorId }, log);
   const rollouts = new RolloutEngine(registry, log, metrics);
   const queue = new LearnerQueue({ redis, redisPrefix: config.redisPrefix, everyMs: config.learnEveryMs }, link, log);
@@ -57,13 +57,17 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
       credentials: certificate ? () => certificate.credentials(true) : undefined });
   const operator = new OperatorServer(config.operator,
     { registry, rollouts, staged, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, log },
-    certificate ? () => certificate.credentials(false) : undefined);
+    certificate ? () => certificate.credentials(false) : undefined,
+    (service, method, code) => metrics.operatorCalls.inc({ grpc_service: service, grpc_method: method, grpc_code: code }));
   const firstAdmin = new FirstAdmin(registry, config, log);
   const http = new HttpServer(config.http, {
     redisUp: () => link.up,
     metrics: async () => {
       metrics.redisUp.set(link.up ? 1 : 0);
       metrics.devicesOnline.set(sessions.size);
+      metrics.queued.set({ queue: 'hellos' }, gateway.waiting);
+      metrics.queued.set({ queue: 'frames' }, telemetry.size);
+      metrics.telemetryInterval.set(gateway.telemetryIntervalMs / 1000);
       return { contentType: metrics.contentType, text: await metrics.text() };
     },
   });

@@ -1,5 +1,6 @@
 /** What Prometheus is told, in one place. */
-import { Counter, Gauge, Registry as PromRegistry, collectDefaultMetrics } from 'prom-client';
+import { VERSION } from '@moefleet/runtime';
+import { Counter, Gauge, Histogram, Registry as PromRegistry, collectDefaultMetrics } from 'prom-client';
 import type { RolloutState } from './registry/rollout-record';
 
 const PREFIX = 'moefleet_coordinator_';
@@ -15,11 +16,22 @@ export class Metrics {
   readonly routerWindows = this.counter('router_windows_total', 'Windows of router logits: stored, or shed because Redis was away or slow', ['outcome']);
   readonly telemetryGaps = this.counter('telemetry_gaps_total', 'Gaps found in the sequence of telemetry frames', []);
   readonly desiredSent = this.counter('desired_sent_total', 'Desired specs sent to agents', []);
+  readonly acknowledged = this.histogram('desired_acknowledged_seconds', 'From sending a desired spec to the device saying APPLIED or FAILED', [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]);
+  readonly redisAnswers = this.histogram('redis_command_seconds', 'Time a Redis command takes, failures included', [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2]);
+  readonly leasesLost = this.counter('leases_lost_total', 'Leases of this coordinator that a newer stream of the device had taken when they were to be prolonged', []);
+  readonly queued = this.gaugeBy('queue_length', 'What waits here: devices to be let in, frames to be counted', ['queue']);
+  readonly telemetryInterval = this.gauge('telemetry_interval_seconds', 'Interval of telemetry that devices are asked for');
+  readonly operatorCalls = new Counter({
+    name: 'grpc_server_handled_total', help: 'Calls of operators and learners that have ended, by gRPC status', labelNames: ['grpc_service', 'grpc_method', 'grpc_code'], registers: this.registers,
+  });
   readonly rolloutsRunning = this.gauge('rollouts_running', 'Rollouts this coordinator follows');
   readonly rolloutsEnded = this.counter('rollouts_ended_total', 'Rollouts that have ended, by how', ['state']);
 
   constructor() {
     collectDefaultMetrics({ register: this.registers[0]!, prefix: PREFIX });
+    // Gauges that are called as counters are; those by type say the same.
+    for (const kind of ['resources', 'handles', 'requests']) this.registers[0]!.removeSingleMetric(`${PREFIX}nodejs_active_${kind}_total`);
+    new Gauge({ name: `${PREFIX}build_info`, help: 'Version of this coordinator; always 1', labelNames: ['version'], registers: this.registers }).set({ version: VERSION }, 1);
     for (const outcome of ['counted', 'replaced', 'duplicate', 'refused', 'damaged', 'shed']) this.telemetryFrames.inc({ outcome }, 0);
     for (const outcome of ['stored', 'shed']) this.routerWindows.inc({ outcome }, 0);
     for (const state of ['done', 'incomplete', 'abandoned']) this.rolloutsEnded.inc({ state }, 0);
@@ -40,6 +52,14 @@ export class Metrics {
 
   text(): Promise<string> {
     return this.registers[0]!.metrics();
+  }
+
+  private gaugeBy<L extends string>(name: string, help: string, labelNames: L[]): Gauge<L> {
+    return new Gauge({ name: PREFIX + name, help, labelNames, registers: this.registers });
+  }
+
+  private histogram(name: string, help: string, buckets: number[]): Histogram {
+    return new Histogram({ name: PREFIX + name, help, buckets, registers: this.registers });
   }
 
   private gauge(name: string, help: string): Gauge {

@@ -43,6 +43,8 @@ export class AgentSession implements DeviceSession {
   private reported: Reported | undefined;
   private readonly pending: Pending = { info: true, reported: true, align: true };
   private sent: SentDesired | null = null;
+  /** Latest generation whose answer has been timed. */
+  private answered = 0n;
   /** What it shall run, as read last; without its bytes, of which there are many. */
   private known: Extract<KnownDesired, { t: 'set' }> | null = null;
   private settledGeneration: bigint | null = null;
@@ -113,7 +115,10 @@ export class AgentSession implements DeviceSession {
     try {
       const kept = await this.deps.registry.devices.renewLease(this.lease);
       if (this.closed) return;
-      if (!kept) return this.end(new ReplacedError(this.deviceId));
+      if (!kept) {
+        this.deps.metrics.leasesLost.inc();
+        return this.end(new ReplacedError(this.deviceId));
+      }
       if (this.unsettled || kept.desiredGeneration !== this.seenGeneration) this.wake();
     } catch (error) {
       if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'lease cannot be prolonged');
@@ -184,9 +189,18 @@ export class AgentSession implements DeviceSession {
     if (reported.state === SpecState.SPEC_STATE_FAILED && this.reported?.state !== reported.state) {
       this.log.warn({ generation: String(reported.generation), reason: reported.reason }, 'device refused its desired spec');
     }
+    this.observeAnswer(reported);
     this.reported = reported;
     this.pending.reported = true;
     this.wake();
+  }
+
+  private observeAnswer({ generation, state }: Reported): void {
+    const { sent } = this;
+    if (!sent || generation < sent.generation || this.answered >= sent.generation) return;
+    if (state !== SpecState.SPEC_STATE_APPLIED && state !== SpecState.SPEC_STATE_FAILED) return;
+    this.answered = sent.generation;
+    this.deps.metrics.acknowledged.observe((Date.now() - sent.sentMs) / 1000);
   }
 
   private async settleWhileWanted(): Promise<void> {

@@ -8,6 +8,7 @@ import {
 import type { Service } from '@moefleet/runtime';
 import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check';
 import { readFileSync } from 'node:fs';
+import { type CallObserver, countCalls } from '../grpc-call-count';
 import { GrpcListener } from '../grpc-listener';
 import type { ListenAddress } from '../listen-address';
 import { accessService } from './access-service';
@@ -29,11 +30,11 @@ export class OperatorServer implements Service {
   private readonly health = new HealthImplementation();
   private unsubscribe: (() => void)[] = [];
 
-  /** `credentials`: default plaintext */
-  constructor(address: ListenAddress, private readonly deps: OperatorDeps, credentials?: () => ServerCredentials) {
+  /** `credentials`: default plaintext; `onCall` is told of each call that has ended */
+  constructor(address: ListenAddress, private readonly deps: OperatorDeps, credentials?: () => ServerCredentials, onCall: CallObserver = () => {}) {
     this.listener = new GrpcListener(address, {
       'grpc.max_receive_message_length': MOST_MESSAGE_BYTES,
-      interceptors: [operatorAuth(deps.registry.operators, deps.requireOperatorToken, deps.log)],
+      interceptors: [countCalls(onCall), operatorAuth(deps.registry.operators, deps.requireOperatorToken, deps.log)],
     }, credentials);
     this.listener.server.addService(OperatorServiceService, operatorService(deps));
     this.listener.server.addService(LearnerServiceService, learnerService(deps));

@@ -9,8 +9,10 @@ export type RedisClient = Redis | Cluster;
 
 export interface RedisAddress {
   readonly url: string;
-  /** the URL names one node of a Redis Cluster */
+  /** the URL names nodes of a Redis Cluster */
   readonly cluster: boolean;
+  /** the URL names Sentinels, and this the master they watch; '': none */
+  readonly sentinel?: string;
 }
 
 /** Long enough for a busy Redis, short enough for an operator who waits. */
@@ -36,6 +38,8 @@ export function createRedisClient(address: RedisAddress, name: string): RedisCli
     commandTimeout: COMMAND_TIMEOUT_MS,
     connectTimeout: CONNECT_TIMEOUT_MS,
     autoResubscribe: false,
+    // A master that has become a replica: connect again, to whoever is master now.
+    reconnectOnError: (error) => error.message.startsWith('READONLY'),
   }, false);
 }
 
@@ -43,24 +47,59 @@ export function createRedisClient(address: RedisAddress, name: string): RedisCli
 function create(address: RedisAddress, options: RedisOptions, patient: boolean): RedisClient {
   const retryStrategy = (attempt: number): number => backoffMs(attempt, RECONNECT);
   const shared: RedisOptions = { ...options, enableOfflineQueue: patient };
+  const parsed = parseRedisUrl(address.url);
+  if (!parsed) throw new Error(`${shownUrl(address.url)} is no address of Redis`);
+  const { nodes, tls, username, password, db } = parsed;
+  const login = { ...(username ? { username } : {}), ...(password ? { password } : {}), ...(tls ? { tls: {} } : {}) };
+  if (address.sentinel) {
+    return new Redis({
+      ...shared, ...login, retryStrategy, db,
+      sentinels: nodes.map(({ host, port }) => ({ host, port: port ?? 26_379 })), name: address.sentinel, sentinelRetryStrategy: retryStrategy,
+      ...(tls ? { enableTLSForSentinelMode: true, sentinelTLS: {} } : {}), ...(password ? { sentinelPassword: password } : {}), ...(username ? { sentinelUsername: username } : {}),
+    });
+  }
   if (!address.cluster) return new Redis(address.url, { ...shared, retryStrategy });
-  const url = new URL(address.url);
-  return new Cluster([{ host: url.hostname.replace(/^\[|\]$/g, ''), port: Number(url.port || 6379) }], {
+  return new Cluster(nodes.map(({ host, port }) => ({ host, port: port ?? 6379 })), {
     lazyConnect: !patient,
     enableOfflineQueue: patient,
     clusterRetryStrategy: retryStrategy,
     redisOptions: {
       ...shared,
-      ...(url.username ? { username: decodeURIComponent(url.username) } : {}),
-      ...(url.password ? { password: decodeURIComponent(url.password) } : {}),
-      ...(url.protocol === 'rediss:' ? { tls: {} } : {}),
+      ...login,
     },
   });
 }
 
 /** The URL as it may be shown: without its password. */
 export function shownUrl(url: string): string {
-  const parsed = new URL(url);
-  if (parsed.password) parsed.password = '***';
-  return parsed.toString().replace(/\/$/, '');
+  return url.replace(/^(rediss?:\/\/[^:@/]*):[^@/]*@/, '$1:***@').replace(/\/$/, '');
+}
+
+export interface ParsedRedisUrl {
+  tls: boolean;
+  username: string;
+  password: string;
+  nodes: { host: string; port: number | undefined }[];
+  db: number;
+}
+
+/** `redis://user:password@host:port,host:port/db`; null for anything else. */
+export function parseRedisUrl(text: string): ParsedRedisUrl | null {
+  const match = /^(rediss?):\/\/(?:([^:@/]*)(?::([^@/]*))?@)?([^@/]+)(?:\/(\d{0,3}))?$/.exec(text);
+  if (!match) return null;
+  const [, scheme, username = '', password = '', hosts, db] = match;
+  const nodes = hosts!.split(',').map((node) => /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::(\d{1,5}))?$/.exec(node));
+  if (nodes.some((node) => !node || Number(node[3] ?? 0) > 65_535)) return null;
+  return {
+    tls: scheme === 'rediss', username: decoded(username), password: decoded(password), db: Number(db || 0),
+    nodes: nodes.map((node) => ({ host: node![1] ?? node![2]!, port: node![3] === undefined ? undefined : Number(node![3]) })),
+  };
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }

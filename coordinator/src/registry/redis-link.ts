@@ -33,7 +33,7 @@ export class RedisLink implements Service {
   private readonly downListeners = new Set<() => void>();
   private readonly channels = new Map<string, (message: string) => void>();
 
-  constructor(address: RedisAddress, private readonly log: Logger, private readonly startDeadlineMs = START_DEADLINE_MS) {
+  constructor(address: RedisAddress, private readonly log: Logger, private readonly startDeadlineMs = START_DEADLINE_MS, private readonly onAnswer: (ms: number) => void = () => {}) {
     this.url = shownUrl(address.url);
     this.commands = createRedisClient(address, 'moefleet-coordinator');
     this.subscriber = createRedisClient(address, 'moefleet-coordinator-subscriber');
@@ -90,12 +90,15 @@ export class RedisLink implements Service {
   /** Runs `operation`; `key` names what it is about. Throws RegistryUnavailableError or RegistryDataError only. */
   async run<T>(key: string, operation: (client: RedisClient) => Promise<T>): Promise<T> {
     if (this.state.t !== 'up') throw new RegistryUnavailableError(this.url, this.lastError);
+    const beganMs = performance.now();
     try {
       return await operation(this.commands);
     } catch (error) {
       if (error instanceof RegistryDataError || error instanceof RegistryUnavailableError) throw error;
       if (isReplyError(error) && !NOT_NOW.test(error.message)) throw new RegistryDataError(key, error.message, error);
       throw new RegistryUnavailableError(this.url, error);
+    } finally {
+      this.onAnswer(performance.now() - beganMs);
     }
   }
 
