@@ -18,6 +18,8 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--tls-dir <folder>', env: 'MOEFLEET_TLS_DIR', description: 'the fleet\'s folder (moefleet fleet init): agents and operators connect over TLS 1.3, agents with a certificate of their own' },
   { flags: '--require-operator-token', env: 'MOEFLEET_REQUIRE_OPERATOR_TOKEN', description: 'serve operators and learners only with a token (moefleet operator create)', fallback: 'true where TLS is on or --operator is beyond loopback' },
   { flags: '--admin-token-file <file>', env: 'MOEFLEET_ADMIN_TOKEN_FILE', description: 'where the first admin\'s token is written if there are no operators yet; one that is there already is taken', fallback: 'moefleet-admin.token, in the folder of --tls-dir where there is one' },
+  { flags: '--certificate-days <days>', env: 'MOEFLEET_CERTIFICATE_DAYS', description: 'how long a device\'s certificate is valid; agents renew it at two thirds', fallback: '7' },
+  { flags: '--reenrol-days <days>', env: 'MOEFLEET_REENROL_DAYS', description: 'after that: how long a device may still get a new one with its key alone, without a token', fallback: '30' },
   { flags: '--insecure-plaintext', env: 'MOEFLEET_INSECURE_PLAINTEXT', description: 'allow addresses other than loopback although nothing is encrypted or authenticated', fallback: 'false' },
   { flags: '--jaeger-url <url>', env: 'MOEFLEET_JAEGER_URL', description: 'base address of Jaeger, for links to traces, e.g. http://127.0.0.1:16686' },
   { flags: '--learn-every <seconds>', env: 'MOEFLEET_LEARN_EVERY', description: 'seconds between learner jobs; 0: only when asked', fallback: '10' },
@@ -42,6 +44,8 @@ export interface CoordinatorConfig {
   readonly http: ListenAddress;
   /** null: plaintext */
   readonly tlsFolder: string | null;
+  readonly certificateLifeMs: number;
+  readonly reenrolGraceMs: number;
   /** any address is other than loopback, and that was allowed explicitly */
   readonly plaintextBeyondLoopback: boolean;
   /** without a slash at its end; empty where there is none */
@@ -62,6 +66,7 @@ export interface CoordinatorConfig {
 }
 
 const ADMIN_TOKEN_FILE = 'moefleet-admin.token';
+const DAY_MS = 24 * 3_600_000;
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
 
 /** `values` by environment variable name; throws ConfigError. */
@@ -86,6 +91,8 @@ export function readConfig(values: Env): CoordinatorConfig {
     operator,
     http,
     tlsFolder,
+    certificateLifeMs: DAY_MS * readNumber('MOEFLEET_CERTIFICATE_DAYS', values['MOEFLEET_CERTIFICATE_DAYS'], 7, 0.0001, 3650),
+    reenrolGraceMs: DAY_MS * readNumber('MOEFLEET_REENROL_DAYS', values['MOEFLEET_REENROL_DAYS'], 30, 0, 3650),
     plaintextBeyondLoopback: (tlsFolder === null ? [gateway, operator, http] : [http]).some((address) => !isLoopback(address.host)),
     jaegerUrl: values['MOEFLEET_JAEGER_URL'] ? readUrl('MOEFLEET_JAEGER_URL', values['MOEFLEET_JAEGER_URL'], ['http:', 'https:']).replace(/\/+$/, '') : '',
     learnEveryMs: Math.round(1000 * readNumber('MOEFLEET_LEARN_EVERY', values['MOEFLEET_LEARN_EVERY'], 10, 0, 86_400)),

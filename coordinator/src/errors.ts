@@ -65,12 +65,52 @@ export class DeviceIdTakenError extends Error {
   }
 }
 
+/** Another installation, or another key, has enrolled under the device id. */
+export class DeviceEnrolledError extends Error {
+  override readonly name = 'DeviceEnrolledError';
+  constructor(readonly deviceId: string, hostname: string) {
+    super(
+      `device id "${deviceId}" belongs to another installation, enrolled on host "${hostname || 'unknown'}"; give this agent an id of its own (--id), `
+      + `or give the id free with: moefleet device release ${deviceId}`,
+    );
+  }
+}
+
 /** A newer stream of the same installation has taken over. */
 export class ReplacedError extends Error {
   override readonly name = 'ReplacedError';
   constructor(readonly deviceId: string) {
     super(`device ${deviceId}: a newer stream of the same installation has replaced this one`);
   }
+}
+
+/** A device that may not be here until an operator or its owner does something; the message says what. */
+export class DeviceRefusedError extends Error {
+  override readonly name = 'DeviceRefusedError';
+  constructor(readonly deviceId: string, why: string) {
+    super(`device ${deviceId}: ${why}`);
+  }
+}
+
+/** The connection shows no certificate that counts. */
+export class NoCertificateError extends Error {
+  override readonly name = 'NoCertificateError';
+}
+
+/** The same installation runs on two machines, and the other one is connected. */
+export class ClonedDeviceError extends Error {
+  override readonly name = 'ClonedDeviceError';
+  constructor(readonly deviceId: string, hostname: string, readonly marked: boolean) {
+    super(
+      `device ${deviceId} runs twice: another boot of the same installation, on host "${hostname || 'unknown'}", is connected; give one of them a state folder and an id of its own, `
+      + `then: moefleet device clear-clone ${deviceId}`,
+    );
+  }
+}
+
+/** An enrolment token that does not (or no longer) let anybody in. */
+export class TokenRefusedError extends Error {
+  override readonly name = 'TokenRefusedError';
 }
 
 /** The coordinator is stopping. */

@@ -1,8 +1,9 @@
 /** The one place where the coordinator's errors become gRPC statuses. */
 import { Metadata, status, type StatusObject } from '@grpc/grpc-js';
 import {
-  BudgetExceededError, BusyError, DeviceIdTakenError, DeviceUnavailableError, InvalidRequestError, NameTakenError, NotAllowedNowError, NotFoundError,
-  OverloadedError, PermissionDeniedError, RegistryDataError, RegistryUnavailableError, ReplacedError, StoppingError, TaskFailedError, UnauthenticatedError,
+  BudgetExceededError, BusyError, ClonedDeviceError, DeviceEnrolledError, DeviceIdTakenError, DeviceRefusedError, DeviceUnavailableError, InvalidRequestError,
+  NameTakenError, NoCertificateError, NotAllowedNowError, NotFoundError, OverloadedError, PermissionDeniedError, RegistryDataError, RegistryUnavailableError,
+  ReplacedError, StoppingError, TaskFailedError, TokenRefusedError, UnauthenticatedError,
 } from './errors';
 
 /** Milliseconds a client is told to wait, in the trailer `retry-after-ms`, before it tries again. */
@@ -23,6 +24,10 @@ export function toGrpcStatus(error: unknown): GrpcFailure {
   if (error instanceof NameTakenError) return failure(status.ALREADY_EXISTS, error);
   if (error instanceof NotFoundError) return failure(status.NOT_FOUND, error);
   if (error instanceof DeviceIdTakenError) return failure(status.ALREADY_EXISTS, error);
+  if (error instanceof DeviceRefusedError || error instanceof TokenRefusedError) return failure(status.PERMISSION_DENIED, error);
+  if (error instanceof NoCertificateError) return failure(status.UNAUTHENTICATED, error);
+  if (error instanceof ClonedDeviceError) return failure(status.FAILED_PRECONDITION, error);
+  if (error instanceof DeviceEnrolledError) return failure(status.ALREADY_EXISTS, error);
   if (error instanceof ReplacedError) return failure(status.ABORTED, error);
   if (error instanceof DeviceUnavailableError) return failure(status.UNAVAILABLE, error);
   if (error instanceof TaskFailedError) return failure(status.FAILED_PRECONDITION, error);

@@ -4,6 +4,7 @@ import { type CoordinatorConfig, readConfig, SETTINGS } from './config';
 import { AgentGateway, type GatewayOptions } from './gateway/agent-gateway';
 import type { AgentSession } from './gateway/agent-session';
 import { TelemetryBatch } from './gateway/telemetry-batch';
+import { Enrolment } from './identity/enrolment';
 import { ServerCertificate } from './identity/server-certificate';
 import { HttpServer } from './http-server';
 import { LearnerQueue } from './jobs/learner-queue';
@@ -50,13 +51,14 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const staged = new StagedRollouts(registry, rollouts, config.gateText, (id) => rolloutQueue.wake(id), log);
   const rolloutQueue: RolloutQueue = new RolloutQueue({ step: (id) => staged.step(id), active: () => registry.stagedRollouts.active() },
     { redis, redisPrefix: config.redisPrefix, lockMs: tuning.rolloutLockMs }, link, log);
+  const enrolment = certificate && new Enrolment({ registry, ca: () => certificate.ca, now, lifeMs: config.certificateLifeMs, graceMs: config.reenrolGraceMs, log });
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, metrics, log },
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs,
-      credentials: certificate ? () => certificate.credentials(true) : undefined });
+      credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment });
   const operator = new OperatorServer(config.operator,
-    { registry, rollouts, staged, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, log },
+    { registry, rollouts, staged, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, enrolment, now, log },
     certificate ? () => certificate.credentials(false) : undefined,
     (service, method, code) => metrics.operatorCalls.inc({ grpc_service: service, grpc_method: method, grpc_code: code }));
   const firstAdmin = new FirstAdmin(registry, config, log);

@@ -5,6 +5,7 @@ export * from './gen/moefleet/v1/access';
 export * from './gen/moefleet/v1/agent';
 export * from './gen/moefleet/v1/device';
 export * from './gen/moefleet/v1/fleet';
+export * from './gen/moefleet/v1/identity';
 export * from './gen/moefleet/v1/inventory';
 export * from './gen/moefleet/v1/learner';
 export * from './gen/moefleet/v1/operator';

@@ -1,16 +1,18 @@
 /** The server agents connect to. Holds their streams, keeps their leases alive, and passes wake-ups on to sessions. */
 import type { ServerCredentials } from '@grpc/grpc-js';
-import { AgentServiceService, ConnectResponse } from '@moefleet/proto';
+import { AgentServiceService, ConnectResponse, EnrolmentServiceService } from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
 import { StoppingError } from '../errors';
 import { GrpcListener } from '../grpc-listener';
 import type { ListenAddress } from '../listen-address';
+import type { Enrolment } from '../identity/enrolment';
 import { inChunks } from '../registry/chunks';
 import type { SessionDirectory } from '../sessions/session-directory';
 import type { AgentSession, SessionDeps } from './agent-session';
 import { Admission } from './admission';
 import { type AgentCall, AgentStream, type StreamOptions } from './agent-stream';
 import { MeasureRelay } from './measure-relay';
+import { enrolmentService } from './enrolment-service';
 import { decodeIncoming } from './message-check';
 import type { BudgetOptions } from './stream-budget';
 import { TelemetryPace } from './telemetry-pace';
@@ -26,6 +28,8 @@ export interface GatewayOptions {
   helloTimeoutMs?: number;
   /** default: plaintext */
   credentials?: () => ServerCredentials;
+  /** lets devices enrol, and makes a certificate a condition; null: plaintext */
+  enrolment?: Enrolment | null;
 }
 
 /** A router window of a large model fits; so does everything else, many times over. */
@@ -68,7 +72,9 @@ export class AgentGateway implements Service {
     this.streamOptions = {
       coordinatorId: options.coordinatorId, admission: this.admission, budget: options.deviceBudget, telemetryIntervalMs: () => this.pace.intervalMs,
       leaseTtlMs: options.leaseTtlMs ?? LEASE_TTL_MS, helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
+      identify: (call) => options.enrolment?.identify(call.getAuthContext()) ?? null,
     };
+    if (options.enrolment) this.listener.server.addService(EnrolmentServiceService, enrolmentService(options.enrolment, deps.log));
     this.listener.server.addService(AGENT_SERVICE, { connect: (call: AgentCall) => this.open(call) });
   }
 
@@ -90,8 +96,8 @@ export class AgentGateway implements Service {
     this.unsubscribe = [
       events.on(({ kind, deviceId }) => {
         if (kind === 'desired') this.directory.get(deviceId)?.wake();
-        if (kind === 'taken') void this.directory.get(deviceId)?.tick();
         if (kind === 'measure') this.relay.carryOut(deviceId);
+        if (kind === 'taken' || kind === 'identity') void this.directory.get(deviceId)?.tick();
       }),
       link.onUp(() => void inChunks(this.directory.all(), (session) => session.resync())),
     ];

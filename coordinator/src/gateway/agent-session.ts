@@ -5,7 +5,7 @@
  */
 import { type ConnectRequest, type DeviceInfo, type Hello, type Measure, type MeasureResult, type Reported, SpecState, type TaskProgress, type TelemetryFrame } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
-import { InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
+import { DeviceRefusedError, InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
 import type { Metrics } from '../metrics';
 import { type DesiredRecord, generationOf } from '../registry/device-record';
 import type { Lease } from '../registry/device-store';
@@ -121,7 +121,8 @@ export class AgentSession implements DeviceSession {
       }
       if (this.unsettled || kept.desiredGeneration !== this.seenGeneration) this.wake();
     } catch (error) {
-      if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'lease cannot be prolonged');
+      if (error instanceof DeviceRefusedError) this.end(error);
+      else if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'lease cannot be prolonged');
     }
   }
 

@@ -6,8 +6,9 @@
 import { type ServerDuplexStream, status } from '@grpc/grpc-js';
 import { type ConnectResponse, type Hello, PROTOCOL_VERSION } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
-import { DeviceIdTakenError, InvalidRequestError, show, StoppingError } from '../errors';
+import { ClonedDeviceError, DeviceIdTakenError, InvalidRequestError, show, StoppingError } from '../errors';
 import { toGrpcStatus } from '../grpc-status';
+import { checkPeer, type PeerDevice } from '../identity/peer-device';
 import { specHash } from '../registry/device-record';
 import type { SessionDirectory } from '../sessions/session-directory';
 import { AgentSession, type SessionDeps } from './agent-session';
@@ -26,6 +27,8 @@ export interface StreamOptions {
   budget: BudgetOptions;
   leaseTtlMs: number;
   helloTimeoutMs: number;
+  /** Who the connection's certificate says it is; null: plaintext. Throws NoCertificateError. */
+  identify(call: AgentCall): PeerDevice | null;
 }
 
 type StreamState =
@@ -87,20 +90,25 @@ export class AgentStream {
 
   private join(hello: Hello): void {
     checkHello(hello);
+    const peer = this.options.identify(this.call);
+    if (peer) checkPeer(hello, peer);
     // Nothing more is read until the device is in: what comes meanwhile stays with the transport.
     this.call.pause();
     this.log = this.log.child({ deviceId: hello.deviceId });
     this.transition({ t: 'joining', deviceId: hello.deviceId });
-    this.admit(hello).catch((error: unknown) => this.fail(error));
+    this.admit(hello, peer?.keyHash).catch((error: unknown) => this.fail(error));
   }
 
-  private async admit(hello: Hello): Promise<void> {
+  private async admit(hello: Hello, keyHash: string | undefined): Promise<void> {
     const { devices, events } = this.deps.registry;
     const { deviceId, installId, bootId } = hello;
     await this.options.admission.enter();
     if (this.closed) return;
-    const request = { installId, bootId, coordinatorId: this.options.coordinatorId, hostname: hello.info?.hostname ?? '', ttlMs: this.options.leaseTtlMs };
-    const answer = await devices.acquireLease(deviceId, request);
+    const request = { installId, bootId, coordinatorId: this.options.coordinatorId, hostname: hello.info?.hostname ?? '', ttlMs: this.options.leaseTtlMs, keyHash, peer: this.call.getPeer() };
+    const answer = await devices.acquireLease(deviceId, request).catch((error: unknown) => {
+      if (error instanceof ClonedDeviceError && error.marked) this.log.error({ hostname: request.hostname }, error.message);
+      throw error;
+    });
     if (answer.t === 'held') throw new DeviceIdTakenError(deviceId, answer.hostname, answer.coordinatorId);
     if (this.closed) return devices.releaseLease(answer.lease);
     const session = new AgentSession(hello, answer.lease, this.outbox, this.deps, (error) => this.fail(error));

@@ -1,6 +1,7 @@
 /** How the registry's records are shown through the API. */
 import { type Device, DeviceSpec, type Rollout, type RolloutDevice, RolloutDevice_State as DeviceState, Rollout_State as State } from '@moefleet/proto';
 import { type DeviceRecord, generationOf, specHash } from '../registry/device-record';
+import { viewIdentity } from './identity-view';
 import type { SharedPins } from '../registry/pin-store';
 import type { RolloutRecord, RolloutRow, RolloutState, RowState } from '../registry/rollout-record';
 import { specInputs } from '../rollout/desired-writer';
@@ -36,6 +37,7 @@ export function viewDevice(device: DeviceRecord, shared: SharedPins, jaegerUrl: 
     labels: { ...device.labels },
     operatorLabels: { ...device.operatorLabels },
     held: deviceHeld(device, shared),
+    identity: device.identity ? viewIdentity(device.identity) : undefined,
   };
 }
 

@@ -3,7 +3,8 @@ import { type PackageDefinition, loadFileDescriptorSetFromBuffer, loadSync } fro
 import type { ServerCredentials } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import {
-  AccessServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, InventoryServiceService, LearnerServiceService, OperatorServiceService, RolloutServiceService,
+  AccessServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, IdentityServiceService, InventoryServiceService, LearnerServiceService, OperatorServiceService,
+  RolloutServiceService,
 } from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
 import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check';
@@ -13,6 +14,7 @@ import { GrpcListener } from '../grpc-listener';
 import type { ListenAddress } from '../listen-address';
 import { accessService } from './access-service';
 import { fleetService } from './fleet-service';
+import { identityService } from './identity-service';
 import { inventoryService } from './inventory-service';
 import { learnerService } from './learner-service';
 import { operatorAuth } from './operator-auth';
@@ -22,7 +24,7 @@ import { rolloutService } from './rollout-service';
 /** A quality surface of many layers and points fits. */
 const MOST_MESSAGE_BYTES = 16 * 1024 * 1024;
 /** What is served here; '' is the server as a whole. */
-const HEALTH_NAMES = ['', ...['Operator', 'Learner', 'Access', 'Inventory', 'Rollout', 'Fleet'].map((name) => `moefleet.v1.${name}Service`)];
+const HEALTH_NAMES = ['', ...['Operator', 'Learner', 'Access', 'Inventory', 'Identity', 'Rollout', 'Fleet'].map((name) => `moefleet.v1.${name}Service`)];
 
 export class OperatorServer implements Service {
   readonly name = 'operator API';
@@ -42,6 +44,7 @@ export class OperatorServer implements Service {
     this.listener.server.addService(RolloutServiceService, rolloutService(deps));
     this.listener.server.addService(FleetServiceService, fleetService(deps));
     this.listener.server.addService(InventoryServiceService, inventoryService(deps));
+    this.listener.server.addService(IdentityServiceService, identityService(deps));
     this.health.addToServer(this.listener.server);
   }
 

@@ -2,6 +2,7 @@
 import type { OperatorServiceServer, Proposal } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { DeviceUnavailableError, NotFoundError } from '../errors';
+import type { Enrolment } from '../identity/enrolment';
 import { checkId } from '../names';
 import type { Registry } from '../registry/registry';
 import type { RolloutEngine } from '../rollout/rollout-engine';
@@ -29,6 +30,9 @@ export interface OperatorDeps {
   coordinatorId: string;
   /** Without it whoever reaches the port may do everything. */
   requireOperatorToken: boolean;
+  /** null: a coordinator without TLS */
+  enrolment: Enrolment | null;
+  now: () => number;
   log: Logger;
 }
 

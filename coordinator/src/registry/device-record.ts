@@ -8,6 +8,7 @@ import { DeviceInfo, DeviceSpec, ModelState, Proposal, Reported, TelemetryFrame 
 import type { Labels } from '@moefleet/runtime';
 import { reasonOf } from '../errors';
 import { decodeLabels, mergeLabels } from './device-labels';
+import { decodeIdentity, type IdentityRecord } from './identity-record';
 import { decodePin, PIN_FIELDS, type PinSet } from './pin';
 import { decodeMarks, type StagedMarks } from './staged-value';
 
@@ -40,6 +41,8 @@ export interface DeviceRecord {
   desired: DesiredRecord;
   /** The device runs the spec of this generation and nothing newer is on its way to it. */
   settledGeneration: bigint;
+  /** null: it has never enrolled, and nothing is known against it */
+  identity: IdentityRecord | null;
   pins: PinSet;
   /** Rollouts whose value counts for it already. */
   marks: StagedMarks;
@@ -56,7 +59,7 @@ export type RawHash = Record<string, Buffer>;
 export interface RawDevice {
   /** bytes of the latest telemetry frame; coordinators of earlier releases keep it in `state` */
   frame: Buffer | null;
-  state: RawHash; desired: RawHash; lease: RawHash; pins: RawHash; learned: RawHash; labels: RawHash;
+  state: RawHash; desired: RawHash; lease: RawHash; pins: RawHash; learned: RawHash; labels: RawHash; identity: RawHash;
 }
 
 export function decodeDevice(id: string, raw: RawDevice): DeviceRecord {
@@ -92,6 +95,7 @@ export function decodeDevice(id: string, raw: RawDevice): DeviceRecord {
     telemetry: message(raw.frame ? { telemetry: raw.frame } : raw.state, 'telemetry', TelemetryFrame),
     desired,
     settledGeneration: decodeCount(raw.state['settledGeneration']) ?? 0n,
+    identity: decodeIdentity(id, raw.identity),
     pins: decodePinSet(raw.pins, '', damaged),
     marks: decodeMarks(raw.pins, damaged),
     learned: model ? message(raw.learned, model.hash, Proposal) : undefined,

@@ -5,6 +5,7 @@
  */
 import { DeviceInfo, ModelState, Proposal, Reported, RouterWindow } from '@moefleet/proto';
 import type { Labels, Logger } from '@moefleet/runtime';
+import { ClonedDeviceError, DeviceRefusedError } from '../errors';
 import { isId } from '../names';
 import { inChunks } from './chunks';
 import { decodeCount, decodeDesired, decodeDevice, type DesiredRecord, type DeviceRecord, type RawHash, specHash } from './device-record';
@@ -12,7 +13,7 @@ import type { Keys } from './keys';
 import type { RedisLink } from './redis-link';
 import { LUA } from './scripts';
 
-export interface LeaseRequest { installId: string; bootId: string; coordinatorId: string; hostname: string; ttlMs: number }
+export interface LeaseRequest { installId: string; bootId: string; coordinatorId: string; hostname: string; ttlMs: number; /** of the stream's certificate; undefined: plaintext */ keyHash?: string; /** address it comes from */ peer?: string }
 export interface Lease { deviceId: string; fence: bigint; request: LeaseRequest }
 
 export type LeaseAnswer =
@@ -27,6 +28,9 @@ export interface StateFields {
 
 export interface WindowBound { windows: number; bytes: number }
 
+/** A boot that was replaced and came back this often within the window is no restart: the installation runs twice. */
+const CLONE = { returns: 3, windowMs: 10 * 60_000 } as const;
+
 /** What a device's router windows may take in Redis. */
 export const WINDOW_BOUND: WindowBound = { windows: 64, bytes: 8 * 1024 * 1024 };
 
@@ -36,10 +40,13 @@ export class DeviceStore {
 
   constructor(private readonly link: RedisLink, private readonly keys: Keys, private readonly log: Logger, private readonly windowBound = WINDOW_BOUND) {}
 
+  /** Throws DeviceRefusedError and ClonedDeviceError. */
   async acquireLease(deviceId: string, request: LeaseRequest): Promise<LeaseAnswer> {
     const answer = await this.link.script(LUA.acquireLease,
-      [this.keys.lease(deviceId), this.keys.fence(deviceId), this.keys.state(deviceId)],
-      [request.installId, request.bootId, request.coordinatorId, request.hostname, request.ttlMs, Date.now()]) as unknown[];
+      [this.keys.lease(deviceId), this.keys.fence(deviceId), this.keys.state(deviceId), this.keys.identity(deviceId), this.keys.boots(deviceId)],
+      [request.installId, request.bootId, request.coordinatorId, request.hostname, request.ttlMs, Date.now(), request.keyHash ?? '', request.peer ?? '', CLONE.windowMs, CLONE.returns]) as unknown[];
+    refuse(deviceId, answer);
+    if (Number(answer[0]) === 4) throw new ClonedDeviceError(deviceId, String(answer[1]), Number(answer[2]) === 1);
     if (Number(answer[0]) === 0) {
       const [, installId, coordinatorId, hostname] = answer.map(String);
       return { t: 'held', installId: installId!, coordinatorId: coordinatorId!, hostname: hostname! };
@@ -48,12 +55,13 @@ export class DeviceStore {
     return { t: 'granted', lease: { deviceId, fence: BigInt(answer[1] as number), request }, replaced: String(answer[2]) };
   }
 
-  /** The generation of desired, so that a lost wake-up is noticed; null where a newer stream has the device. */
+  /** The generation of desired, so that a lost wake-up is noticed; null where a newer stream has the device. Throws DeviceRefusedError. */
   async renewLease(lease: Lease): Promise<{ desiredGeneration: bigint } | null> {
     const { deviceId, fence, request } = lease;
     const answer = await this.link.script(LUA.renewLease,
-      [this.keys.lease(deviceId), this.keys.fence(deviceId), this.keys.desired(deviceId), this.keys.state(deviceId)],
-      [fence, request.installId, request.bootId, request.coordinatorId, request.hostname, request.ttlMs, Date.now()]) as unknown[];
+      [this.keys.lease(deviceId), this.keys.fence(deviceId), this.keys.desired(deviceId), this.keys.state(deviceId), this.keys.identity(deviceId)],
+      [fence, request.installId, request.bootId, request.coordinatorId, request.hostname, request.ttlMs, Date.now(), request.keyHash ?? '']) as unknown[];
+    refuse(deviceId, answer);
     return Number(answer[0]) === 1 ? { desiredGeneration: decodeCount(answer[1] as Buffer) ?? 0n } : null;
   }
 
@@ -113,12 +121,14 @@ export class DeviceStore {
     // the writer of this generation had seen.
     const desired = await this.hash(this.keys.desired(deviceId));
     const frameKey = this.keys.frame(deviceId);
-    const [frame, state, lease, pins, learned, labels] = await Promise.all([
+    const [frame, state, lease, pins, learned, labels, identity] = await Promise.all([
       this.link.run(frameKey, (client) => client.getBuffer(frameKey)),
-      ...[this.keys.state(deviceId), this.keys.lease(deviceId), this.keys.devicePins(deviceId), this.keys.learned(deviceId), this.keys.labels(deviceId)].map((key) => this.hash(key)),
+      ...[
+        this.keys.state(deviceId), this.keys.lease(deviceId), this.keys.devicePins(deviceId), this.keys.learned(deviceId), this.keys.labels(deviceId), this.keys.identity(deviceId),
+      ].map((key) => this.hash(key)),
     ] as const);
     if (Object.keys(state!).length === 0) return null;
-    const record = decodeDevice(deviceId, { desired, frame, state: state!, lease: lease!, pins: pins!, learned: learned!, labels: labels! });
+    const record = decodeDevice(deviceId, { desired, frame, state: state!, lease: lease!, pins: pins!, learned: learned!, labels: labels!, identity: identity! });
     this.tellDamage(record);
     return record;
   }
@@ -184,6 +194,13 @@ export class DeviceStore {
     this.toldDamage.set(deviceId, damage);
     this.log.error({ deviceId, damage }, 'redis holds values that cannot be decoded; left out');
   }
+}
+
+/** Throws where a script has answered that the device may not be here. */
+function refuse(deviceId: string, answer: readonly unknown[]): void {
+  const code = Number(answer[0]);
+  if (code === 2) throw new DeviceRefusedError(deviceId, `revoked${String(answer[1]) ? ` (${String(answer[1])})` : ''}; take it back with: moefleet device unrevoke ${deviceId}`);
+  if (code === 3) throw new DeviceRefusedError(deviceId, 'the id was released, or another installation has enrolled under it since; enrol this one with --enrol-token (moefleet token create)');
 }
 
 function bytes(writer: { finish(): Uint8Array }): Buffer {

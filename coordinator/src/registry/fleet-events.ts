@@ -8,12 +8,15 @@ import type { Keys } from './keys';
 import type { RedisLink } from './redis-link';
 
 export interface FleetEvent {
-  /** `desired`: what it shall run; `device`: what it reports, or whether it is there; `taken`: a newer stream has its lease; `measure`: a measurement is wanted of it */
-  kind: 'desired' | 'device' | 'taken' | 'measure';
+  /**
+   * `desired`: what it shall run; `device`: what it reports, or whether it is there; `taken`: a newer stream has its lease;
+   * `measure`: a measurement is wanted of it; `identity`: whether it may be here
+   */
+  kind: 'desired' | 'device' | 'taken' | 'measure' | 'identity';
   deviceId: string;
 }
 
-const KINDS: readonly string[] = ['desired', 'device', 'taken', 'measure'] satisfies FleetEvent['kind'][];
+const KINDS: readonly string[] = ['desired', 'device', 'taken', 'measure', 'identity'] satisfies FleetEvent['kind'][];
 
 /** Of one message, so that none becomes a burden for Redis. */
 const MOST_IDS = 512;

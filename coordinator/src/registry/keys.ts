@@ -79,6 +79,16 @@ export class Keys {
   /** string: bytes of the latest TelemetryFrame counted */
   frame(id: string): string { return this.shard(this.shardOf(id), `frame:${id}`); }
   private shard(shard: number, what: string): string { return `${this.prefix}:{count:${shard}}:${what}`; }
+  /** hash: installId, keyHash, tokenId, hostname, enrolledMs, notAfterMs; marks: revokedMs, revokedWhy, releasedMs, clonedMs, clones (JSON) */
+  identity(id: string): string { return this.device(id, 'identity'); }
+  /** list with a time to live: JSON of the latest boots that said hello, newest first, one entry per change */
+  boots(id: string): string { return this.device(id, 'boots'); }
+  /** sorted set: ids of enrolment tokens by creation time */
+  get enrolmentTokens(): string { return `${this.prefix}:{enrol}:tokens`; }
+  /** hash with a time to live: secretHash, labels (JSON), uses, used, createdMs, expiresMs, revokedMs, why */
+  enrolmentToken(id: string): string { return `${this.prefix}:{enrol}:token:${id}`; }
+  /** set with a time to live: devices that have taken a use */
+  enrolmentTokenUsers(id: string): string { return `${this.prefix}:{enrol}:token:${id}:by`; }
 
   private device(id: string, what: string): string { return `${this.prefix}:{dev:${id}}:${what}`; }
 }

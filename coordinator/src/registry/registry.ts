@@ -4,6 +4,7 @@ import { AuditStore } from './audit-store';
 import { CoordinatorStore } from './coordinator-store';
 import { DeviceStore, type WindowBound } from './device-store';
 import { FleetEvents } from './fleet-events';
+import { IdentityStore } from './identity-store';
 import { Keys } from './keys';
 import { LearnerStore } from './learner-store';
 import { MeasureStore } from './measure-store';
@@ -27,6 +28,7 @@ export class Registry {
   readonly pins: PinStore;
   readonly rollouts: RolloutStore;
   readonly learner: LearnerStore;
+  readonly identities: IdentityStore;
   readonly events: FleetEvents;
   readonly audit: AuditStore;
   readonly stagedRollouts: StagedRolloutStore;
@@ -40,6 +42,7 @@ export class Registry {
     this.telemetry = new TelemetryStore(link, keys);
     this.coordinators = new CoordinatorStore(link, keys);
     this.devices = new DeviceStore(link, keys, log, options.windowBound);
+    this.identities = new IdentityStore(link, keys);
     this.pins = new PinStore(link, keys, log);
     this.rollouts = new RolloutStore(link, keys, options.mostRollouts);
     this.learner = new LearnerStore(link, keys);

@@ -3,6 +3,7 @@
  * below 2^53, where Lua's are exact; callers check that before.
  */
 import { countFrames } from './count-script';
+import { IDENTITY_LUA } from './identity-scripts';
 
 export interface Script {
   readonly name: string;
@@ -12,36 +13,82 @@ export interface Script {
 }
 
 /**
- * Gives a device's stream its lease.
- * in:  KEYS lease, fence, state; ARGV installId, bootId, coordinatorId, hostname, ttlMs, nowMs
- * out: {1, fence, coordinatorId of the lease it replaces or ''}
+ * Gives a device's stream its lease, if the device may be here: it is not revoked, its key (where the stream has one)
+ * is the one that enrolled, and it does not run twice. Two boots of one installation that come in turns are two
+ * machines: a boot that has been replaced and comes back counts, a mere restart never does. With enough returns
+ * within the window the device is marked, and from then on whoever holds the lease keeps it.
+ * in:  KEYS lease, fence, state, identity, boots;
+ *      ARGV installId, bootId, coordinatorId, hostname, ttlMs, nowMs, keyHash or '', peer, windowMs, returns that mark
+ * out: {1, fence, coordinatorId of the lease it replaces or '', 1 if it has just been marked}
  *      {0, installId, coordinatorId, hostname of the holder}: another installation has a live stream
+ *      {2, why}: revoked; {3}: another key has the device id, or it was released
+ *      {4, hostname of the holder, 1 if it has just been marked}: another boot of a device that runs twice is here
  */
 const acquireLease: Script = {
   name: 'moefleetAcquireLease',
-  keys: 3,
+  keys: 5,
   lua: `
-    local held = redis.call('HMGET', KEYS[1], 'installId', 'coordinatorId', 'hostname')
+    local who = redis.call('HMGET', KEYS[4], 'revokedMs', 'revokedWhy', 'keyHash', 'installId', 'releasedMs', 'clonedMs')
+    if who[1] then return {2, who[2] or ''} end
+    if ARGV[7] ~= '' then
+      if who[5] or (who[3] and (who[3] ~= ARGV[7] or who[4] ~= ARGV[1])) then return {3} end
+      if not who[3] then redis.call('HSET', KEYS[4], 'installId', ARGV[1], 'keyHash', ARGV[7], 'hostname', ARGV[4]) end
+    end
+    local held = redis.call('HMGET', KEYS[1], 'installId', 'coordinatorId', 'hostname', 'bootId')
     if held[1] and held[1] ~= ARGV[1] then
       return {0, held[1], held[2] or '', held[3] or ''}
     end
+    local function boot(json)
+      local ok, one = pcall(cjson.decode, json)
+      local good = ok and type(one) == 'table' and type(one.b) == 'string' and type(one.t) == 'number'
+      if good and tonumber(ARGV[6]) - one.t <= tonumber(ARGV[9]) then return one end
+    end
+    local marked = 0
+    local last = boot(redis.call('LINDEX', KEYS[5], 0) or '')
+    if not last or last.b ~= ARGV[2] then
+      redis.call('LPUSH', KEYS[5], cjson.encode({b = ARGV[2], t = tonumber(ARGV[6]), h = ARGV[4], p = ARGV[8]}))
+      redis.call('LTRIM', KEYS[5], 0, 15)
+      redis.call('PEXPIRE', KEYS[5], ARGV[9])
+      local seen, sightings, returns = {}, {}, 0
+      local entries = redis.call('LRANGE', KEYS[5], 0, -1)
+      for i = #entries, 1, -1 do
+        local one = boot(entries[i])
+        if one and seen[one.b] then
+          returns = returns + 1
+        elseif one then
+          seen[one.b] = true
+          sightings[#sightings + 1] = {b = one.b, h = one.h, p = one.p}
+        end
+      end
+      if not who[6] and returns >= tonumber(ARGV[10]) then
+        redis.call('HSET', KEYS[4], 'clonedMs', ARGV[6], 'clones', cjson.encode(sightings))
+        who[6] = ARGV[6]
+        marked = 1
+      end
+    end
+    if who[6] and held[1] and held[4] ~= ARGV[2] then return {4, held[3] or '', marked} end
     local fence = redis.call('INCR', KEYS[2])
     redis.call('DEL', KEYS[1])
     redis.call('HSET', KEYS[1], 'installId', ARGV[1], 'bootId', ARGV[2], 'coordinatorId', ARGV[3], 'hostname', ARGV[4], 'fence', fence)
     redis.call('PEXPIRE', KEYS[1], ARGV[5])
     redis.call('HSET', KEYS[3], 'installId', ARGV[1], 'bootId', ARGV[2], 'lastSeenMs', ARGV[6])
-    return {1, fence, held[2] or ''}`,
+    return {1, fence, held[2] or '', marked}`,
 };
 
 /**
  * Prolongs a lease; makes it anew where it ran out during an outage and nobody took it meanwhile.
- * in:  KEYS lease, fence, desired, state; ARGV fence, installId, bootId, coordinatorId, hostname, ttlMs, nowMs
- * out: {1, generation of desired or '0'}: kept; {0}: a newer stream has the device
+ * in:  KEYS lease, fence, desired, state, identity; ARGV fence, installId, bootId, coordinatorId, hostname, ttlMs, nowMs,
+ *      keyHash or ''
+ * out: {1, generation of desired or '0'}: kept; {0}: a newer stream has the device;
+ *      {2, why}: revoked; {3}: another key has the device id, or it was released
  */
 const renewLease: Script = {
   name: 'moefleetRenewLease',
-  keys: 4,
+  keys: 5,
   lua: `
+    local who = redis.call('HMGET', KEYS[5], 'revokedMs', 'revokedWhy', 'keyHash', 'releasedMs')
+    if who[1] then return {2, who[2] or ''} end
+    if ARGV[8] ~= '' and (who[4] or (who[3] and who[3] ~= ARGV[8])) then return {3} end
     local mine = tonumber(ARGV[1])
     local highest = tonumber(redis.call('GET', KEYS[2]) or '0') or 0
     if highest > mine then return {0} end
@@ -210,5 +257,5 @@ const putOperator: Script = {
     return 1`,
 };
 
-export const LUA = { putOperator, acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, promotePin, writeStagedRollout, countFrames } as const;
+export const LUA = { ...IDENTITY_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, promotePin, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

@@ -16,7 +16,7 @@ function device(change: Partial<DeviceRecord> & { said?: Partial<Reported> }): D
   const { said, ...rest } = change;
   return {
     id: 'd', lease: { installId: 'i', bootId: 'b', coordinatorId: 'c', hostname: 'h' }, bootId: 'b', lastSeenMs: 0, info: undefined, operatorLabels: {}, labels: {}, model: undefined, telemetry: undefined,
-    desired: desired(7n, SPEC), settledGeneration: 0n, pins: {}, marks: new Map(), learned: undefined, lastProposal: undefined, damaged: [],
+    desired: desired(7n, SPEC), settledGeneration: 0n, pins: {}, marks: new Map(), identity: null, learned: undefined, lastProposal: undefined, damaged: [],
     reported: said ? { ...Reported.decode(new Uint8Array()), ...said } : undefined, ...rest,
   };
 }

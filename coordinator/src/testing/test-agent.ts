@@ -1,5 +1,5 @@
 /** An agent for tests: a real gRPC client on the agents' service that does as it is told, or misbehaves on request. */
-import { type ClientDuplexStream, credentials, type ServiceError } from '@grpc/grpc-js';
+import { type ChannelCredentials, type ChannelOptions, type ClientDuplexStream, credentials, type ServiceError } from '@grpc/grpc-js';
 import {
   AgentServiceClient, ConnectRequest, type ConnectResponse, type Desired, DeviceInfo, DeviceSpec, ModelState, Reported, SpecState,
   type Task, TelemetryFrame, type Welcome,
@@ -19,6 +19,8 @@ export interface TestAgentOptions {
   reported?: Reported;
   /** what to do with a Desired; default: APPLYING, then APPLIED */
   onDesired?: 'apply' | 'refuse' | 'ignore' | 'start only';
+  /** default: plaintext */
+  channel?: { credentials: ChannelCredentials; options: ChannelOptions };
   onTask?: (task: Task, agent: TestAgent) => void;
 }
 
@@ -37,7 +39,8 @@ export class TestAgent {
   private sequence = 0n;
 
   constructor(address: string, readonly options: TestAgentOptions) {
-    this.client = new AgentServiceClient(address, credentials.createInsecure());
+    const { credentials: secured = credentials.createInsecure(), options: channelOptions = {} } = options.channel ?? {};
+    this.client = new AgentServiceClient(address, secured, { ...channelOptions, 'grpc.use_local_subchannel_pool': 1 });
     this.reported = options.reported ?? noReport();
     this.stream = this.client.connect();
     this.stream.on('data', (message: ConnectResponse) => this.receive(message));

@@ -17,7 +17,8 @@ export interface OperatorChannel {
 export const PLAINTEXT: OperatorChannel = {
   credentials: credentials.createInsecure(),
   options: {},
-  hint: () => '; if it runs with --tls-dir, give its fleet\'s ca.pem with --ca',
+  // A port where nobody listens says so; one that speaks TLS just hangs up.
+  hint: (said) => (/ECONNREFUSED|ENOTFOUND/.test(said) ? '' : '; if it runs with --tls-dir, give its fleet\'s ca.pem with --ca'),
 };
 
 /** `caFile`: empty for plaintext; `token`: null to send none. Throws UsageFailure, which names the file. */

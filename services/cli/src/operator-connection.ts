@@ -8,6 +8,7 @@ import {
 import {
   AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type ChangeLabelsRequest, type ChangeLabelsResponse, type Coordinator, type CreateOperatorRequest,
   type CreateOperatorResponse, type Device, FleetServiceClient, type GetDeviceHistoryResponse, type GetFleetStatusResponse, type GetLearnerResponse,
+  IdentityServiceClient,
   InventoryServiceClient, type KillLambdaRequest, type KillSwitch, type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, type Operator,
   OperatorServiceClient, type PlanRolloutRequest, type PlanRolloutResponse, type ReadAuditRequest, type RevokeOperatorRequest, type Rollout, RolloutServiceClient,
   type StagedRollout, type StartRolloutRequest,
@@ -33,6 +34,8 @@ export class OperatorConnection {
   private readonly inventory: InventoryServiceClient;
   private readonly rollouts: RolloutServiceClient;
   private readonly fleet: FleetServiceClient;
+  /** for `unary` */
+  readonly identity: IdentityServiceClient;
 
   constructor(private readonly address: string, private readonly signal: AbortSignal, private readonly channel: OperatorChannel = PLAINTEXT) {
     this.client = new OperatorServiceClient(address, channel.credentials, {
@@ -47,6 +50,7 @@ export class OperatorConnection {
     this.inventory = new InventoryServiceClient(address, channel.credentials, shared);
     this.rollouts = new RolloutServiceClient(address, channel.credentials, shared);
     this.fleet = new FleetServiceClient(address, channel.credentials, shared);
+    this.identity = new IdentityServiceClient(address, channel.credentials, shared);
   }
 
   /** Page by page; a coordinator of an earlier release answers with all in one. */
@@ -210,7 +214,8 @@ export class OperatorConnection {
     this.client.close();
   }
 
-  private unary<Request, Response>(call: Unary<Request, Response>, request: Request, texts: Record<number, string> = {}): Promise<Response> {
+  /** `texts`: what to say instead of the coordinator's words, by status */
+  unary<Request, Response>(call: Unary<Request, Response>, request: Request, texts: Record<number, string> = {}): Promise<Response> {
     return new Promise((resolve, reject) => {
       const sent = call(request, new Metadata(), { deadline: Date.now() + UNARY_DEADLINE_MS }, (error, response) => {
         this.signal.removeEventListener('abort', cancel);

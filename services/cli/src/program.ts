@@ -4,6 +4,7 @@ import { VERSION } from '@moefleet/runtime';
 import { addAudit } from './commands/audit';
 import { addCache, addLambda, addTracing, addWindows } from './commands/change';
 import { addEviction, addRouting } from './commands/change-routing';
+import { addDeviceIdentity } from './commands/device-identity';
 import { addDevices } from './commands/devices';
 import { addEngine } from './commands/engine';
 import { addEngineBench } from './commands/engine-bench';
@@ -16,6 +17,7 @@ import { addModel } from './commands/model';
 import { addOperators } from './commands/operator';
 import { addRollout } from './commands/rollout';
 import { addRun } from './commands/run-program';
+import { addTokens } from './commands/token';
 import { addTrace } from './commands/trace';
 import { addCommonOptions } from './config';
 import type { Context } from './context';
@@ -60,7 +62,9 @@ export function buildProgram(context: Context): Command {
 
   addFleet(program, context);
   addDevices(program, context);
+  addDeviceIdentity(program, context);
   addFleetStatus(program, context);
+  addTokens(program, context);
   addLambda(program, context);
   addRouting(program, context);
   addEviction(program, context);

@@ -5,6 +5,7 @@ export {
   canonical, isLabelKey, isLabelValue, type Labels, labelsOfSelector, parseSelector, printSelector, type Requirement, type Selector, SELECTOR_BOUND, SelectorError,
   selectorMatches, selectorOfLabels,
 } from './label-selector';
+export { type EnrolmentTokenText, parseEnrolmentToken, printEnrolmentToken } from './enrolment-token';
 export { COORDINATOR_NAME } from './coordinator-name';
 export { Lifecycle, type Service, runUntilSignal } from './lifecycle';
 export { createLogger, type Logger } from './log';

@@ -1,6 +1,6 @@
 /** `moefleet devices list` and `show`: what the registry knows. */
 import type { Command } from 'commander';
-import { type Device, type DeviceSpec, ModelState_Status, Routing, SpecState, type TelemetryFrame } from '@moefleet/proto';
+import { type Device, type DeviceIdentity, type DeviceSpec, ModelState_Status, Routing, SpecState, type TelemetryFrame } from '@moefleet/proto';
 import { formatSize } from '@moefleet/runtime';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
@@ -54,7 +54,7 @@ export function listTable(devices: readonly Device[], nowMs: number): string {
     ['ID', 'ONLINE', 'λ', 'CAPACITY', 'MISS', 'TOKENS/S', 'MODEL', 'DRIFT', 'SEEN'],
     devices.map((device) => [
       device.id,
-      device.online ? 'yes' : 'no',
+      onlineText(device),
       lambdaText(device),
       capacityText(device.reported?.effective?.capacities ?? []),
       percent(missRate(device.telemetry)),
@@ -65,6 +65,20 @@ export function listTable(devices: readonly Device[], nowMs: number): string {
     ]),
     [4, 5],
   );
+}
+
+/** What keeps a device out, or makes it one too many, is told where people look first. */
+function onlineText({ online, identity }: Device): string {
+  const marks = [...(identity?.revokedMs ? ['REVOKED'] : []), ...(identity?.clonedMs ? ['CLONED'] : [])];
+  return [online ? 'yes' : 'no', ...marks].join(' ');
+}
+
+function identityText({ installId, keyHash, notAfterMs, revokedMs, revokedWhy, clonedMs, clones, releasedMs }: DeviceIdentity): string {
+  const parts = [keyHash ? `installation ${installId}, key ${keyHash.slice(0, 16)}, certificate until ${new Date(Number(notAfterMs)).toISOString()}` : 'has not enrolled'];
+  if (revokedMs) parts.push(`REVOKED${revokedWhy ? ` (${revokedWhy})` : ''}`);
+  if (releasedMs) parts.push('its id is released');
+  if (clonedMs) parts.push(`CLONED: seen on ${clones.map(({ hostname, peer }) => `${hostname} (${peer})`).join(' and ')}`);
+  return parts.join('; ');
 }
 
 function lambdaText(device: Device): string {
@@ -142,6 +156,7 @@ function identityRows(device: Device, nowMs: number): [string, string][] {
     const misses = telemetry.misses;
     if (misses) rows.push(['misses', `${misses.counted} = ${misses.exported} exported + ${misses.spooled} spooled + ${misses.dropped} dropped + ${misses.unsampled} unsampled`]);
   }
+  if (device.identity) rows.push(['identity', identityText(device.identity)]);
   rows.push(['latest trace', device.traceUrl || NONE]);
   return rows;
 }

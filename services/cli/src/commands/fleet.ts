@@ -33,7 +33,8 @@ Examples:
     ])}
 Next:
   moefleet coordinator run --tls-dir ${dir} --gateway 0.0.0.0:7400
-  moefleet devices --ca ${dir}/ca.pem
+  moefleet token create --ca ${dir}/ca.pem --uses 10 --ttl 1h
+  moefleet agent run --enrol-token TOKEN --coordinator HOST:7400 --model model.gguf      (on each device)
 `);
   });
 }

@@ -79,7 +79,7 @@ export function device(id: string, changed: Partial<Device> = {}): Device {
     id, online: true, lastSeenMs: 1_700_000_000_000n, desiredGeneration: 3n,
     desired: DeviceSpec.fromPartial({ lambda: 0.25, topJ: 1, routing: 2, cache: { $case: 'capacities', value: { experts: [16, 16] } }, modelHash: 'abc123' }),
     desiredHash: Buffer.from('00ff', 'hex'), drift: false, sources: [{ field: 'lambda', layer: 3, detail: '' }],
-    traceUrl: '', bootId: 'boot-1', labels: { class: 'phone' }, operatorLabels: {}, held: false,
+    traceUrl: '', bootId: 'boot-1', labels: { class: 'phone' }, operatorLabels: {}, held: false, identity: undefined,
     info: DeviceInfo.fromPartial({
       hostname: 'board', labels: { class: 'phone' },
       model: { hash: 'abc123', name: 'tinymoe', architecture: 'qwen2moe', experts: 32, topK: 4, moeLayers: [0, 1], status: 2 },

@@ -7,7 +7,7 @@ export function learnableDevice(id: string, options: DeviceOptions = {}): Device
   const { modelHash = 'model-a', maxCapacities = [16, 16], maxLambda = 1, experts = 32, topK = 4 } = options;
   return {
     id, online: true, lastSeenMs: 0n, reported: undefined, desiredGeneration: 0n, desired: undefined, desiredHash: Buffer.alloc(0),
-    drift: false, telemetry: undefined, sources: [], traceUrl: '', labels: {}, operatorLabels: {}, bootId: '', held: false,
+    drift: false, telemetry: undefined, sources: [], traceUrl: '', labels: {}, operatorLabels: {}, bootId: '', held: false, identity: undefined,
     info: DeviceInfo.fromPartial({
       model: { hash: modelHash, experts, topK, moeLayers: maxCapacities.map((_, i) => i), status: 2 },
       limits: { maxCacheBytes: 1n, maxLambda, maxCapacities },

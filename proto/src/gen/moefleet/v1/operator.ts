@@ -33,6 +33,7 @@ import {
   routingFromJSON,
   routingToJSON,
 } from "./device";
+import { DeviceIdentity } from "./identity";
 import { TelemetryFrame } from "./telemetry";
 
 /** All of the labels must match; ids, labels and all exclude each other. */
@@ -108,6 +109,8 @@ export interface Device {
   operatorLabels: { [key: string]: string };
   /** The registry has lost what the device runs; it keeps that until AcceptRestore of FleetService. */
   held: boolean;
+  /** Unset: it has never enrolled, and nothing is known against it. */
+  identity: DeviceIdentity | undefined;
 }
 
 export interface Device_LabelsEntry {
@@ -1157,6 +1160,7 @@ function createBaseDevice(): Device {
     labels: {},
     operatorLabels: {},
     held: false,
+    identity: undefined,
   };
 }
 
@@ -1215,6 +1219,9 @@ export const Device: MessageFns<Device> = {
     });
     if (message.held !== false) {
       writer.uint32(240).bool(message.held);
+    }
+    if (message.identity !== undefined) {
+      DeviceIdentity.encode(message.identity, writer.uint32(322).fork()).join();
     }
     return writer;
   },
@@ -1366,6 +1373,14 @@ export const Device: MessageFns<Device> = {
             message.held = reader.bool();
             continue;
           }
+          case 40: {
+            if (tag !== 322) {
+              break;
+            }
+
+            message.identity = DeviceIdentity.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1457,6 +1472,7 @@ export const Device: MessageFns<Device> = {
         )
         : {},
       held: isSet(object.held) ? globalThis.Boolean(object.held) : false,
+      identity: isSet(object.identity) ? DeviceIdentity.fromJSON(object.identity) : undefined,
     };
   },
 
@@ -1522,6 +1538,9 @@ export const Device: MessageFns<Device> = {
     if (message.held !== false) {
       obj.held = message.held;
     }
+    if (message.identity !== undefined) {
+      obj.identity = DeviceIdentity.toJSON(message.identity);
+    }
     return obj;
   },
 
@@ -1574,6 +1593,9 @@ export const Device: MessageFns<Device> = {
       {},
     );
     message.held = object.held ?? false;
+    message.identity = (object.identity !== undefined && object.identity !== null)
+      ? DeviceIdentity.fromPartial(object.identity)
+      : undefined;
     return message;
   },
 };
