@@ -1,19 +1,23 @@
-/** What operators say about devices: their labels. */
+/** What operators say about devices: their labels. Why a device runs what it runs. */
 import type { ChangeLabelsRequest, InventoryServiceServer, LabelledDevice } from '@moefleet/proto';
 import { isLabelKey, type Labels, type Logger, selectorMatches } from '@moefleet/runtime';
 import { InvalidRequestError, NotFoundError } from '../errors';
-import { checkLabels } from '../names';
+import { checkId, checkLabels } from '../names';
 import { inChunks } from '../registry/chunks';
 import type { DeviceRecord } from '../registry/device-record';
 import type { Registry } from '../registry/registry';
 import type { Target } from '../rollout/change';
+import { specInputs } from '../rollout/desired-writer';
+import { explainSpec } from '../rollout/explain-spec';
 import { unary } from './call-handler';
 import { auditSubject } from './change-audit';
+import { viewDevice } from './device-view';
 import { checkTarget } from './request-check';
 
 export interface InventoryDeps {
   registry: Registry;
   rollouts: { alignDevice(deviceId: string): Promise<void> };
+  jaegerUrl: string;
   log: Logger;
 }
 
@@ -21,8 +25,13 @@ export interface InventoryDeps {
 const MOST_LABELS = 64;
 const MOST_WHY = 500;
 
-export function inventoryService({ registry, rollouts, log }: InventoryDeps): InventoryServiceServer {
+export function inventoryService({ registry, rollouts, jaegerUrl, log }: InventoryDeps): InventoryServiceServer {
   return {
+    explainConfig: unary(log, async ({ deviceId }) => {
+      const [device, shared] = await Promise.all([registry.devices.read(checkId('device_id', deviceId)), registry.pins.shared()]);
+      if (!device) throw new NotFoundError(`device ${deviceId} is not known; see the list of devices`);
+      return { device: viewDevice(device, shared, jaegerUrl), fields: explainSpec(specInputs(device, shared)) };
+    }),
     changeLabels: unary(log, async (request, caller) => {
       const { target, set, remove } = checkLabelChange(request);
       const devices = await targets(registry, target);

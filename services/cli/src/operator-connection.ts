@@ -7,7 +7,7 @@ import {
 } from '@grpc/grpc-js';
 import {
   AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type ChangeLabelsRequest, type ChangeLabelsResponse, type Coordinator, type CreateOperatorRequest,
-  type CreateOperatorResponse, type Device, FleetServiceClient, type GetDeviceHistoryResponse, type GetFleetStatusResponse, type GetLearnerResponse,
+  type CreateOperatorResponse, type Device, type ExplainConfigResponse, FleetServiceClient, type GetDeviceHistoryResponse, type GetFleetStatusResponse, type GetLearnerResponse,
   IdentityServiceClient,
   InventoryServiceClient, type KillLambdaRequest, type KillSwitch, type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, type Operator,
   OperatorServiceClient, type PlanRolloutRequest, type PlanRolloutResponse, type ReadAuditRequest, type RevokeOperatorRequest, type Rollout, RolloutServiceClient,
@@ -181,6 +181,10 @@ export class OperatorConnection {
 
   async runLearner(): Promise<string> {
     return (await this.unary(this.client.runLearner.bind(this.client), {})).jobId;
+  }
+
+  async explainConfig(deviceId: string): Promise<ExplainConfigResponse> {
+    return this.unary(this.inventory.explainConfig.bind(this.inventory), { deviceId }, { [status.NOT_FOUND]: `no device "${deviceId}"; list them with: moefleet devices` });
   }
 
   async changeLabels(request: ChangeLabelsRequest): Promise<ChangeLabelsResponse> {

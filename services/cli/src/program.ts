@@ -4,6 +4,7 @@ import { VERSION } from '@moefleet/runtime';
 import { addAudit } from './commands/audit';
 import { addCache, addLambda, addTracing, addWindows } from './commands/change';
 import { addEviction, addRouting } from './commands/change-routing';
+import { addConfig } from './commands/config';
 import { addDeviceIdentity } from './commands/device-identity';
 import { addDevices } from './commands/devices';
 import { addEngine } from './commands/engine';
@@ -74,6 +75,7 @@ export function buildProgram(context: Context): Command {
   addMeasure(program, context);
   addTracing(program, context);
   addWindows(program, context);
+  addConfig(program, context);
   addLabel(program, context);
   addAudit(program, context);
   addOperators(program, context);

@@ -18,7 +18,42 @@ import {
   type ServiceError,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
-import { Target } from "./operator";
+import {
+  Device,
+  Target,
+  ValueSource,
+  ValueSource_Layer,
+  valueSource_LayerFromJSON,
+  valueSource_LayerToJSON,
+} from "./operator";
+
+export interface ExplainConfigRequest {
+  deviceId: string;
+}
+
+export interface ExplainConfigResponse {
+  device: Device | undefined;
+  fields: ExplainedField[];
+}
+
+export interface ExplainedField {
+  /** The field of DeviceSpec, and the layer that gave it. */
+  source:
+    | ValueSource
+    | undefined;
+  /** The others that say something of it, first the one that would win next. */
+  overridden: OverriddenLayer[];
+}
+
+export interface OverriddenLayer {
+  layer: ValueSource_Layer;
+  /** The selector of a group pin, the reason of a learner's value. */
+  detail: string;
+  /** As JSON. */
+  value: string;
+  /** Why it does not hold. */
+  why: string;
+}
 
 export interface ChangeLabelsRequest {
   target: Target | undefined;
@@ -55,6 +90,372 @@ export interface LabelledDevice_OperatorLabelsEntry {
   key: string;
   value: string;
 }
+
+function createBaseExplainConfigRequest(): ExplainConfigRequest {
+  return { deviceId: "" };
+}
+
+export const ExplainConfigRequest: MessageFns<ExplainConfigRequest> = {
+  encode(message: ExplainConfigRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.deviceId !== "") {
+      writer.uint32(10).string(message.deviceId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExplainConfigRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExplainConfigRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.deviceId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExplainConfigRequest {
+    return {
+      deviceId: isSet(object.deviceId)
+        ? globalThis.String(object.deviceId)
+        : isSet(object.device_id)
+        ? globalThis.String(object.device_id)
+        : "",
+    };
+  },
+
+  toJSON(message: ExplainConfigRequest): unknown {
+    const obj: any = {};
+    if (message.deviceId !== "") {
+      obj.deviceId = message.deviceId;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ExplainConfigRequest>, I>>(base?: I): ExplainConfigRequest {
+    return ExplainConfigRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ExplainConfigRequest>, I>>(object: I): ExplainConfigRequest {
+    const message = createBaseExplainConfigRequest();
+    message.deviceId = object.deviceId ?? "";
+    return message;
+  },
+};
+
+function createBaseExplainConfigResponse(): ExplainConfigResponse {
+  return { device: undefined, fields: [] };
+}
+
+export const ExplainConfigResponse: MessageFns<ExplainConfigResponse> = {
+  encode(message: ExplainConfigResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.device !== undefined) {
+      Device.encode(message.device, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.fields) {
+      ExplainedField.encode(v!, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExplainConfigResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExplainConfigResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.device = Device.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.fields.push(ExplainedField.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExplainConfigResponse {
+    return {
+      device: isSet(object.device) ? Device.fromJSON(object.device) : undefined,
+      fields: globalThis.Array.isArray(object?.fields) ? object.fields.map((e: any) => ExplainedField.fromJSON(e)) : [],
+    };
+  },
+
+  toJSON(message: ExplainConfigResponse): unknown {
+    const obj: any = {};
+    if (message.device !== undefined) {
+      obj.device = Device.toJSON(message.device);
+    }
+    if (message.fields?.length) {
+      obj.fields = message.fields.map((e) => ExplainedField.toJSON(e));
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ExplainConfigResponse>, I>>(base?: I): ExplainConfigResponse {
+    return ExplainConfigResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ExplainConfigResponse>, I>>(object: I): ExplainConfigResponse {
+    const message = createBaseExplainConfigResponse();
+    message.device = (object.device !== undefined && object.device !== null)
+      ? Device.fromPartial(object.device)
+      : undefined;
+    message.fields = object.fields?.map((e) => ExplainedField.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseExplainedField(): ExplainedField {
+  return { source: undefined, overridden: [] };
+}
+
+export const ExplainedField: MessageFns<ExplainedField> = {
+  encode(message: ExplainedField, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.source !== undefined) {
+      ValueSource.encode(message.source, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.overridden) {
+      OverriddenLayer.encode(v!, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExplainedField {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExplainedField();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.source = ValueSource.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.overridden.push(OverriddenLayer.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExplainedField {
+    return {
+      source: isSet(object.source) ? ValueSource.fromJSON(object.source) : undefined,
+      overridden: globalThis.Array.isArray(object?.overridden)
+        ? object.overridden.map((e: any) => OverriddenLayer.fromJSON(e))
+        : [],
+    };
+  },
+
+  toJSON(message: ExplainedField): unknown {
+    const obj: any = {};
+    if (message.source !== undefined) {
+      obj.source = ValueSource.toJSON(message.source);
+    }
+    if (message.overridden?.length) {
+      obj.overridden = message.overridden.map((e) => OverriddenLayer.toJSON(e));
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ExplainedField>, I>>(base?: I): ExplainedField {
+    return ExplainedField.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ExplainedField>, I>>(object: I): ExplainedField {
+    const message = createBaseExplainedField();
+    message.source = (object.source !== undefined && object.source !== null)
+      ? ValueSource.fromPartial(object.source)
+      : undefined;
+    message.overridden = object.overridden?.map((e) => OverriddenLayer.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseOverriddenLayer(): OverriddenLayer {
+  return { layer: 0, detail: "", value: "", why: "" };
+}
+
+export const OverriddenLayer: MessageFns<OverriddenLayer> = {
+  encode(message: OverriddenLayer, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.layer !== 0) {
+      writer.uint32(8).int32(message.layer);
+    }
+    if (message.detail !== "") {
+      writer.uint32(18).string(message.detail);
+    }
+    if (message.value !== "") {
+      writer.uint32(26).string(message.value);
+    }
+    if (message.why !== "") {
+      writer.uint32(34).string(message.why);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OverriddenLayer {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOverriddenLayer();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.layer = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.detail = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.why = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): OverriddenLayer {
+    return {
+      layer: isSet(object.layer) ? valueSource_LayerFromJSON(object.layer) : 0,
+      detail: isSet(object.detail) ? globalThis.String(object.detail) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+      why: isSet(object.why) ? globalThis.String(object.why) : "",
+    };
+  },
+
+  toJSON(message: OverriddenLayer): unknown {
+    const obj: any = {};
+    if (message.layer !== 0) {
+      obj.layer = valueSource_LayerToJSON(message.layer);
+    }
+    if (message.detail !== "") {
+      obj.detail = message.detail;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    if (message.why !== "") {
+      obj.why = message.why;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<OverriddenLayer>, I>>(base?: I): OverriddenLayer {
+    return OverriddenLayer.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<OverriddenLayer>, I>>(object: I): OverriddenLayer {
+    const message = createBaseOverriddenLayer();
+    message.layer = object.layer ?? 0;
+    message.detail = object.detail ?? "";
+    message.value = object.value ?? "";
+    message.why = object.why ?? "";
+    return message;
+  },
+};
 
 function createBaseChangeLabelsRequest(): ChangeLabelsRequest {
   return { target: undefined, set: {}, remove: [], why: "" };
@@ -729,7 +1130,7 @@ export const LabelledDevice_OperatorLabelsEntry: MessageFns<LabelledDevice_Opera
   },
 };
 
-/** What operators say about devices. */
+/** What operators say about devices, and why a device runs what it runs. */
 export type InventoryServiceService = typeof InventoryServiceService;
 export const InventoryServiceService = {
   /** Sets and removes labels of operators' on devices and brings these in line with the groups they now belong to. */
@@ -743,11 +1144,24 @@ export const InventoryServiceService = {
       Buffer.from(ChangeLabelsResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ChangeLabelsResponse => ChangeLabelsResponse.decode(value),
   },
+  /** NOT_FOUND for an id the registry does not know. */
+  explainConfig: {
+    path: "/moefleet.v1.InventoryService/ExplainConfig" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ExplainConfigRequest): Buffer => Buffer.from(ExplainConfigRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ExplainConfigRequest => ExplainConfigRequest.decode(value),
+    responseSerialize: (value: ExplainConfigResponse): Buffer =>
+      Buffer.from(ExplainConfigResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ExplainConfigResponse => ExplainConfigResponse.decode(value),
+  },
 } as const;
 
 export interface InventoryServiceServer extends UntypedServiceImplementation {
   /** Sets and removes labels of operators' on devices and brings these in line with the groups they now belong to. */
   changeLabels: handleUnaryCall<ChangeLabelsRequest, ChangeLabelsResponse>;
+  /** NOT_FOUND for an id the registry does not know. */
+  explainConfig: handleUnaryCall<ExplainConfigRequest, ExplainConfigResponse>;
 }
 
 export interface InventoryServiceClient extends Client {
@@ -766,6 +1180,22 @@ export interface InventoryServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ChangeLabelsResponse) => void,
+  ): ClientUnaryCall;
+  /** NOT_FOUND for an id the registry does not know. */
+  explainConfig(
+    request: ExplainConfigRequest,
+    callback: (error: ServiceError | null, response: ExplainConfigResponse) => void,
+  ): ClientUnaryCall;
+  explainConfig(
+    request: ExplainConfigRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ExplainConfigResponse) => void,
+  ): ClientUnaryCall;
+  explainConfig(
+    request: ExplainConfigRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ExplainConfigResponse) => void,
   ): ClientUnaryCall;
 }
 
