@@ -91,7 +91,7 @@ export function readConfig(values: Env): CoordinatorConfig {
     operator,
     http,
     tlsFolder,
-    certificateLifeMs: DAY_MS * readNumber('MOEFLEET_CERTIFICATE_DAYS', values['MOEFLEET_CERTIFICATE_DAYS'], 7, 0.0001, 3650),
+    certificateLifeMs: DAY_MS * readNumber('MOEFLEET_CERTIFICATE_DAYS', values['MOEFLEET_CERTIFICATE_DAYS'], 7, 0.00001, 3650),
     reenrolGraceMs: DAY_MS * readNumber('MOEFLEET_REENROL_DAYS', values['MOEFLEET_REENROL_DAYS'], 30, 0, 3650),
     plaintextBeyondLoopback: (tlsFolder === null ? [gateway, operator, http] : [http]).some((address) => !isLoopback(address.host)),
     jaegerUrl: values['MOEFLEET_JAEGER_URL'] ? readUrl('MOEFLEET_JAEGER_URL', values['MOEFLEET_JAEGER_URL'], ['http:', 'https:']).replace(/\/+$/, '') : '',

@@ -2,13 +2,14 @@
 import { existsSync } from 'node:fs';
 import { homedir, hostname } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
-import { ConfigError, type Env, readBoolean, readInteger, readLabels, readNumber, readSize, type Setting } from '@moefleet/runtime';
+import { ConfigError, type EnrolmentTokenText, type Env, parseEnrolmentToken, readBoolean, readInteger, readLabels, readNumber, readSize, type Setting } from '@moefleet/runtime';
 
 export const SETTINGS: readonly Setting[] = [
   { flags: '--model <path>', env: 'MOEFLEET_MODEL', description: 'GGUF file of a Mixture-of-Experts model (required)' },
   { flags: '--id <id>', env: 'MOEFLEET_DEVICE_ID', description: 'device id, unique in the fleet', fallback: 'host name' },
   { flags: '--state-dir <folder>', env: 'MOEFLEET_STATE_DIR', description: 'folder of the agent\'s state', fallback: '~/.local/state/moefleet/<id>' },
   { flags: '--coordinator <host:port>', env: 'MOEFLEET_COORDINATOR', description: 'the coordinator\'s agent gateway; "none" runs without', fallback: '127.0.0.1:7400' },
+  { flags: '--enrol-token <token>', env: 'MOEFLEET_ENROL_TOKEN', description: 'what lets this device into a fleet with TLS (moefleet token create); used until it has a certificate, which stays in the state folder' },
   { flags: '--labels <k=v,...>', env: 'MOEFLEET_LABELS', description: 'labels that selectors match' },
   { flags: '--max-cache <size>', env: 'MOEFLEET_MAX_CACHE', description: 'most memory for experts, such as 2GiB; nobody can set more from outside', fallback: 'half of the memory available at start' },
   { flags: '--max-lambda <x>', env: 'MOEFLEET_MAX_LAMBDA', description: 'highest lambda this device accepts, in [0,1]', fallback: '1' },
@@ -39,6 +40,8 @@ export interface AgentConfig {
   readonly stateFolder: string;
   /** host:port, null to run without */
   readonly coordinator: string | null;
+  /** null where none was given */
+  readonly enrolToken: { readonly text: string; readonly parsed: EnrolmentTokenText } | null;
   readonly labels: Readonly<Record<string, string>>;
   /** null: half of what is available when the agent starts */
   readonly maxCacheBytes: number | null;
@@ -77,6 +80,7 @@ export function readConfig(values: Env): AgentConfig {
     deviceId,
     stateFolder: resolve(values['MOEFLEET_STATE_DIR'] || join(homedir(), '.local', 'state', 'moefleet', deviceId)),
     coordinator: coordinator === '' || coordinator === 'none' ? null : formatAddress(readAddress('--coordinator', coordinator, 1)),
+    enrolToken: readEnrolToken(values['MOEFLEET_ENROL_TOKEN']),
     labels: Object.freeze(readLabels('--labels', values['MOEFLEET_LABELS'])),
     maxCacheBytes: maxCache === undefined || maxCache === '' ? null : readSize('--max-cache', maxCache, 0),
     maxLambda: readNumber('--max-lambda', values['MOEFLEET_MAX_LAMBDA'], 1, 0, 1),
@@ -103,6 +107,14 @@ export function readConfig(values: Env): AgentConfig {
 function readPrefetch(value = 'off'): 'auto' | 'off' | 'on' {
   if (value !== 'auto' && value !== 'off' && value !== 'on') throw new ConfigError('--prefetch', value, 'auto, off or on');
   return value;
+}
+
+function readEnrolToken(value: string | undefined): AgentConfig['enrolToken'] {
+  if (!value) return null;
+  const parsed = parseEnrolmentToken(value);
+  // Half a token is half a secret: it is not repeated here.
+  if (!parsed) throw new ConfigError('--enrol-token', `${value.slice(0, 5)}…`, 'a whole enrolment token; make one with: moefleet token create');
+  return { text: value.trim(), parsed };
 }
 
 function readPressureMode(value = 'auto'): 'auto' | 'off' {

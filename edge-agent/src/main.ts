@@ -10,6 +10,8 @@ import { ControlMetrics } from './control/control-metrics';
 import { DesiredApplier } from './control/desired-applier';
 import { deviceInfo } from './control/device-info';
 import { LimitError, type Limits } from './control/effective-spec';
+import { DeviceIdentity } from './control/identity';
+import { DeviceEnrolment } from './control/identity-enrolment';
 import { MeasureTasks } from './control/measure-task';
 import { ModelSwitch } from './control/model-switch';
 import { MemoryWatch } from './control/memory-watch';
@@ -142,8 +144,14 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     },
   });
   const info = (): DeviceInfo => deviceInfo({ labels: config.labels, limits, httpUrl: http.url, host });
+  const installId = folder.installId();
+  const identity = new DeviceIdentity(folder, config.enrolToken, Date.now, log);
+  identity.load();
+  const enrolment = config.coordinator === null ? null : new DeviceEnrolment({
+    identity, coordinator: config.coordinator, deviceId: config.deviceId, installId, log, now: Date.now, random: Math.random, channel: () => session?.channel ?? null,
+  });
   const session: AgentSession | null = config.coordinator === null ? null : new AgentSession({
-    coordinator: config.coordinator, deviceId: config.deviceId, installId: folder.installId(), bootId, outbox, info, log,
+    coordinator: config.coordinator, deviceId: config.deviceId, installId, bootId, security: () => enrolment!.security(), outbox, info, log,
     reported: () => applier.reported,
     telemetry: () => telemetry.take(),
     onDesired: ({ generation, spec, origin }) => applier.receive({ generation, bytes: spec, origin }),
@@ -168,12 +176,13 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   });
 
   const announcement = part('announcement', () => {
-    log.info({ httpUrl: http.url, coordinator: config.coordinator, bootId, maxCacheBytes: limits.maxCacheBytes, otlpEndpoint: config.otlpEndpoint, stateFolder: config.stateFolder }, 'listening');
+    log.info({ httpUrl: http.url, coordinator: config.coordinator, bootId, maxCacheBytes: limits.maxCacheBytes, otlpEndpoint: config.otlpEndpoint, stateFolder: config.stateFolder, identity: identity.state.t }, 'listening');
     if (config.otlpEndpoint === null) log.info({ spoolBytes: config.spoolBytes }, 'no collector is set (--otlp-endpoint): spans stay in the spool');
   });
   const tasksPart = part('tasks', () => {}, () => tasks.stop());
   const services: Service[] = [host, spool, exporter, queue, http, announcement, tasksPart];
   if (config.memoryPressure === 'auto') services.push(memory);
+  if (enrolment) services.push(enrolment);
   if (session) services.push(session);
 
   const onHangup = () => {

@@ -3,12 +3,13 @@
  * wait a jittered time and dial again, for ever. Losing it costs nothing but news. One state at a time; what a state
  * holds (stream, timers) ends with it.
  */
-import { type ClientDuplexStream, credentials, type ServiceError, status } from '@grpc/grpc-js';
+import { type ClientDuplexStream, type ServiceError, status } from '@grpc/grpc-js';
 import {
   AgentServiceClient, type ConnectRequest, type ConnectResponse, type Desired, type DeviceInfo, PROTOCOL_VERSION, type Reported, type Task,
   type TelemetryFrame,
 } from '@moefleet/proto';
 import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
+import { type ChannelSecurity, type LiveChannel, PLAINTEXT } from './identity';
 import { planRetry } from './session-retry';
 import type { StreamOutbox } from './stream-outbox';
 
@@ -24,6 +25,8 @@ type Stream = ClientDuplexStream<ConnectRequest, ConnectResponse>;
 
 type State =
   | { t: 'idle' }
+  /** gets what it takes to dial: a certificate, where it has none */
+  | { t: 'preparing' }
   | { t: 'connecting'; client: AgentServiceClient; stream: Stream; timer: NodeJS.Timeout }
   | { t: 'open'; client: AgentServiceClient; stream: Stream; coordinatorId: string; sinceMs: number; timer: NodeJS.Timeout; writable: boolean }
   | { t: 'waiting'; timer: NodeJS.Timeout };
@@ -44,6 +47,8 @@ export interface SessionOptions {
   /** the stream that tasks came by has ended */
   onLost: () => void;
   log: Logger;
+  /** how to dial, asked before each dial; default: plaintext. Rejects with a code and details, as a stream does */
+  security?: () => Promise<ChannelSecurity>;
   random?: () => number;
 }
 
@@ -57,6 +62,11 @@ export class AgentSession implements Service {
 
   get connected(): boolean {
     return this.state.t === 'open';
+  }
+
+  /** of the live stream; null where there is none */
+  get channel(): LiveChannel | null {
+    return this.state.t === 'open' ? this.state.client.getChannel() : null;
   }
 
   async start(): Promise<void> {
@@ -82,8 +92,20 @@ export class AgentSession implements Service {
   }
 
   private dial(): void {
+    const { security } = this.options;
+    if (!security) return this.connect(PLAINTEXT);
+    this.transition({ t: 'preparing' });
+    security().then((secured) => {
+      if (this.state.t === 'preparing') this.connect(secured);
+    }, (error: Pick<ServiceError, 'code' | 'details' | 'metadata' | 'message'>) => {
+      if (this.state.t === 'preparing') this.dialLater({ code: error.code ?? status.UNKNOWN, details: error.details || error.message, metadata: error.metadata });
+    });
+  }
+
+  private connect({ credentials, options }: ChannelSecurity): void {
     // A client of its own per attempt: a shared channel would answer from its own backoff instead of ours.
-    const client = new AgentServiceClient(this.options.coordinator, credentials.createInsecure(), {
+    const client = new AgentServiceClient(this.options.coordinator, credentials, {
+      ...options,
       'grpc.use_local_subchannel_pool': 1,
       'grpc.enable_retries': 0,
       'grpc.keepalive_time_ms': 20_000,
@@ -167,6 +189,10 @@ export class AgentSession implements Service {
       this.options.onLost();
     }
     if (this.stopped) return this.transition({ t: 'idle' });
+    this.dialLater(error);
+  }
+
+  private dialLater(error: Pick<ServiceError, 'code' | 'details'> & { metadata?: ServiceError['metadata'] }): void {
     const jitteredMs = backoffMs(this.attempt, { ...BACKOFF, random: this.options.random ?? Math.random });
     const asked = error.metadata?.get('retry-after-ms')[0];
     const retry = planRetry(error.code, asked === undefined ? null : Number(asked), jitteredMs, this.options.random ?? Math.random);
@@ -182,7 +208,7 @@ export class AgentSession implements Service {
     const from = this.state;
     this.state = to;
     if (from.t === 'open') clearInterval(from.timer);
-    else if (from.t !== 'idle') clearTimeout(from.timer);
+    else if (from.t !== 'idle' && from.t !== 'preparing') clearTimeout(from.timer);
     if ((from.t === 'connecting' || from.t === 'open') && (to.t === 'idle' || to.t === 'waiting')) {
       // Its errors are nobody's any more.
       from.stream.removeAllListeners().on('error', () => {});

@@ -14,10 +14,10 @@ export interface Retry {
 const NEXT_STEPS: Partial<Record<status, string>> = {
   [status.ALREADY_EXISTS]: 'another installation holds this device id; give this agent an id of its own with --id, or stop the other one',
   [status.INVALID_ARGUMENT]: 'agent and coordinator do not understand each other; check the device id, and that both are of one release',
-  [status.FAILED_PRECONDITION]: 'agent and coordinator do not understand each other; check that both are of one release',
+  [status.FAILED_PRECONDITION]: 'the coordinator cannot take this agent as it is; do what the reason says, and check that both are of one release',
   [status.UNIMPLEMENTED]: 'there is no agent gateway at this address; check --coordinator',
-  [status.UNAUTHENTICATED]: 'the coordinator does not accept this agent; check its credentials',
-  [status.PERMISSION_DENIED]: 'the coordinator does not accept this agent; check its credentials',
+  [status.UNAUTHENTICATED]: 'this agent has no certificate that counts; enrol it with --enrol-token (moefleet token create)',
+  [status.PERMISSION_DENIED]: 'an operator has to let this agent in; the reason says how',
 };
 
 /**
