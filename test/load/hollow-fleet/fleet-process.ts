@@ -11,6 +11,8 @@ import { Relay } from './relay';
 import { TickWheel } from './tick-wheel';
 
 const RAMP_EVERY_MS = 50;
+/** More handshakes at once than the machine has time for would all miss their deadline, and begin again for ever. */
+const MOST_CONNECTING = 64;
 
 class FleetProcess {
   private readonly wheel = new TickWheel();
@@ -57,7 +59,7 @@ class FleetProcess {
     let started = 0;
     const begunMs = Date.now();
     const ramp = setInterval(() => {
-      const due = Math.min(plan.count, Math.ceil(plan.perSecond * (Date.now() - begunMs) / 1000));
+      const due = Math.min(plan.count, this.counts.open + MOST_CONNECTING, Math.ceil(plan.perSecond * (Date.now() - begunMs) / 1000));
       while (started < due) this.agents[started++]!.start();
       if (started === plan.count) clearInterval(ramp);
     }, RAMP_EVERY_MS);
