@@ -41,9 +41,12 @@ function parseMetrics(text: string): Map<string, Family> {
   for (const [name, { type, samples }] of families) {
     if ((type === 'counter') !== name.endsWith('_total')) throw new Error(`${name} is a ${type}`);
     if (type !== 'histogram') continue;
-    const buckets = samples.filter((sample) => sample.name.endsWith('_bucket'));
-    buckets.reduce((before, { value }) => { if (value < before) throw new Error(`${name}: buckets fall`); return value; }, 0);
-    if (buckets.at(-1)?.labels['le'] !== '+Inf' || buckets.at(-1)!.value !== samples.find((sample) => sample.name === `${name}_count`)?.value) throw new Error(`${name}: no +Inf bucket, or not of the count`);
+    const series = (sample: { labels: Record<string, string> }) => JSON.stringify({ ...sample.labels, le: '' });
+    for (const count of samples.filter((sample) => sample.name === `${name}_count`)) {
+      const buckets = samples.filter((sample) => sample.name === `${name}_bucket` && series(sample) === series(count));
+      buckets.reduce((before, { value }) => { if (value < before) throw new Error(`${name}: buckets fall`); return value; }, 0);
+      if (buckets.at(-1)?.labels['le'] !== '+Inf' || buckets.at(-1)!.value !== count.value) throw new Error(`${name}: no +Inf bucket, or not of the count`);
+    }
   }
   return families;
 }
