@@ -60,8 +60,10 @@ test('a change is told with what was, what is, and why; a device sees what is ab
 });
 
 test('a change that is refused is told as failed', async () => {
-  await expect(change(coordinator.operator, { change: setLambda(0.2), target: { kind: { $case: 'deviceId', value: 'ghost' } } })).rejects.toMatchObject({ details: expect.stringMatching(/ghost/) as string });
-  expect((await audit()).map(({ what }) => what)).toEqual(['lambda 0.2 on device ghost', 'failed: lambda 0.2 on device ghost']);
+  await join('d');
+  const tooSmall = { $case: 'setCache' as const, value: { size: { $case: 'capacity' as const, value: 1 } } };
+  await expect(change(coordinator.operator, { change: tooSmall })).rejects.toMatchObject({ details: expect.stringMatching(/set_cache\.capacity: 1/) as string });
+  expect((await audit()).map(({ what }) => what)).toEqual(['capacity 1 in every layer on all devices', 'failed: capacity 1 in every layer on all devices']);
 });
 
 test('a learner that repeats itself is told once', async () => {
