@@ -33,7 +33,7 @@ Examples:
     ])}
 Next:
   moefleet coordinator run --tls-dir ${dir} --gateway 0.0.0.0:7400
-  moefleet token create --ca ${dir}/ca.pem --uses 10 --ttl 1h
+  moefleet token create --ca ${dir}/ca.pem --token-file ${dir}/moefleet-admin.token --uses 10 --ttl 1h      (the coordinator makes that token at its first start)
   moefleet agent run --enrol-token TOKEN --coordinator HOST:7400 --model model.gguf      (on each device)
 `);
   });
