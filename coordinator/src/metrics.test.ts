@@ -41,7 +41,7 @@ function parseMetrics(text: string): Map<string, Family> {
   for (const [name, { type, samples }] of families) {
     if ((type === 'counter') !== name.endsWith('_total')) throw new Error(`${name} is a ${type}`);
     if (type !== 'histogram') continue;
-    const series = (sample: { labels: Record<string, string> }) => JSON.stringify({ ...sample.labels, le: '' });
+    const series = (sample: { labels: Record<string, string> }) => JSON.stringify(Object.entries(sample.labels).filter(([label]) => label !== 'le').sort());
     for (const count of samples.filter((sample) => sample.name === `${name}_count`)) {
       const buckets = samples.filter((sample) => sample.name === `${name}_bucket` && series(sample) === series(count));
       buckets.reduce((before, { value }) => { if (value < before) throw new Error(`${name}: buckets fall`); return value; }, 0);
