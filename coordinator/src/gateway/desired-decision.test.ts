@@ -33,6 +33,12 @@ test('sends the next generation to a device that has refused the last or still a
   expect(decideDesired(desired(3n, B), says(APPLYING, 2n), sent(2n, A), 0)).toEqual({ t: 'send' });
 });
 
+test('sends a generation that a registry which lost it has given anew, although the device has refused its namesake', () => {
+  const refusedA = { ...says(FAILED, 2n), hash: Buffer.from(specHash(A), 'hex') };
+  expect(decideDesired(desired(2n, B), refusedA, null, 0)).toEqual({ t: 'send' });
+  expect(decideDesired(desired(2n, A), refusedA, null, 0)).toEqual({ t: 'wait' });
+});
+
 test('does not send twice what has not been answered', () => {
   expect(decideDesired(desired(2n, B), says(APPLIED, 1n, A), sent(2n, B), 999_999)).toEqual({ t: 'wait' });
 });

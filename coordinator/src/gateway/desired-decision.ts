@@ -3,7 +3,7 @@
  * its way to it. Level-based, so it may be asked at any time.
  */
 import { type Reported, SpecState } from '@moefleet/proto';
-import type { DesiredRecord } from '../registry/device-record';
+import { type DesiredRecord, speaksOf } from '../registry/device-record';
 
 /** As much of a DesiredRecord as the decision takes. */
 export type KnownDesired = Exclude<DesiredRecord, { t: 'set' }> | Pick<Extract<DesiredRecord, { t: 'set' }>, 't' | 'generation' | 'hash'>;
@@ -29,7 +29,7 @@ export function decideDesired(desired: KnownDesired, reported: Reported | undefi
   // The registry has lost what the device runs: nothing older is ever sent.
   if (reported && (reported.generation > desired.generation || reported.appliedGeneration > desired.generation)) return { t: 'wait' };
   const state = reported?.state ?? SpecState.SPEC_STATE_UNSPECIFIED;
-  const speaksOfIt = reported?.generation === desired.generation;
+  const speaksOfIt = speaksOf(reported, desired.generation, desired.hash);
   if (speaksOfIt && (state === SpecState.SPEC_STATE_APPLYING || state === SpecState.SPEC_STATE_FAILED)) return { t: 'wait' };
   if (inFlight) return sent.hash === desired.hash ? { t: 'wait' } : { t: 'send' };
   const runsIt = reported?.appliedHash.toString('hex') === desired.hash;

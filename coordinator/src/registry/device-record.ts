@@ -140,6 +140,14 @@ export function generationOf(desired: DesiredRecord): bigint {
 }
 
 /** hex */
+/**
+ * Whether what a device says last is of exactly this spec. The generation alone does not tell: one that the registry has
+ * lost may have been given anew. Agents of earlier releases name no hash.
+ */
+export function speaksOf(reported: Reported | undefined, generation: bigint, hash: string): reported is Reported {
+  return reported?.generation === generation && (reported.hash.length === 0 || reported.hash.toString('hex') === hash);
+}
+
 export function specHash(spec: Uint8Array): string {
   return createHash('sha256').update(spec).digest('hex');
 }

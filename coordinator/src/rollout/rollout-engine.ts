@@ -8,7 +8,7 @@ import { type Proposal, SpecState } from '@moefleet/proto';
 import { type Logger, selectorMatches, type Service } from '@moefleet/runtime';
 import { InvalidRequestError, NotAllowedNowError, NotFoundError, RegistryDataError, StoppingError } from '../errors';
 import { inChunks } from '../registry/chunks';
-import type { DeviceRecord } from '../registry/device-record';
+import { type DeviceRecord, speaksOf } from '../registry/device-record';
 import type { Registry } from '../registry/registry';
 import type { RolloutRecord, RolloutRow, RolloutState } from '../registry/rollout-record';
 import { type Change, describeChange, pinField, pinPlace, specFields, type Target } from './change';
@@ -181,8 +181,8 @@ function startRow(deviceId: string, outcome: DesiredOutcome, unchanged: string):
   if (outcome.held) return failedRow(deviceId, HELD_TEXT);
   const row: RolloutRow = { deviceId, state: 'pending', generation, hash, reason: '' };
   if (!written && (generation === 0 || runs(device, hash, generation))) return { ...row, state: 'unchanged', reason: unchanged };
-  const refused = !written && device.reported?.state === SpecState.SPEC_STATE_FAILED && device.reported.generation === outcome.generation;
-  return refused ? { ...row, state: 'failed', reason: device.reported!.reason || 'the device gave no reason' } : row;
+  const refused = !written && speaksOf(device.reported, outcome.generation, hash) && device.reported.state === SpecState.SPEC_STATE_FAILED;
+  return refused ? { ...row, state: 'failed', reason: device.reported?.reason || 'the device gave no reason' } : row;
 }
 
 function whyUnchanged(outcome: DesiredOutcome, change: Change, place: string, pinFound: boolean): string {

@@ -1,6 +1,6 @@
 /** How far a rollout has come, judged from what the registry holds about each device. Pure. */
 import { SpecState } from '@moefleet/proto';
-import type { DeviceRecord } from '../registry/device-record';
+import { type DeviceRecord, speaksOf } from '../registry/device-record';
 import type { RolloutRecord, RolloutRow, RolloutState, RowState } from '../registry/rollout-record';
 
 /** Rows that will not change by waiting. An offline device may still come back while others are waited for. */
@@ -18,7 +18,7 @@ export function judgeRow(row: RolloutRow, device: DeviceRecord | null): RolloutR
   if (desired.t === 'set' && desired.generation > BigInt(row.generation) && desired.hash !== row.hash) {
     return { ...row, state: 'superseded', reason: `generation ${desired.generation} has replaced it: ${desired.origin}` };
   }
-  const speaksOfIt = reported !== undefined && reported.generation >= BigInt(row.generation);
+  const speaksOfIt = reported !== undefined && (reported.generation > BigInt(row.generation) || speaksOf(reported, BigInt(row.generation), row.hash));
   if (speaksOfIt && reported.state === SpecState.SPEC_STATE_FAILED) {
     return { ...row, state: 'failed', reason: reported.reason || 'the device gave no reason' };
   }

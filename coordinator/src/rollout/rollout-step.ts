@@ -9,7 +9,7 @@
  * unclear is measured again on more text, and then holds the rollout: it never passes for want of data.
  */
 import { SpecState } from '@moefleet/proto';
-import type { DeviceRecord } from '../registry/device-record';
+import { type DeviceRecord, speaksOf } from '../registry/device-record';
 import type { MeasureAnswer } from '../registry/measure-store';
 import type { Finding, LastGood, Measured, Phase, StagedRollout, StagedRow } from '../registry/staged-rollout';
 import { type Gate, judgeGate, needsBaseline, needsMeasure, parseGates } from './gate';
@@ -155,7 +155,7 @@ function judgeApplying(rollout: StagedRollout, row: StagedRow, sight: Sight | un
   if (desired.t !== 'set') return sight.wantsNothing ? { ...row, state: 'applied', reason: '' } : waiting;
   if (desired.hash !== sight.wantedHash) return waiting;
   const told = { generation: Number(desired.generation), hash: desired.hash };
-  if (reported?.state === SpecState.SPEC_STATE_FAILED && reported.generation === desired.generation) {
+  if (speaksOf(reported, desired.generation, desired.hash) && reported.state === SpecState.SPEC_STATE_FAILED) {
     return { ...row, ...told, state: 'failed', reason: reported.reason || 'the device gave no reason' };
   }
   return runs(device, desired.hash, told.generation) ? { ...row, ...told, state: 'applied', reason: '' } : { ...waiting, ...told };
@@ -263,7 +263,7 @@ function judgeBack(row: StagedRow, sight: Sight | undefined, late: boolean): Sta
     return { ...row, state: 'reverted', generation, reason: same ? 'runs its last good spec again' : 'runs what its layers say, which have changed since' };
   }
   const { reported } = device;
-  if (inLine && reported?.state === SpecState.SPEC_STATE_FAILED && Number(reported.generation) === generation) {
+  if (inLine && desired.t === 'set' && speaksOf(reported, desired.generation, desired.hash) && reported.state === SpecState.SPEC_STATE_FAILED) {
     return { ...row, state: 'reverted', generation, reason: `the device refused it: ${reported.reason || 'it gave no reason'}; it keeps what it ran last` };
   }
   return late ? { ...row, state: 'reverted', reason: 'it has not confirmed its last good spec by the deadline' } : row;

@@ -47,7 +47,7 @@ export class DesiredApplier {
     private readonly log: Logger,
   ) {
     this.wanted.prove();
-    this.reportedNow = reportedOf({ state: SpecState.SPEC_STATE_UNSPECIFIED, inForce: null, generation: 0n, reason: '' });
+    this.reportedNow = reportedOf({ state: SpecState.SPEC_STATE_UNSPECIFIED, inForce: null, generation: 0n, hash: Buffer.alloc(0), reason: '' });
   }
 
   /** Takes up the stored spec; before the host is started. */
@@ -247,20 +247,20 @@ export class DesiredApplier {
     const state = this.host?.state;
     const inForce = this.inForceNow;
     const pending = inForce?.record !== current && current !== NO_SPEC;
-    const { generation } = current;
+    const wanted = { generation: current.generation, hash: current === NO_SPEC ? Buffer.alloc(0) : specHash(current.bytes) };
     if (this.failure) {
-      this.report(SpecState.SPEC_STATE_FAILED, this.failure.generation, this.failure.reason);
+      this.report(SpecState.SPEC_STATE_FAILED, this.failure, this.failure.reason);
     } else if (pending && state?.t === 'failed' && state.retryAtMs === null) {
-      this.report(SpecState.SPEC_STATE_FAILED, generation, `no engine: ${state.reason}`);
+      this.report(SpecState.SPEC_STATE_FAILED, wanted, `no engine: ${state.reason}`);
     } else if (pending) {
-      this.report(SpecState.SPEC_STATE_APPLYING, generation, '');
+      this.report(SpecState.SPEC_STATE_APPLYING, wanted, '');
     } else {
-      this.report(inForce ? SpecState.SPEC_STATE_APPLIED : SpecState.SPEC_STATE_UNSPECIFIED, generation, '');
+      this.report(inForce ? SpecState.SPEC_STATE_APPLIED : SpecState.SPEC_STATE_UNSPECIFIED, wanted, '');
     }
   }
 
-  private report(state: SpecState, generation: bigint, reason: string): void {
-    this.reportedNow = reportedOf({ state, inForce: this.inForceNow, generation, reason });
+  private report(state: SpecState, { generation, hash }: Pick<Failure, 'generation' | 'hash'>, reason: string): void {
+    this.reportedNow = reportedOf({ state, inForce: this.inForceNow, generation, hash, reason });
     for (const listener of this.listeners) listener();
   }
 }

@@ -9,14 +9,16 @@ export interface ReportInput {
   inForce: InForce | null;
   /** the generation `state` speaks of */
   generation: bigint;
+  /** of the spec of that generation */
+  hash: Buffer;
   reason: string;
 }
 
-export function reportedOf({ state, inForce, generation, reason }: ReportInput): Reported {
+export function reportedOf({ state, inForce, generation, hash, reason }: ReportInput): Reported {
   const record = inForce?.record;
   const received = record !== undefined && record.generation > 0n;
   return Reported.fromPartial({
-    state, generation, reason,
+    state, generation, hash, reason,
     appliedGeneration: received ? record.generation : 0n,
     appliedHash: received ? specHash(record.bytes) : Buffer.alloc(0),
     effective: inForce ? effectiveOf(inForce) : undefined,

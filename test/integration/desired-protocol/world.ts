@@ -16,6 +16,7 @@ import { specHash as hexHash } from '../../../coordinator/src/registry/device-re
 import type { RedisLink } from '../../../coordinator/src/registry/redis-link';
 import { Registry } from '../../../coordinator/src/registry/registry';
 import { DesiredWriter } from '../../../coordinator/src/rollout/desired-writer';
+import { highestReported } from '../../../coordinator/src/rollout/held';
 import { testInfo } from '../../../coordinator/src/testing/test-agent';
 import { randomPrefix } from '../../../coordinator/src/testing/test-coordinator';
 import { DesiredApplier } from '../../../edge-agent/src/control/desired-applier';
@@ -51,6 +52,8 @@ export class World {
   private offsetMs = 0;
   private boots = 0;
   private highest = 0n;
+  /** Redis has lost what is desired, and nothing has been written since */
+  private forgotten = false;
   /** a token was decoded under a spec that was desired */
   private provenOnce = false;
   private readonly realNow = Date.now;
@@ -99,7 +102,9 @@ export class World {
   /** Everything heals: a new stream, and all that is said arrives. */
   async heal(): Promise<void> {
     await this.connect();
-    await this.writer.align(DEVICE, 'heal');
+    // An operator accepts what a Redis that has forgotten makes of the layers; without that the device keeps its spec.
+    await this.writer.align(DEVICE, 'heal', true);
+    await this.noteDesired();
     this.stream!.session.wake();
     await this.flow();
     await this.stream!.session.tick();
@@ -133,15 +138,16 @@ export class World {
   private async loseDesired(): Promise<void> {
     const key = `${this.prefix}:{dev:${DEVICE}}:desired`;
     await this.registry.link.run(key, (client) => client.del(key));
-    // What it still knows is what the device has said: the next generation lies above that.
-    const { generation = 0n, appliedGeneration = 0n } = (await this.registry.devices.read(DEVICE))?.reported ?? {};
-    this.highest = generation > appliedGeneration ? generation : appliedGeneration;
+    this.forgotten = true;
     await this.stream?.session.resync();
   }
 
   private async noteDesired(): Promise<void> {
     const desired = await this.registry.devices.readDesired(DEVICE);
     if (desired.t !== 'set') return;
+    // What a Redis that has forgotten still knows is what the device says; one that died meanwhile may have forgotten, too, what it had not run.
+    if (this.forgotten) this.highest = highestReported((await this.registry.devices.read(DEVICE))?.reported);
+    this.forgotten = false;
     if (desired.generation < this.highest) throw new Error(`generation of desired fell from ${this.highest} to ${desired.generation}`);
     this.highest = desired.generation;
     this.desiredHashes.add(desired.hash);

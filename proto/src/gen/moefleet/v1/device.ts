@@ -259,6 +259,11 @@ export interface Reported {
   /** Values in force after the device's own limits. */
   effective: EffectiveSpec | undefined;
   adjustments: Adjustment[];
+  /**
+   * SHA-256 (32 bytes) of the spec that `state` speaks of: a generation that a registry has lost may be given anew.
+   * Empty from agents of earlier releases.
+   */
+  hash: Buffer;
 }
 
 export interface EffectiveSpec {
@@ -1099,6 +1104,7 @@ function createBaseReported(): Reported {
     reason: "",
     effective: undefined,
     adjustments: [],
+    hash: Buffer.alloc(0),
   };
 }
 
@@ -1130,6 +1136,9 @@ export const Reported: MessageFns<Reported> = {
     }
     for (const v of message.adjustments) {
       Adjustment.encode(v!, writer.uint32(58).fork()).join();
+    }
+    if (message.hash.length !== 0) {
+      writer.uint32(66).bytes(message.hash);
     }
     return writer;
   },
@@ -1203,6 +1212,14 @@ export const Reported: MessageFns<Reported> = {
             message.adjustments.push(Adjustment.decode(reader, reader.uint32()));
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.hash = Buffer.from(reader.bytes());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1234,6 +1251,7 @@ export const Reported: MessageFns<Reported> = {
       adjustments: globalThis.Array.isArray(object?.adjustments)
         ? object.adjustments.map((e: any) => Adjustment.fromJSON(e))
         : [],
+      hash: isSet(object.hash) ? Buffer.from(bytesFromBase64(object.hash)) : Buffer.alloc(0),
     };
   },
 
@@ -1260,6 +1278,9 @@ export const Reported: MessageFns<Reported> = {
     if (message.adjustments?.length) {
       obj.adjustments = message.adjustments.map((e) => Adjustment.toJSON(e));
     }
+    if (message.hash.length !== 0) {
+      obj.hash = base64FromBytes(message.hash);
+    }
     return obj;
   },
 
@@ -1281,6 +1302,7 @@ export const Reported: MessageFns<Reported> = {
       ? EffectiveSpec.fromPartial(object.effective)
       : undefined;
     message.adjustments = object.adjustments?.map((e) => Adjustment.fromPartial(e)) || [];
+    message.hash = object.hash ?? Buffer.alloc(0);
     return message;
   },
 };
