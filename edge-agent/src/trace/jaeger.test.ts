@@ -43,7 +43,8 @@ withJaeger('every span of a request made while Jaeger was away is in Jaeger afte
     expect(recorder.account()).toEqual({ counted: misses, exported: misses, spooled: 0, dropped: 0, unsampled: 0 });
     const spans = await until('all spans are in Jaeger', async () => {
       const found = await queryTraces(queryUrl, traceIds);
-      return countDistinct(found, 'flash.read') >= misses ? found : null;
+      // The misses, 63 tokens, the prefill, the request and its continuation: Jaeger may show the last of them a moment later.
+      return new Set(found.map((span) => span.spanId)).size >= misses + 63 + 3 ? found : null;
     });
     expect(countDistinct(spans, 'flash.read')).toBe(misses);
     expect([countDistinct(spans, 'prefill'), countDistinct(spans, 'token'), countDistinct(spans, 'chat scripted-moe'), countDistinct(spans, 'chat scripted-moe (continued)')]).toEqual([1, 63, 1, 1]);
