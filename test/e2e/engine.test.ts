@@ -5,15 +5,19 @@ import { MODEL, SECOND_MODEL, WIKITEXT } from '../harness/paths';
 interface Evaluation { tokens: number; crossEntropy: number; perplexity: number; missRate: number; swapRate: number; massLost: number; crossEntropyLoss?: number; perLayer: unknown[] }
 interface Generation { text: string; misses: number; flashBytes: number; tokens: number }
 
-/** Expert bytes: three matrices in Q8_0, 34 bytes per 32 values. */
+/**
+ * Expert bytes: three matrices in Q8_0, 34 bytes per 32 values. `nats`: how far batched and stepped cross-entropy may be
+ * apart over 1,024 tokens. The kernels round differently, a near tie then falls to another expert, and the cache after it
+ * is another: eight of 64 experts have more near ties than four of 32 (seen: up to 0.006, of either sign; 0.0002 and 0.003 over 4,096).
+ */
 const MODELS = [
-  { name: 'qwen2moe', model: MODEL, layers: 6, experts: 32, topK: 4, expertBytes: (3 * 192 * 128 * 34) / 32 },
-  { name: 'olmoe', model: SECOND_MODEL, layers: 8, experts: 64, topK: 8, expertBytes: (3 * 192 * 64 * 34) / 32 },
+  { name: 'qwen2moe', model: MODEL, layers: 6, experts: 32, topK: 4, expertBytes: (3 * 192 * 128 * 34) / 32, nats: 0.002 },
+  { name: 'olmoe', model: SECOND_MODEL, layers: 8, experts: 64, topK: 8, expertBytes: (3 * 192 * 64 * 34) / 32, nats: 0.012 },
 ];
 
 const moefleet = <T>(...args: string[]): Promise<T> => run<T>(args, { operator: '127.0.0.1:1' });
 
-describe.each(MODELS)('$name', ({ model, name, layers, experts, topK, expertBytes }) => {
+describe.each(MODELS)('$name', ({ model, name, layers, experts, topK, expertBytes, nats }) => {
   const evaluate = (...flags: string[]): Promise<Evaluation> =>
     moefleet('engine', 'eval', '--model', model, '--text', WIKITEXT, '--threads', '1', ...flags);
   const generate = (...flags: string[]): Promise<Generation> =>
@@ -48,7 +52,7 @@ describe.each(MODELS)('$name', ({ model, name, layers, experts, topK, expertByte
       const batched = await evaluate(...flags);
       const stepped = await evaluate(...flags, '--stepped');
       expect(stepped.tokens).toBe(batched.tokens);
-      expect(Math.abs(stepped.crossEntropy - batched.crossEntropy)).toBeLessThanOrEqual(0.002);
+      expect(Math.abs(stepped.crossEntropy - batched.crossEntropy)).toBeLessThanOrEqual(nats);
       expect(Math.abs(stepped.missRate - batched.missRate)).toBeLessThanOrEqual(0.005);
     });
   });
