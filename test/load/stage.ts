@@ -6,8 +6,8 @@ import { OperatorServiceClient } from '@moefleet/proto';
 import { Child } from '@moefleet/demo/child-process';
 import { freePort } from '@moefleet/demo/free-port';
 import { CLI_PATH } from '@moefleet/demo/local-fleet';
+import { connects } from '@moefleet/demo/port-connects';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
-import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Address } from './hollow-fleet/fleet-orders';
@@ -107,12 +107,4 @@ export class Stage {
     mkdirSync(folder, { recursive: true });
     return folder;
   }
-}
-
-function connects(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1');
-    socket.once('connect', () => { socket.destroy(); resolve(true); });
-    socket.once('error', () => resolve(false));
-  });
 }

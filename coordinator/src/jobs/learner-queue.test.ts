@@ -5,7 +5,8 @@ import { startRedis, type TestRedis } from '../../../test/harness/redis';
 import { RegistryUnavailableError } from '../errors';
 import { startClusterRedis } from '../testing/cluster-redis';
 import { randomPrefix } from '../testing/test-coordinator';
-import { LEARNER_QUEUE, type LearnerJob, LearnerQueue, learnerQueuePrefix } from './learner-queue';
+import { LEARNER_QUEUE, type LearnerJob, LearnerQueue } from './learner-queue';
+import { queuePrefix } from './queue-prefix';
 
 const log = createLogger('test', 'silent');
 let redis: TestRedis;
@@ -26,13 +27,13 @@ async function start(everyMs: number, redisAddress = { url: redis.url, cluster: 
 }
 
 function look(): Queue {
-  const queue = new Queue(LEARNER_QUEUE, { connection: { url: redis.url }, prefix: learnerQueuePrefix(prefix) });
+  const queue = new Queue(LEARNER_QUEUE, { connection: { url: redis.url }, prefix: queuePrefix(prefix) });
   parts.push(queue);
   return queue;
 }
 
 function work(done: LearnerJob['reason'][], process: () => Promise<void> = async () => {}): void {
-  const worker = new Worker<LearnerJob>(LEARNER_QUEUE, async (job) => { await process(); done.push(job.data.reason); }, { connection: { url: redis.url, maxRetriesPerRequest: null }, prefix: learnerQueuePrefix(prefix) });
+  const worker = new Worker<LearnerJob>(LEARNER_QUEUE, async (job) => { await process(); done.push(job.data.reason); }, { connection: { url: redis.url, maxRetriesPerRequest: null }, prefix: queuePrefix(prefix) });
   parts.push(worker);
 }
 

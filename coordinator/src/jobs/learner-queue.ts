@@ -7,13 +7,10 @@ import type { Logger, Service } from '@moefleet/runtime';
 import { Queue } from 'bullmq';
 import { reasonOf, RegistryUnavailableError } from '../errors';
 import { createRedisClient, type RedisAddress, type RedisClient, shownUrl } from '../registry/redis-client';
+import { queuePrefix } from './queue-prefix';
 
-/** A worker needs this name and `learnerQueuePrefix` of the same Redis prefix. */
+/** A worker needs this name and `queuePrefix` of the same Redis prefix. */
 export const LEARNER_QUEUE = 'learner';
-/** The hash tag keeps all keys of the queue in one slot of a Redis Cluster. */
-export function learnerQueuePrefix(redisPrefix: string): string {
-  return `{${redisPrefix}:bull}`;
-}
 
 /** What a job says: whether its time had come or an operator has asked. */
 export interface LearnerJob { reason: 'schedule' | 'operator' }
@@ -44,7 +41,7 @@ export class LearnerQueue implements Service {
     this.client = createRedisClient(this.options.redis, 'moefleet-coordinator-queue');
     this.client.on('error', (error: unknown) => this.tell(error));
     await this.client.connect();
-    this.queue = new Queue<LearnerJob>(LEARNER_QUEUE, { connection: this.client, prefix: learnerQueuePrefix(this.options.redisPrefix), defaultJobOptions: KEPT });
+    this.queue = new Queue<LearnerJob>(LEARNER_QUEUE, { connection: this.client, prefix: queuePrefix(this.options.redisPrefix), defaultJobOptions: KEPT });
     this.queue.on('error', (error) => this.tell(error));
     this.stopListening = this.link.onUp(() => void this.schedule().catch((error: unknown) => this.tell(error)));
     await this.schedule();

@@ -4,7 +4,7 @@ import { until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
 import { startClusterRedis } from '../testing/cluster-redis';
 import { randomPrefix } from '../testing/test-coordinator';
-import { learnerQueuePrefix } from './learner-queue';
+import { queuePrefix } from './queue-prefix';
 import { ROLLOUT_QUEUE, RolloutQueue, type Steps } from './rollout-queue';
 
 let redis: TestRedis;
@@ -62,7 +62,7 @@ test('a job that Redis has lost is made again from the rollouts that go on', asy
   const { seen, steps } = counted(1000);
   const { up } = await start(steps);
   await until('it runs', () => seen.left < 998, 10_000, 10);
-  const look = new Queue(ROLLOUT_QUEUE, { connection: { url: redis.url }, prefix: learnerQueuePrefix(prefix) });
+  const look = new Queue(ROLLOUT_QUEUE, { connection: { url: redis.url }, prefix: queuePrefix(prefix) });
   parts.push(look);
   await look.obliterate({ force: true });
   await new Promise((resolve) => setTimeout(resolve, 300));

@@ -8,7 +8,7 @@ import { type Logger, type Service } from '@moefleet/runtime';
 import { DelayedError, type Job, Queue, Worker } from 'bullmq';
 import { reasonOf } from '../errors';
 import { createQueueClient, createRedisClient, type RedisAddress, type RedisClient } from '../registry/redis-client';
-import { learnerQueuePrefix } from './learner-queue';
+import { queuePrefix } from './queue-prefix';
 
 export const ROLLOUT_QUEUE = 'rollouts';
 
@@ -52,7 +52,7 @@ export class RolloutQueue implements Service {
 
   async start(): Promise<void> {
     const { redis, redisPrefix, lockMs = LOCK_MS } = this.options;
-    const prefix = learnerQueuePrefix(redisPrefix);
+    const prefix = queuePrefix(redisPrefix);
     this.client = createRedisClient(redis, 'moefleet-coordinator-rollouts');
     this.workerClient = createQueueClient(redis, 'moefleet-coordinator-rollout-worker');
     for (const client of [this.client, this.workerClient]) client.on('error', (error: unknown) => this.tell(error));

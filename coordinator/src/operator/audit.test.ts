@@ -3,13 +3,12 @@ import { credentials } from '@grpc/grpc-js';
 import { AccessServiceClient, type AuditEntry, Proposal, type ReadAuditRequest } from '@moefleet/proto';
 import { until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
-import { MODEL_HASH, TestAgent } from '../testing/test-agent';
+import { MODEL_HASH } from '../testing/test-agent';
 import { call, change, startCoordinator, type TestCoordinator } from '../testing/test-coordinator';
 
 let redis: TestRedis;
 let coordinator: TestCoordinator;
 let access: AccessServiceClient;
-const agents: TestAgent[] = [];
 
 beforeAll(async () => { redis = await startRedis(); });
 afterAll(() => redis.close());
@@ -19,16 +18,10 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   access.close();
-  for (const agent of agents.splice(0)) agent.kill();
   await coordinator.close();
 });
 
-async function join(id: string, labels: Record<string, string> = {}): Promise<TestAgent> {
-  const agent = await TestAgent.join(coordinator.gateway, { id, labels });
-  agents.push(agent);
-  await until(`${id} is known`, async () => (await coordinator.registry.devices.read(id))?.info, 5000, 5);
-  return agent;
-}
+const join = (id: string, labels: Record<string, string> = {}) => coordinator.join({ id, labels });
 
 async function audit(request: Partial<ReadAuditRequest> = {}): Promise<AuditEntry[]> {
   const entries: AuditEntry[] = [];

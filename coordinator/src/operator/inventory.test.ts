@@ -3,13 +3,11 @@ import { credentials, type ServiceError, status } from '@grpc/grpc-js';
 import { type ChangeLabelsRequest, type ChangeLabelsResponse, InventoryServiceClient } from '@moefleet/proto';
 import { until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
-import { TestAgent } from '../testing/test-agent';
 import { call, change, startCoordinator, type TestCoordinator } from '../testing/test-coordinator';
 
 let redis: TestRedis;
 let coordinator: TestCoordinator;
 let inventory: InventoryServiceClient;
-const agents: TestAgent[] = [];
 
 beforeAll(async () => { redis = await startRedis(); });
 afterAll(() => redis.close());
@@ -19,16 +17,10 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   inventory.close();
-  for (const agent of agents.splice(0)) agent.kill();
   await coordinator.close();
 });
 
-async function join(id: string, labels: Record<string, string> = {}): Promise<TestAgent> {
-  const agent = await TestAgent.join(coordinator.gateway, { id, labels });
-  agents.push(agent);
-  await until(`${id} is known`, async () => (await coordinator.registry.devices.read(id))?.info, 5000, 5);
-  return agent;
-}
+const join = (id: string, labels: Record<string, string> = {}) => coordinator.join({ id, labels });
 
 function label(request: Partial<ChangeLabelsRequest>): Promise<ChangeLabelsResponse> {
   const target = { kind: { $case: 'all' as const, value: true } };

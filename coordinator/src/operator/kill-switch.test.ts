@@ -2,26 +2,18 @@ import { status } from '@grpc/grpc-js';
 import { Proposal, type Rollout, RolloutDevice_State as Row, Routing, ValueSource_Layer as Layer } from '@moefleet/proto';
 import { until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
-import { MODEL_HASH, TestAgent, type TestAgentOptions } from '../testing/test-agent';
+import { MODEL_HASH, type TestAgentOptions } from '../testing/test-agent';
 import { call, change, startCoordinator, type TestCoordinator } from '../testing/test-coordinator';
 
 let redis: TestRedis;
 let coordinator: TestCoordinator;
-const agents: TestAgent[] = [];
 
 beforeAll(async () => { redis = await startRedis(); });
 afterAll(() => redis.close());
 beforeEach(async () => { coordinator = await startCoordinator(redis.url); });
-afterEach(async () => {
-  for (const agent of agents.splice(0)) agent.kill();
-  await coordinator.close();
-});
+afterEach(() => coordinator.close());
 
-async function join(options: TestAgentOptions): Promise<TestAgent> {
-  const agent = await TestAgent.join(coordinator.gateway, options);
-  agents.push(agent);
-  return agent;
-}
+const join = (options: TestAgentOptions) => coordinator.join(options);
 
 async function flip(to: 'killLambda' | 'releaseLambda', why = ''): Promise<Rollout> {
   let last: Rollout | undefined;

@@ -6,7 +6,9 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readConfig } from '../config';
+import { until } from '../../../test/harness/ports';
 import { buildCoordinator, type Coordinator, type CoordinatorTuning } from '../main';
+import { TestAgent, type TestAgentOptions } from './test-agent';
 
 export interface TestCoordinator extends Coordinator {
   readonly gateway: string;
@@ -15,6 +17,9 @@ export interface TestCoordinator extends Coordinator {
   readonly learner: LearnerServiceClient;
   readonly rollouts: RolloutServiceClient;
   readonly prefix: string;
+  /** Resolves when the registry knows the device. */
+  join(options: TestAgentOptions): Promise<TestAgent>;
+  /** Its agents go first. */
   close(): Promise<void>;
 }
 
@@ -41,9 +46,17 @@ export async function startCoordinator(redisUrl: string, options: TestCoordinato
   const operator = new OperatorServiceClient(operatorAddress, channel.credentials, channel.options);
   const learner = new LearnerServiceClient(operatorAddress, channel.credentials, channel.options);
   const rollouts = new RolloutServiceClient(operatorAddress, channel.credentials, channel.options);
+  const agents: TestAgent[] = [];
   return {
     ...coordinator, gateway: gatewayAddress, http: `http://${httpAddress}`, operator, learner, rollouts, prefix,
+    async join(options) {
+      const agent = await TestAgent.join(gatewayAddress, options);
+      agents.push(agent);
+      await until(`${options.id} is known`, async () => (await coordinator.registry.devices.read(options.id))?.info, 5000, 5);
+      return agent;
+    },
     async close() {
+      for (const agent of agents.splice(0)) agent.kill();
       operator.close();
       learner.close();
       rollouts.close();

@@ -1,5 +1,5 @@
-// The native half of native.ts: the same functions in the same order. Values are converted and checked in js-values,
-// long work runs as a task; nothing here knows how the engine works.
+// The native half of native.ts: the same functions in the same order. Values are converted and checked in
+// values-from-js and values-to-js, long work runs as a task; nothing here knows how the engine works.
 #include "task.h"
 
 #include <set>

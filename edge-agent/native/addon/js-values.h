@@ -6,6 +6,11 @@
 
 #include <napi.h>
 
+// In the order of the enums.
+inline constexpr const char * ROUTING_NAMES[] = {"original", "cache_prior", "max_rank", "cumulative_threshold", "pruned", "sensitivity"};
+inline constexpr const char * PREFETCH_NAMES[] = {"auto", "off", "on"};
+inline constexpr const char * EVICTION_NAMES[] = {"lru", "lfu", "lfru", "adaptive", "belady"};
+
 // Reads fields of one object; after the first wrong one `status` is set and the rest answer with defaults.
 struct object_reader {
     Napi::Env env;

@@ -4,10 +4,10 @@
  * one folder.
  */
 import { mkdirSync } from 'node:fs';
-import { connect } from 'node:net';
 import { join } from 'node:path';
 import { Child } from './child-process';
 import { freePort } from './free-port';
+import { connects } from './port-connects';
 import { freeJaegerPorts, type JaegerAddresses, jaegerAddresses, type JaegerPorts, startJaeger } from './jaeger';
 
 /** The command line's entry; this file lies in services/demo/{src,dist}. */
@@ -165,12 +165,4 @@ export class LocalFleet {
     mkdirSync(folder, { recursive: true });
     return folder;
   }
-}
-
-function connects(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1');
-    socket.once('connect', () => { socket.destroy(); resolve(true); });
-    socket.once('error', () => resolve(false));
-  });
 }
