@@ -4,6 +4,7 @@
  * lock runs out and another takes the job over. A job that Redis has lost is made again from the list of rollouts that
  * have not ended, at every start and every so often.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Logger, type Service } from '@moefleet/runtime';
 import { DelayedError, type Job, Queue, Worker } from 'bullmq';
 import { reasonOf } from '../errors';
@@ -34,6 +35,8 @@ const SWEEP_MS = 15_000;
 /** After a step that has failed, as when Redis was away. */
 const AGAIN_MS = 1000;
 const CONCURRENCY = 4;
+/** Steps that run when the queue stops are given this long to end; another coordinator takes up what they leave. */
+const STEP_PATIENCE_MS = 5000;
 /** A Redis that has not answered by then is away; locks run out by themselves. */
 const PING_PATIENCE_MS = 1000;
 
@@ -46,6 +49,7 @@ export class RolloutQueue implements Service {
   private timer: NodeJS.Timeout | undefined;
   private stopListening: () => void = () => {};
   private lastReason = '';
+  private readonly running = new Set<Promise<void>>();
 
   /** `link` tells when Redis is back. */
   constructor(private readonly steps: Steps, private readonly options: RolloutQueueOptions, private readonly link: { onUp(listener: () => void): () => void }, private readonly log: Logger) {}
@@ -59,7 +63,7 @@ export class RolloutQueue implements Service {
     await this.client.connect();
     this.queue = new Queue(ROLLOUT_QUEUE, { connection: this.client, prefix });
     this.queue.on('error', (error) => this.tell(error));
-    this.worker = new Worker(ROLLOUT_QUEUE, (job, token) => this.process(job, token), {
+    this.worker = new Worker(ROLLOUT_QUEUE, (job, token) => this.run(this.process(job, token)), {
       connection: this.workerClient, prefix, concurrency: CONCURRENCY,
       lockDuration: lockMs, stalledInterval: lockMs / 2, maxStalledCount: Number.MAX_SAFE_INTEGER,
     });
@@ -74,9 +78,10 @@ export class RolloutQueue implements Service {
     this.stopListening();
     const { queue, worker, client, workerClient } = this;
     Object.assign(this, { queue: null, worker: null, client: null, workerClient: null });
-    // In order, BullMQ waits for answers of Redis, for ever where there are none.
-    const inOrder = client !== null && await answers(client);
-    await worker?.close(!inOrder).catch((error: unknown) => this.tell(error));
+    // BullMQ's own orderly close waits for the blocking connection's end, for ever where that one is just reconnecting.
+    await worker?.pause(true);
+    if (client !== null && await answers(client)) await Promise.race([Promise.allSettled(this.running), sleep(STEP_PATIENCE_MS, undefined, { ref: false })]);
+    await worker?.close(true).catch((error: unknown) => this.tell(error));
     await queue?.close().catch(() => {});
     workerClient?.disconnect();
     client?.disconnect();
@@ -98,6 +103,11 @@ export class RolloutQueue implements Service {
     } catch (error) {
       this.tell(error);
     }
+  }
+
+  private run(step: Promise<void>): Promise<void> {
+    this.running.add(step);
+    return step.finally(() => this.running.delete(step));
   }
 
   private async process(job: Job, token: string | undefined): Promise<void> {

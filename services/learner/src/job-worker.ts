@@ -3,6 +3,7 @@
  * it is back, and a job that lost its lock meanwhile is stopped, as another learner may have it by then. A job that is
  * stopped by a shutdown goes back to the queue.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Job, WaitingError, Worker } from 'bullmq';
 import { Redis } from 'ioredis';
 import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
@@ -13,6 +14,8 @@ export const QUEUE_NAME = 'learner';
 const LOCK_MS = 60_000;
 /** A job that outlives this many learners is not to blame for it. */
 const MAX_STALLED = 100;
+/** What a job that is told to stop may take to go back to the queue. */
+const JOB_PATIENCE_MS = 5000;
 /** A Redis that has not answered by then is away; the lock of a running job runs out by itself. */
 const PING_PATIENCE_MS = 1000;
 
@@ -30,6 +33,7 @@ export class JobWorker implements Service {
   private worker: Worker | null = null;
   private state: RedisState = { t: 'connecting' };
   private readonly stopping = new AbortController();
+  private running: Promise<unknown> = Promise.resolve();
 
   constructor(private readonly work: Work, private readonly options: JobWorkerOptions) {}
 
@@ -42,7 +46,7 @@ export class JobWorker implements Service {
     this.redis.on('ready', () => this.become({ t: 'up' }, ''));
     this.redis.on('error', (error) => this.onError(error));
     this.redis.on('close', () => this.become({ t: 'away' }, 'connection closed'));
-    this.worker = new Worker(QUEUE_NAME, (job, token, signal) => this.process(job, token, signal!), {
+    this.worker = new Worker(QUEUE_NAME, (job, token, signal) => this.run(this.process(job, token, signal!)), {
       connection: this.redis,
       prefix: `{${redisPrefix}:bull}`,
       concurrency: 1,
@@ -62,13 +66,18 @@ export class JobWorker implements Service {
     if (!worker || !redis) return;
     this.worker = null;
     this.redis = null;
-    // In order, BullMQ waits for answers of Redis, for ever where there are none.
-    const inOrder = await answers(redis);
-    // Closing begins first, so that the job that goes back to the queue is not taken again.
-    const closed = worker.close(!inOrder).catch((err: unknown) => this.options.log.warn({ err }, 'queue closed badly'));
+    // The pause comes first, so that the job that goes back to the queue is not taken again. BullMQ's own orderly close
+    // waits for the blocking connection's end, for ever where that one is just reconnecting.
+    await worker.pause(true);
     this.stopping.abort(new Error('the learner is stopping'));
-    await closed;
+    if (await answers(redis)) await Promise.race([this.running, sleep(JOB_PATIENCE_MS, undefined, { ref: false })]);
+    await worker.close(true).catch((err: unknown) => this.options.log.warn({ err }, 'queue closed badly'));
     redis.disconnect();
+  }
+
+  private run(work: Promise<unknown>): Promise<unknown> {
+    this.running = work.catch(() => {});
+    return work;
   }
 
   private async process(job: Job, token: string | undefined, lost: AbortSignal): Promise<unknown> {
