@@ -19,5 +19,6 @@ module.exports = {
     { ...shared, displayName: 'unit', testMatch: ['<rootDir>/{proto,edge-agent,coordinator,services/*}/src/**/*.test.ts'] },
     { ...shared, displayName: 'system', testMatch: ['<rootDir>/test/{integration,e2e,load}/**/*.test.ts'] },
   ],
+  globalTeardown: '<rootDir>/test/harness/left-open.js',
   testTimeout: 120000,
 };

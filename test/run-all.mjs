@@ -13,10 +13,14 @@ const scratch = mkdtempSync(join(tmpdir(), 'moefleet-test-'));
 const sum = { passed: 0, failed: 0, skipped: 0 };
 const troubles = [];
 
+/** Several times what the longest step takes: a step that hangs is a failure, not a run without end. */
+const STEP_LIMIT_MS = 20 * 60_000;
+
 function run(title, command, args, env = {}) {
   process.stdout.write(`\n== ${title}\n`);
   const begun = Date.now();
-  const { status } = spawnSync(command, args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } });
+  const { status, error } = spawnSync(command, args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env }, timeout: STEP_LIMIT_MS, killSignal: 'SIGKILL' });
+  if (error) process.stdout.write(`   ${title}: ${error.code === 'ETIMEDOUT' ? `stopped after ${STEP_LIMIT_MS / 60_000} minutes` : error.message}\n`);
   process.stdout.write(`   ${((Date.now() - begun) / 1000).toFixed(0)} s\n`);
   return status === 0;
 }
@@ -46,7 +50,7 @@ function nativeTests(title, script) {
 
 function jestTests(title, project) {
   const report = join(scratch, `jest-${project}.json`);
-  const ok = run(title, 'npx', ['--no-install', 'jest', '--selectProjects', project, '--json', '--outputFile', report,
+  const ok = run(title, process.execPath, ['node_modules/jest/bin/jest.js', '--selectProjects', project, '--json', '--outputFile', report,
     ...(project === 'system' ? ['--runInBand'] : [])]);
   if (!existsSync(report)) return add(title, 0, 1, 0);
   const result = JSON.parse(readFileSync(report, 'utf8'));
