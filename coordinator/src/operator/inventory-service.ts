@@ -1,7 +1,7 @@
-/** What operators say about devices: their labels. Why a device runs what it runs. */
+/** What operators say about devices: their labels. Why a device runs what it runs. How devices change. */
 import type { ChangeLabelsRequest, InventoryServiceServer, LabelledDevice } from '@moefleet/proto';
 import { isLabelKey, type Labels, type Logger, selectorMatches } from '@moefleet/runtime';
-import { InvalidRequestError, NotFoundError } from '../errors';
+import { BusyError, InvalidRequestError, NotFoundError } from '../errors';
 import { checkId, checkLabels } from '../names';
 import { inChunks } from '../registry/chunks';
 import type { DeviceRecord } from '../registry/device-record';
@@ -9,10 +9,11 @@ import type { Registry } from '../registry/registry';
 import type { Target } from '../rollout/change';
 import { specInputs } from '../rollout/desired-writer';
 import { explainSpec } from '../rollout/explain-spec';
-import { unary } from './call-handler';
+import { orderedStream, unary } from './call-handler';
 import { auditSubject } from './change-audit';
+import { DeviceWatch } from './device-watch';
 import { viewDevice } from './device-view';
-import { checkTarget } from './request-check';
+import { checkSelector, checkTarget } from './request-check';
 
 export interface InventoryDeps {
   registry: Registry;
@@ -24,13 +25,26 @@ export interface InventoryDeps {
 /** Per device; each is read whenever the device is. */
 const MOST_LABELS = 64;
 const MOST_WHY = 500;
+/** Each reads every device that changes. */
+const MOST_WATCHERS = 50;
 
 export function inventoryService({ registry, rollouts, jaegerUrl, log }: InventoryDeps): InventoryServiceServer {
+  let watchers = 0;
   return {
     explainConfig: unary(log, async ({ deviceId }) => {
       const [device, shared] = await Promise.all([registry.devices.read(checkId('device_id', deviceId)), registry.pins.shared()]);
       if (!device) throw new NotFoundError(`device ${deviceId} is not known; see the list of devices`);
       return { device: viewDevice(device, shared, jaegerUrl), fields: explainSpec(specInputs(device, shared)) };
+    }),
+    watchDevices: orderedStream(log, async ({ selector }, send, signal) => {
+      const matches = selector ? checkSelector('selector', selector) : [];
+      if (watchers >= MOST_WATCHERS) throw new BusyError(`${MOST_WATCHERS} callers watch devices here already; end one of them, or ask another coordinator`);
+      watchers += 1;
+      try {
+        await new DeviceWatch(registry, matches, jaegerUrl).run(send, signal);
+      } finally {
+        watchers -= 1;
+      }
     }),
     changeLabels: unary(log, async (request, caller) => {
       const { target, set, remove } = checkLabelChange(request);

@@ -19,6 +19,7 @@ const NEEDS: Readonly<Record<string, Need>> = {
   '/moefleet.v1.OperatorService/GetLearner': 'viewer',
   '/moefleet.v1.InventoryService/ChangeLabels': 'operator',
   '/moefleet.v1.InventoryService/ExplainConfig': 'viewer',
+  '/moefleet.v1.InventoryService/WatchDevices': 'viewer',
   '/moefleet.v1.IdentityService/CreateEnrolmentToken': 'admin',
   '/moefleet.v1.IdentityService/ListEnrolmentTokens': 'viewer',
   '/moefleet.v1.IdentityService/RevokeEnrolmentToken': 'operator',

@@ -24,6 +24,11 @@ export function addOperatorGroup(program: Command, context: Context, name: strin
   fill(addCommonOptions(program.command(name).description(description), { operator: true }), operatorAction(context));
 }
 
+/** The group of that name, made where there is none yet. */
+export function commandGroup(program: Command, name: string, description = ''): Command {
+  return program.commands.find((command) => command.name() === name) ?? program.command(name).description(description);
+}
+
 /** commander's action from a command's work: connects, runs, disconnects. */
 export function operatorAction(context: Context): Action {
   return (work) => async (...given) => {

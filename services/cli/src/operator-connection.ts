@@ -11,7 +11,7 @@ import {
   IdentityServiceClient,
   InventoryServiceClient, type KillLambdaRequest, type KillSwitch, type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, type Operator,
   OperatorServiceClient, type PlanRolloutRequest, type PlanRolloutResponse, type ReadAuditRequest, type RevokeOperatorRequest, type Rollout, RolloutServiceClient,
-  type StagedRollout, type StartRolloutRequest,
+  type StagedRollout, type StartRolloutRequest, type WatchDevicesRequest, type WatchDevicesResponse,
 } from '@moefleet/proto';
 import { EXIT, exitCodeOfStatus, Failure } from './failure';
 import { type OperatorChannel, PLAINTEXT } from './operator-channel';
@@ -21,6 +21,8 @@ const UNARY_DEADLINE_MS = 10_000;
 const STREAM_SLACK_MS = 10_000;
 /** Devices asked for at once. */
 const PAGE_SIZE = 1000;
+/** A command that watches finds a coordinator soon that is back, and notices one that is gone without a word. */
+const RECONNECT = { 'grpc.initial_reconnect_backoff_ms': 250, 'grpc.max_reconnect_backoff_ms': 2000, 'grpc.keepalive_time_ms': 20_000, 'grpc.keepalive_timeout_ms': 10_000 };
 /** A coordinator of an earlier release lists a whole fleet in one answer. */
 const MAX_MESSAGE_BYTES = 1 << 30;
 
@@ -43,6 +45,7 @@ export class OperatorConnection {
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       // A command fails at once where nobody listens; whoever runs it decides on trying again.
       'grpc.enable_retries': 0,
+      ...RECONNECT,
     });
     // Options of a channel are those of its first client; interceptors are each client's own.
     const shared = { channelOverride: this.client.getChannel(), interceptors: channel.options.interceptors ?? [] };
@@ -185,6 +188,11 @@ export class OperatorConnection {
 
   async explainConfig(deviceId: string): Promise<ExplainConfigResponse> {
     return this.unary(this.inventory.explainConfig.bind(this.inventory), { deviceId }, { [status.NOT_FOUND]: `no device "${deviceId}"; list them with: moefleet devices` });
+  }
+
+  /** Without a deadline; ends by the signal, or when the coordinator goes. */
+  async watchDevices(request: WatchDevicesRequest, onMessage: (message: WatchDevicesResponse) => void): Promise<void> {
+    await this.stream(this.inventory.watchDevices(request), onMessage);
   }
 
   async changeLabels(request: ChangeLabelsRequest): Promise<ChangeLabelsResponse> {

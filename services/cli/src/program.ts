@@ -7,6 +7,7 @@ import { addEviction, addRouting } from './commands/change-routing';
 import { addConfig } from './commands/config';
 import { addDeviceIdentity } from './commands/device-identity';
 import { addDevices } from './commands/devices';
+import { addDevicesWatch } from './commands/devices-watch';
 import { addEngine } from './commands/engine';
 import { addEngineBench } from './commands/engine-bench';
 import { addFleet } from './commands/fleet';
@@ -63,6 +64,7 @@ export function buildProgram(context: Context): Command {
 
   addFleet(program, context);
   addDevices(program, context);
+  addDevicesWatch(program, context);
   addDeviceIdentity(program, context);
   addFleetStatus(program, context);
   addTokens(program, context);

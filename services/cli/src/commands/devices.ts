@@ -1,4 +1,4 @@
-/** `moefleet devices list` and `show`: what the registry knows. */
+/** `moefleet devices list` and `show`: what the registry knows. `watch` is in devices-watch.ts. */
 import type { Command } from 'commander';
 import { type Device, type DeviceIdentity, type DeviceSpec, ModelState_Status, Routing, SpecState, type TelemetryFrame } from '@moefleet/proto';
 import { formatSize } from '@moefleet/runtime';
@@ -68,7 +68,7 @@ export function listTable(devices: readonly Device[], nowMs: number): string {
 }
 
 /** What keeps a device out, or makes it one too many, is told where people look first. */
-function onlineText({ online, identity }: Device): string {
+export function onlineText({ online, identity }: Device): string {
   const marks = [...(identity?.revokedMs ? ['REVOKED'] : []), ...(identity?.clonedMs ? ['CLONED'] : [])];
   return [online ? 'yes' : 'no', ...marks].join(' ');
 }
@@ -81,7 +81,7 @@ function identityText({ installId, keyHash, notAfterMs, revokedMs, revokedWhy, c
   return parts.join('; ');
 }
 
-function lambdaText(device: Device): string {
+export function lambdaText(device: Device): string {
   const desired = device.desired && bendText(device.desired);
   const effective = device.reported?.effective && bendText(device.reported.effective);
   if (desired === undefined && effective === undefined) return NONE;
@@ -96,7 +96,7 @@ function bendText({ routing, lambda, lambdas }: Pick<DeviceSpec, 'routing' | 'la
   return lambdas.length > 0 ? capacityText(lambdas) : String(lambda ?? 0);
 }
 
-function driftText(device: Device): string {
+export function driftText(device: Device): string {
   return device.reported?.state === SpecState.SPEC_STATE_FAILED ? 'failed' : 'yes';
 }
 

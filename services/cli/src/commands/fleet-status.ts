@@ -5,13 +5,13 @@ import { formatSize } from '@moefleet/runtime';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { jsonText } from '../json-text';
-import { operatorAction } from '../operator-command';
+import { commandGroup, operatorAction } from '../operator-command';
 import { fixed, NONE, pairs, percent, table } from '../table';
 import { ago } from './devices';
 
 export function addFleetStatus(program: Command, context: Context): void {
   const action = operatorAction(context);
-  const fleet = group(program, 'fleet', 'the fleet as a whole');
+  const fleet = commandGroup(program, 'fleet', 'the fleet as a whole');
   const status = fleet.command('status')
     .description('devices online, what they have counted, coordinators alive')
     .addHelpText('after', `
@@ -55,7 +55,7 @@ Examples:
     out(json ? jsonText({ coordinators: found }) : coordinatorsTable(found, Date.now()));
   }));
 
-  const history = group(program, 'devices', '').command('history')
+  const history = commandGroup(program, 'devices').command('history')
     .description('what a device has counted over the last ten minutes, in steps of ten seconds')
     .argument('<id>', 'device id')
     .addHelpText('after', '\nExamples:\n  moefleet devices history phone-1\n  moefleet devices history phone-1 --json\n');
@@ -63,11 +63,6 @@ Examples:
     const answer = await operator.deviceHistory(args[0]!);
     out(json ? jsonText(answer) : historyText(args[0]!, answer));
   }));
-}
-
-/** The group of that name, made where there is none yet. */
-function group(program: Command, name: string, description: string): Command {
-  return program.commands.find((command) => command.name() === name) ?? program.command(name).description(description);
 }
 
 function statusText(answer: GetFleetStatusResponse, nowMs: number): string {

@@ -11,7 +11,7 @@ export async function runCaptured(args: readonly string[], env: Record<string, s
   return { code, stdout: stdout.text, stderr: stderr.text };
 }
 
-class Sink extends Writable {
+export class Sink extends Writable {
   text = '';
   override _write(chunk: Buffer, _encoding: string, done: () => void): void {
     this.text += chunk.toString();

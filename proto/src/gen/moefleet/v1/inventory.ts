@@ -11,7 +11,9 @@ import {
   type ChannelCredentials,
   Client,
   type ClientOptions,
+  type ClientReadableStream,
   type ClientUnaryCall,
+  type handleServerStreamingCall,
   type handleUnaryCall,
   makeGenericClientConstructor,
   type Metadata,
@@ -20,12 +22,32 @@ import {
 } from "@grpc/grpc-js";
 import {
   Device,
+  LabelSelector,
   Target,
   ValueSource,
   ValueSource_Layer,
   valueSource_LayerFromJSON,
   valueSource_LayerToJSON,
 } from "./operator";
+
+export interface WatchDevicesRequest {
+  /** Unset: all. */
+  selector: LabelSelector | undefined;
+}
+
+export interface WatchDevicesResponse {
+  event:
+    | //
+    /** As it is now, without telemetry. */
+    { $case: "device"; value: Device }
+    | //
+    /** Id of one that the selector matches no more, or that the registry has lost. */
+    { $case: "gone"; value: string }
+    | //
+    /** The present state is complete: that many devices. Told once, also where there is none. */
+    { $case: "present"; value: number }
+    | undefined;
+}
 
 export interface ExplainConfigRequest {
   deviceId: string;
@@ -90,6 +112,197 @@ export interface LabelledDevice_OperatorLabelsEntry {
   key: string;
   value: string;
 }
+
+function createBaseWatchDevicesRequest(): WatchDevicesRequest {
+  return { selector: undefined };
+}
+
+export const WatchDevicesRequest: MessageFns<WatchDevicesRequest> = {
+  encode(message: WatchDevicesRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.selector !== undefined) {
+      LabelSelector.encode(message.selector, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WatchDevicesRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWatchDevicesRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.selector = LabelSelector.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): WatchDevicesRequest {
+    return { selector: isSet(object.selector) ? LabelSelector.fromJSON(object.selector) : undefined };
+  },
+
+  toJSON(message: WatchDevicesRequest): unknown {
+    const obj: any = {};
+    if (message.selector !== undefined) {
+      obj.selector = LabelSelector.toJSON(message.selector);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<WatchDevicesRequest>, I>>(base?: I): WatchDevicesRequest {
+    return WatchDevicesRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<WatchDevicesRequest>, I>>(object: I): WatchDevicesRequest {
+    const message = createBaseWatchDevicesRequest();
+    message.selector = (object.selector !== undefined && object.selector !== null)
+      ? LabelSelector.fromPartial(object.selector)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseWatchDevicesResponse(): WatchDevicesResponse {
+  return { event: undefined };
+}
+
+export const WatchDevicesResponse: MessageFns<WatchDevicesResponse> = {
+  encode(message: WatchDevicesResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.event?.$case) {
+      case "device":
+        Device.encode(message.event.value, writer.uint32(10).fork()).join();
+        break;
+      case "gone":
+        writer.uint32(18).string(message.event.value);
+        break;
+      case "present":
+        writer.uint32(24).uint32(message.event.value);
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WatchDevicesResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWatchDevicesResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.event = { $case: "device", value: Device.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.event = { $case: "gone", value: reader.string() };
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.event = { $case: "present", value: reader.uint32() };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): WatchDevicesResponse {
+    return {
+      event: isSet(object.device)
+        ? { $case: "device", value: Device.fromJSON(object.device) }
+        : isSet(object.gone)
+        ? { $case: "gone", value: globalThis.String(object.gone) }
+        : isSet(object.present)
+        ? { $case: "present", value: globalThis.Number(object.present) }
+        : undefined,
+    };
+  },
+
+  toJSON(message: WatchDevicesResponse): unknown {
+    const obj: any = {};
+    if (message.event?.$case === "device") {
+      obj.device = Device.toJSON(message.event.value);
+    } else if (message.event?.$case === "gone") {
+      obj.gone = message.event.value;
+    } else if (message.event?.$case === "present") {
+      obj.present = Math.round(message.event.value);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<WatchDevicesResponse>, I>>(base?: I): WatchDevicesResponse {
+    return WatchDevicesResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<WatchDevicesResponse>, I>>(object: I): WatchDevicesResponse {
+    const message = createBaseWatchDevicesResponse();
+    switch (object.event?.$case) {
+      case "device": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "device", value: Device.fromPartial(object.event.value) };
+        }
+        break;
+      }
+      case "gone": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "gone", value: object.event.value };
+        }
+        break;
+      }
+      case "present": {
+        if (object.event?.value !== undefined && object.event?.value !== null) {
+          message.event = { $case: "present", value: object.event.value };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
 
 function createBaseExplainConfigRequest(): ExplainConfigRequest {
   return { deviceId: "" };
@@ -1155,6 +1368,21 @@ export const InventoryServiceService = {
       Buffer.from(ExplainConfigResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ExplainConfigResponse => ExplainConfigResponse.decode(value),
   },
+  /**
+   * Devices as they are now, then each again whenever what it shall run, runs or is has changed. Of a device that changes
+   * faster than the caller reads only its newest state is told. Ends with UNAVAILABLE where Redis is away or the
+   * coordinator stops; whoever comes again is told the present state again.
+   */
+  watchDevices: {
+    path: "/moefleet.v1.InventoryService/WatchDevices" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: WatchDevicesRequest): Buffer => Buffer.from(WatchDevicesRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): WatchDevicesRequest => WatchDevicesRequest.decode(value),
+    responseSerialize: (value: WatchDevicesResponse): Buffer =>
+      Buffer.from(WatchDevicesResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): WatchDevicesResponse => WatchDevicesResponse.decode(value),
+  },
 } as const;
 
 export interface InventoryServiceServer extends UntypedServiceImplementation {
@@ -1162,6 +1390,12 @@ export interface InventoryServiceServer extends UntypedServiceImplementation {
   changeLabels: handleUnaryCall<ChangeLabelsRequest, ChangeLabelsResponse>;
   /** NOT_FOUND for an id the registry does not know. */
   explainConfig: handleUnaryCall<ExplainConfigRequest, ExplainConfigResponse>;
+  /**
+   * Devices as they are now, then each again whenever what it shall run, runs or is has changed. Of a device that changes
+   * faster than the caller reads only its newest state is told. Ends with UNAVAILABLE where Redis is away or the
+   * coordinator stops; whoever comes again is told the present state again.
+   */
+  watchDevices: handleServerStreamingCall<WatchDevicesRequest, WatchDevicesResponse>;
 }
 
 export interface InventoryServiceClient extends Client {
@@ -1197,6 +1431,20 @@ export interface InventoryServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ExplainConfigResponse) => void,
   ): ClientUnaryCall;
+  /**
+   * Devices as they are now, then each again whenever what it shall run, runs or is has changed. Of a device that changes
+   * faster than the caller reads only its newest state is told. Ends with UNAVAILABLE where Redis is away or the
+   * coordinator stops; whoever comes again is told the present state again.
+   */
+  watchDevices(
+    request: WatchDevicesRequest,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<WatchDevicesResponse>;
+  watchDevices(
+    request: WatchDevicesRequest,
+    metadata?: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<WatchDevicesResponse>;
 }
 
 export const InventoryServiceClient = makeGenericClientConstructor(
