@@ -1,0 +1,126 @@
+import { Routing } from '@moefleet/proto';
+import fc from 'fast-check';
+import { missRatio, type ProposalInputs, proposeSetting, type SettingDecision } from './propose-setting';
+import { QualitySurface } from './quality-surface';
+import type { Setting } from './setting';
+import type { SpeedPosterior } from './speed-model';
+import { domain, point, SHAPE, trueMissRate } from './testing/synthetic';
+
+const surface = new QualitySurface([domain('a')], SHAPE);
+const speed: SpeedPosterior = { mean: [20, 5], covariance: [0.1, 0, 0.01] };
+const setting = (lambda: number, topJ = 1, capacity = 16): Setting => ({ routing: Routing.ROUTING_CACHE_PRIOR, lambda, topJ, capacities: [capacity, capacity] });
+
+const GIVEN: ProposalInputs = {
+  shape: SHAPE, surface, speed, budget: { meanNats: Math.log1p(0.01), worstNats: Math.log1p(0.02) }, capacities: [[16, 16]], maxLambda: 1,
+  current: null, observed: null, history: [],
+};
+
+function decide(changed: Partial<ProposalInputs> = {}): SettingDecision {
+  const decision = proposeSetting({ ...GIVEN, ...changed });
+  if (decision.t === 'frozen') throw new Error(decision.reason);
+  return decision;
+}
+
+test('takes the fastest setting whose upper bound is within the budget, and says what bound it', () => {
+  const { chosen, baseline, boundBy } = decide();
+  expect(chosen.quality.loss.upper).toBeLessThanOrEqual(GIVEN.budget.meanNats);
+  expect(chosen.speed!.tokensPerSecond).toBeGreaterThan(baseline.speed!.tokensPerSecond);
+  expect(boundBy).toMatchObject({ t: 'budget', which: 'mean' });
+  const harder = decide({ budget: { meanNats: 0.001, worstNats: 0.002 } });
+  expect(harder.chosen.setting.lambda).toBeLessThan(chosen.setting.lambda);
+});
+
+test('keeps the worst domain within its own budget', () => {
+  const domains = ['a', 'b', 'c', 'd', 'e', 'f'].map((name) => domain(name, { harder: name === 'f' ? 4 : 0.5 }));
+  const { chosen, boundBy } = decide({ surface: new QualitySurface(domains, SHAPE), budget: { meanNats: 0.02, worstNats: 0.015 } });
+  expect(chosen.quality.worst).toMatchObject({ domain: 'f' });
+  expect(chosen.quality.worst.upper).toBeLessThanOrEqual(0.015);
+  expect(boundBy).toMatchObject({ t: 'budget', which: 'worst', domain: 'f' });
+});
+
+test('stays below the λ the device allows, and says so', () => {
+  const { chosen, boundBy } = decide({ maxLambda: 0.1 });
+  expect(chosen.setting.lambda).toBeLessThanOrEqual(0.1);
+  expect(boundBy).toMatchObject({ t: 'maxLambda', maxLambda: 0.1 });
+});
+
+test('bends no further than it pays: with reads that cost next to nothing the model routes as it would', () => {
+  const { chosen, boundBy } = decide({ speed: { mean: [20, 0.01], covariance: [0.1, 0, 0.01] } });
+  expect(chosen.setting.lambda).toBe(0);
+  expect(boundBy.t).toBe('speed');
+});
+
+test('without any knowledge of speed takes the fewest misses', () => {
+  const { chosen } = decide({ speed: null });
+  expect(chosen.speed).toBeNull();
+  expect(chosen.missRate).toBeLessThanOrEqual(decide().chosen.missRate + 1e-12);
+});
+
+test('proposes λ 0 where nothing fits the budget, and where every expert is resident', () => {
+  expect(decide({ budget: { meanNats: 1e-9, worstNats: 1e-9 } }).chosen.setting.lambda).toBe(0);
+  expect(decide({ capacities: [[32, 32]] })).toMatchObject({ chosen: { setting: { lambda: 0 } }, boundBy: { t: 'resident' } });
+});
+
+test('of two cache sizes takes the one that is faster', () => {
+  expect(decide({ capacities: [[12, 12], [20, 20]] }).chosen.setting.capacities).toEqual([20, 20]);
+});
+
+test('keeps what runs until something is clearly faster, and leaves it at once where it is beyond the budget', () => {
+  const { chosen } = decide();
+  const near = setting(Math.round((chosen.setting.lambda - 0.01) * 100) / 100, chosen.setting.topJ);
+  expect(decide({ current: near })).toMatchObject({ why: 'kept', chosen: { setting: near } });
+  expect(decide({ current: setting(0.02, 2) })).toMatchObject({ why: 'best', chosen: { setting: chosen.setting } });
+  expect(decide({ current: setting(0.4, 1) })).toMatchObject({ why: 'best', chosen: { setting: chosen.setting } });
+});
+
+test('goes back to what was faster where a change has disappointed, and does not try it again', () => {
+  const { chosen } = decide();
+  const outcome = (of: Setting, observedTokensPerSecond: number) => ({ setting: of, sinceMs: 0, predictedTokensPerSecond: 30, observedTokensPerSecond, windows: 5 });
+  const before = setting(0.1);
+  const disappointed = { current: chosen.setting, history: [outcome(before, 30), outcome(chosen.setting, 25)] };
+  expect(decide(disappointed)).toMatchObject({ why: 'undone', chosen: { setting: before } });
+  expect(decide({ ...disappointed, history: [disappointed.history[0]!, { ...disappointed.history[1]!, drifted: true }] }).why).toBe('kept');
+  const again = decide({ current: before, history: [outcome(before, 30), { ...outcome(chosen.setting, 25), undone: true }, outcome(before, 30)] });
+  expect(again.chosen.setting).not.toEqual(chosen.setting);
+});
+
+test('explores only where less is lost', () => {
+  const { chosen, best, why } = decide({ explore: true });
+  expect(why).toBe('exploring');
+  expect(chosen.quality.loss.upper).toBeLessThanOrEqual(best.quality.loss.upper);
+  expect(chosen.missRate).toBeGreaterThan(best.missRate * 1.2);
+});
+
+test('takes what a device was seen to miss into account, as far as it was seen', () => {
+  const said = trueMissRate(0, 1, 16);
+  const observed = (slots: number) => ({ setting: setting(0), slots, misses: slots * said * 2 });
+  expect(missRatio({ surface, observed: null })).toBe(1);
+  expect(missRatio({ surface, observed: observed(400) })).toBeLessThan(1.15);
+  expect(missRatio({ surface, observed: observed(1e6) })).toBeCloseTo(2, 1);
+  expect(decide({ observed: observed(1e6) }).baseline.speed!.msPerToken).toBeGreaterThan(decide().baseline.speed!.msPerToken);
+});
+
+test.each([
+  ['quarantined telemetry', { quarantined: 'layer 0: massLost is NaN' }, /not believed: layer 0: massLost is NaN/],
+  ['a cache that was not measured', { capacities: [[7, 7]] }, /not been measured at so small a cache/],
+  ['a cache below one token', { capacities: [] }, /less than one token/],
+  ['no surface', { surface: new QualitySurface([], SHAPE) }, /not been measured/],
+])('proposes nothing with %s, and says why', (_, changed, reason) => {
+  const decision = proposeSetting({ ...GIVEN, ...changed });
+  expect(decision.t).toBe('frozen');
+  if (decision.t === 'frozen') expect(decision.reason).toMatch(reason);
+});
+
+test('whatever was measured, what is proposed is within both budgets or λ 0', () => {
+  const measured = fc.array(fc.tuple(fc.double({ min: -0.01, max: 0.05, noNaN: true }), fc.double({ min: 0, max: 0.01, noNaN: true }), fc.double({ min: 0, max: 1, noNaN: true })), { minLength: 8, maxLength: 8 });
+  fc.assert(fc.property(fc.array(measured, { minLength: 1, maxLength: 3 }), fc.double({ min: 0.0001, max: 0.03, noNaN: true }), fc.double({ min: 0, max: 20, noNaN: true }), (domains, meanNats, reading) => {
+    const made = new QualitySurface(domains.map((rows, d) => ({
+      domain: `d${d}`, points: [point(0, 0, 16), ...rows.map(([loss, stderr, missRate], i) => point(((i % 4) + 1) / 10, i < 4 ? 1 : 2, 16, { loss, stderr, missRate }))],
+    })), SHAPE);
+    const budget = { meanNats, worstNats: 1.5 * meanNats };
+    const { chosen } = decide({ surface: made, budget, speed: { mean: [10, reading], covariance: [0.1, 0, 0.1] } });
+    if (chosen.setting.lambda === 0) return;
+    expect(chosen.quality.loss.upper).toBeLessThanOrEqual(budget.meanNats);
+    expect(chosen.quality.worst.upper).toBeLessThanOrEqual(budget.worstNats);
+  }));
+});

@@ -1,0 +1,202 @@
+/**
+ * The decision for one device, a function of what is known: among the settings whose quality loss is within the budget
+ * even at its upper bound, in the mean over the domains and in the worst of them, the one with the most predicted tokens
+ * per second; of those within a hundredth of it, the one that costs the least quality. A setting that runs is left only
+ * for a clear gain, and at once where it no longer fits the budget. Where something that the choice rests on is missing
+ * or contradicts itself, nothing is proposed, and `frozen` says why.
+ */
+import { type ModelShape, missBytesPerToken, sameSetting, type Setting } from './setting';
+import type { Candidate, QualityPrediction, QualitySurface } from './quality-surface';
+import { predictSpeed, type SpeedPosterior, type SpeedPrediction } from './speed-model';
+
+/** nats per token: ln(1 + share of perplexity) */
+export interface QualityBudget { readonly meanNats: number; readonly worstNats: number }
+
+/** A change of setting, and how it went. */
+export interface Outcome {
+  readonly setting: Setting;
+  readonly sinceMs: number;
+  /** null where nothing had been observed */
+  readonly predictedTokensPerSecond: number | null;
+  readonly observedTokensPerSecond: number | null;
+  /** windows of telemetry observed under it */
+  readonly windows: number;
+  /** the device itself became faster or slower meanwhile, so that the figures do not compare */
+  readonly drifted?: boolean;
+  /** undone, as it was slower than what ran before */
+  readonly undone?: boolean;
+}
+
+/** What the device was seen to miss, to be compared with what the surface says of the setting it ran. */
+export interface ObservedMisses { readonly setting: Setting; readonly slots: number; readonly misses: number }
+
+export interface ProposalInputs {
+  readonly shape: ModelShape;
+  readonly surface: QualitySurface;
+  /** null: no device of its class has told anything about speed */
+  readonly speed: SpeedPosterior | null;
+  readonly budget: QualityBudget;
+  /** which capacities it may have; the first is preferred among equals */
+  readonly capacities: readonly (readonly number[])[];
+  readonly maxLambda: number;
+  /** what the learner had it run; null: nothing, or an operator's value */
+  readonly current: Setting | null;
+  readonly observed: ObservedMisses | null;
+  /** oldest first; the last is `current`'s where there is one */
+  readonly history: readonly Outcome[];
+  /** take a less bent setting than the best, so that its class's model is told what misses cost */
+  readonly explore?: boolean;
+  /** why its telemetry is not believed; null where it is */
+  readonly quarantined?: string | null;
+}
+
+export type Bound =
+  | { t: 'budget'; which: 'mean' | 'worst'; domain: string; next: Scored }
+  | { t: 'maxLambda'; maxLambda: number; next: Scored }
+  /** more λ would not make it faster by a hundredth */
+  | { t: 'speed' }
+  /** nothing faster was measured */
+  | { t: 'measured' }
+  | { t: 'resident' };
+
+export interface Scored {
+  readonly setting: Setting;
+  readonly quality: QualityPrediction;
+  /** misses per slot, with what the device was seen to miss taken into account */
+  readonly missRate: number;
+  /** null: nothing is known about its speed; fewer misses are then taken for faster */
+  readonly speed: SpeedPrediction | null;
+}
+
+export interface SettingDecision {
+  readonly t: 'propose';
+  readonly chosen: Scored;
+  /** the model's own routing at the same capacities */
+  readonly baseline: Scored;
+  /** what would have been taken if nothing ran yet */
+  readonly best: Scored;
+  readonly boundBy: Bound;
+  readonly why: 'best' | 'kept' | 'exploring' | 'undone';
+}
+
+export type Decision = SettingDecision | { readonly t: 'frozen'; readonly reason: string };
+
+/** Settings within it are equally fast. */
+const EQUAL = 0.01;
+/** What a change has to gain: by prediction, and where only misses are known. */
+const LEAST_GAIN = 0.03;
+const LEAST_FEWER_MISSES = 0.05;
+/** A change that made it slower than before by that much is undone, once it ran for that many windows. */
+const SLOWER = 0.05;
+const JUDGED_WINDOWS = 3;
+/** Slots that the surface's miss rate is worth against what the device was seen to miss. */
+const SURFACE_SLOTS = 4000;
+const MOST_MISS_RATIO = 4;
+
+export function proposeSetting(inputs: ProposalInputs): Decision {
+  const { surface, shape, capacities, budget } = inputs;
+  if (inputs.quarantined) return { t: 'frozen', reason: `its telemetry is not believed: ${inputs.quarantined}` };
+  if (capacities.length === 0) return { t: 'frozen', reason: 'its memory holds less than one token\'s experts' };
+  const found = capacities.flatMap((one) => surface.candidates(one));
+  if (found.length === 0) return { t: 'frozen', reason: 'the quality of its model has not been measured at so small a cache yet' };
+
+  const ratio = missRatio(inputs);
+  const scored = found.map((candidate) => score(candidate, inputs, ratio));
+  const fits = scored.filter(({ setting, quality }) => setting.lambda <= inputs.maxLambda && within(quality, budget));
+  const baselines = scored.filter(({ setting }) => setting.lambda === 0);
+  const baselineOf = (one: Scored) => baselines.find(({ setting }) => setting.capacities === one.setting.capacities) ?? baselines[0]!;
+  const undone = inputs.history.filter((outcome) => outcome.undone);
+  const open = fits.filter(({ setting }) => !undone.some((outcome) => sameSetting(outcome.setting, setting)));
+  const best = fastest(open.length > 0 ? open : baselines);
+  const decide = (chosen: Scored, why: SettingDecision['why']): SettingDecision =>
+    ({ t: 'propose', chosen, baseline: baselineOf(chosen), best, boundBy: boundOf(chosen, scored, inputs), why });
+
+  if (shape.expertBytes.every((_, layer) => (best.setting.capacities[layer] ?? 0) >= shape.experts)) {
+    return { ...decide(baselineOf(best), 'best'), boundBy: { t: 'resident' } };
+  }
+  const before = slowerThanBefore(inputs.history);
+  const back = before && fits.find(({ setting }) => sameSetting(setting, before.setting));
+  if (back) return decide(back, 'undone');
+  const { current } = inputs;
+  const running = current && fits.find(({ setting }) => sameSetting(setting, current));
+  if (running && !clearlyBetter(best, running)) return decide(running, 'kept');
+  const modest = inputs.explore ? exploring(best, open) : undefined;
+  return modest ? decide(modest, 'exploring') : decide(best, 'best');
+}
+
+/** The upper bounds of the loss against both budgets; the model's own routing always fits. */
+export function within(quality: QualityPrediction, budget: QualityBudget): boolean {
+  return quality.loss.upper <= budget.meanNats && quality.worst.upper <= budget.worstNats;
+}
+
+/** How much more (or less) the device misses than the surface's texts do, drawn to 1 as far as little was seen. */
+export function missRatio({ surface, observed }: Pick<ProposalInputs, 'surface' | 'observed'>): number {
+  if (!observed || observed.slots <= 0) return 1;
+  const said = surface.predict(observed.setting)?.missRate;
+  if (said === undefined || said <= 0) return 1;
+  const ratio = (observed.misses + SURFACE_SLOTS * said) / ((observed.slots + SURFACE_SLOTS) * said);
+  return Math.min(Math.max(ratio, 1 / MOST_MISS_RATIO), MOST_MISS_RATIO);
+}
+
+function score({ setting, quality }: Candidate, { shape, speed }: ProposalInputs, ratio: number): Scored {
+  const rates = quality.layerMissRates.map((rate) => Math.min(rate * ratio, 1));
+  return {
+    setting, quality, missRate: Math.min(quality.missRate * ratio, 1),
+    speed: speed && predictSpeed(speed, missBytesPerToken(shape, rates)),
+  };
+}
+
+/** What is maximised: tokens per second, or, where nothing is known of them, the fewest misses. */
+function merit({ speed, missRate }: Scored): number {
+  return speed ? speed.tokensPerSecond : 1 / (missRate + 1e-6);
+}
+
+function fastest(candidates: readonly Scored[]): Scored {
+  const top = candidates.reduce((best, one) => Math.max(best, merit(one)), 0);
+  return candidates
+    .filter((one) => merit(one) >= top * (1 - EQUAL))
+    .reduce((best, one) => (one.quality.loss.upper < best.quality.loss.upper ||
+      (one.quality.loss.upper === best.quality.loss.upper && merit(one) > merit(best)) ? one : best));
+}
+
+function clearlyBetter(best: Scored, running: Scored): boolean {
+  if (sameSetting(best.setting, running.setting)) return false;
+  if (!best.speed || !running.speed) return best.missRate < running.missRate * (1 - LEAST_FEWER_MISSES);
+  return best.speed.tokensPerSecond > running.speed.tokensPerSecond * (1 + LEAST_GAIN);
+}
+
+/** What ran before the present setting, where that has turned out slower. */
+function slowerThanBefore(history: readonly Outcome[]): Outcome | undefined {
+  const [before, now] = history.slice(-2);
+  if (!before || !now || now.undone || before.undone || now.drifted || now.windows < JUDGED_WINDOWS || before.windows < JUDGED_WINDOWS) return undefined;
+  if (now.observedTokensPerSecond === null || before.observedTokensPerSecond === null) return undefined;
+  return now.observedTokensPerSecond < before.observedTokensPerSecond * (1 - SLOWER) ? before : undefined;
+}
+
+/** Within the budget, with half as much again to read, where there is such a setting. */
+function exploring(best: Scored, open: readonly Scored[]): Scored | undefined {
+  const wanted = best.missRate * 1.5;
+  return open
+    .filter(({ setting, missRate, quality }) => setting.capacities === best.setting.capacities && missRate > best.missRate * 1.2 && quality.loss.upper <= best.quality.loss.upper)
+    .reduce<Scored | undefined>((found, one) => (!found || Math.abs(one.missRate - wanted) < Math.abs(found.missRate - wanted) ? one : found), undefined);
+}
+
+/** Why nothing faster was taken. */
+function boundOf(chosen: Scored, scored: readonly Scored[], { budget, maxLambda }: ProposalInputs): Bound {
+  const faster = scored.filter((one) => merit(one) > merit(chosen) * (1 + EQUAL));
+  const overLambda = faster.find(({ setting, quality }) => setting.lambda > maxLambda && within(quality, budget));
+  if (overLambda) return { t: 'maxLambda', maxLambda, next: overLambda };
+  const over = faster.filter(({ quality }) => !within(quality, budget));
+  if (over.length > 0) {
+    const next = over.reduce((least, one) => (excess(one.quality, budget) < excess(least.quality, budget) ? one : least));
+    return next.quality.loss.upper > budget.meanNats
+      ? { t: 'budget', which: 'mean', domain: '', next }
+      : { t: 'budget', which: 'worst', domain: next.quality.worst.domain, next };
+  }
+  return scored.some((one) => one.missRate < chosen.missRate * (1 - EQUAL)) ? { t: 'speed' } : { t: 'measured' };
+}
+
+/** How far beyond the nearer budget. */
+function excess(quality: QualityPrediction, budget: QualityBudget): number {
+  return Math.max(quality.loss.upper / budget.meanNats, quality.worst.upper / budget.worstNats);
+}
