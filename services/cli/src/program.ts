@@ -5,6 +5,7 @@ import { addAudit } from './commands/audit';
 import { addCache, addLambda, addTracing, addWindows } from './commands/change';
 import { addEviction, addRouting } from './commands/change-routing';
 import { addConfig } from './commands/config';
+import { addDeploy } from './commands/deploy';
 import { addDeviceIdentity } from './commands/device-identity';
 import { addDevices } from './commands/devices';
 import { addDevicesWatch } from './commands/devices-watch';
@@ -21,6 +22,7 @@ import { addRollout } from './commands/rollout';
 import { addRun } from './commands/run-program';
 import { addTokens } from './commands/token';
 import { addTrace } from './commands/trace';
+import { addUndeploy } from './commands/undeploy';
 import { addCommonOptions } from './config';
 import type { Context } from './context';
 
@@ -62,6 +64,8 @@ export function buildProgram(context: Context): Command {
     .addHelpText('after', HELP);
   addCommonOptions(program, { operator: true });
 
+  addDeploy(program, context);
+  addUndeploy(program, context);
   addFleet(program, context);
   addDevices(program, context);
   addDevicesWatch(program, context);

@@ -1,0 +1,80 @@
+/** `moefleet undeploy ssh`: takes everything away that `deploy ssh` has put there. */
+import type { Command } from 'commander';
+import { addCommonOptions, readCommonOptions } from '../config';
+import type { Context } from '../context';
+import { deployFile } from '../deploy/deploy-files';
+import { parseFacts } from '../deploy/device-facts';
+import { DeployProgress } from '../deploy/deploy-progress';
+import { fanOut } from '../deploy/fan-out';
+import { fleetView, NO_FLEET } from '../deploy/fleet-view';
+import { HostLogs } from '../deploy/host-log';
+import { destinationText } from '../deploy/host-target';
+import { SshLink } from '../deploy/ssh-link';
+import { EXIT } from '../failure';
+import { jsonText } from '../json-text';
+import { operatorAction, type Run } from '../operator-command';
+import { table } from '../table';
+import { addHostOptions, readHosts, readSsh } from './deploy-hosts';
+
+export function addUndeploy(program: Command, context: Context): void {
+  const undeploy = addCommonOptions(program.command('undeploy').description('take agents from devices'), { operator: true });
+  const ssh = addHostOptions(undeploy.command('ssh').description('stop the agent and remove it, its user, its models and its state'))
+    .option('--keep-device', 'leave the device\'s id to its certificate at the coordinator; without it the id is free, and the certificate is refused')
+    .addHelpText('after', `
+Removes the service, /opt/moefleet, /etc/moefleet, /var/lib/moefleet (models included) and the service user where deploy
+made it; without root ~/.moefleet. Run it again after a failure.
+
+Examples:
+  moefleet undeploy ssh pi@board-1
+  moefleet undeploy ssh --inventory hosts.ini --limit jetson --keep-device --json
+`);
+  addCommonOptions(ssh, { operator: true }).action(async (...given: unknown[]) => {
+    const command = given.at(-1) as Command;
+    await operatorAction(context)((run) => undeploySsh(context, command, run))(...given);
+  });
+}
+
+async function undeploySsh(context: Context, command: Command, run: Run): Promise<void> {
+  const { options } = run;
+  const targets = readHosts(run.words, options);
+  const ssh = readSsh(options);
+  const common = readCommonOptions(command, context.env);
+  // Without an authority nobody has an identity that could be taken.
+  const fleet = options['keepDevice'] || common.ca === '' ? NO_FLEET : await fleetView(run.operator, true, context.signal);
+  const logs = new HostLogs(options['logDir'] as string | undefined, Date.now());
+  const ids = targets.map(({ id }) => id);
+  const progress = new DeployProgress(context.stderr, ids);
+  const results = await fanOut(ids, Number(options['concurrency']), async (id, index) => {
+    const link = new SshLink(targets[index]!, ssh, context.signal, (line) => logs.write(id, line));
+    try {
+      progress.update(id, 'connect');
+      await link.open();
+      const facts = parseFacts(await link.script('check', deployFile('device/probe.sh'), ['moefleet', '', 'no']));
+      progress.update(id, 'remove');
+      const said = await link.script('remove', deployFile('device/install.sh'), ['remove', facts.prefix, facts.config, facts.state, 'moefleet']);
+      progress.update(id, 'release');
+      const released = await fleet.release(id);
+      progress.update(id, 'done');
+      return { removed: said.includes('found=yes'), released };
+    } catch (error) {
+      logs.write(id, `failed: ${(error as Error).message}`);
+      progress.update(id, 'failed');
+      throw error;
+    } finally {
+      await link.close();
+    }
+  });
+  progress.end();
+  const hosts = targets.map((target, i) => {
+    const { value, failure } = results[i]!;
+    return { id: target.id, destination: destinationText(target), removed: value?.removed ?? null, released: value?.released ?? null, failure, logFile: logs.pathOf(target.id) };
+  });
+  if (run.json) run.out(jsonText({ hosts, logFolder: logs.folder }));
+  else {
+    run.out(table(['DEVICE', 'OUTCOME', 'ID AT THE COORDINATOR'], hosts.map(({ id, removed, released, failure }) => [
+      id, failure ? 'FAILED' : removed ? 'removed' : 'nothing was there', failure ? '-' : released ? 'free' : options['keepDevice'] ? 'kept' : 'was not enrolled',
+    ])));
+    for (const { id, failure, logFile } of hosts) if (failure) run.out(`\n${id}: ${failure.message}\n  ${failure.remedy}\n  log: ${logFile}\n`);
+  }
+  if (hosts.some(({ failure }) => failure)) context.setExitCode(context.signal.aborted ? EXIT.interrupted : EXIT.failed);
+}
