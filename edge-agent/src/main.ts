@@ -25,6 +25,7 @@ import { Telemetry } from './control/telemetry';
 import { EngineQueueRunner } from './engine-queue-runner';
 import { EngineHostClient } from './host/host-client';
 import { AgentHttp, modelIdOf } from './http';
+import { ServiceManager } from './service-manager';
 import { MissAccount, OtlpExporter, TraceRecorder, TraceSpool } from './trace';
 
 export { SETTINGS };
@@ -184,6 +185,9 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   if (config.memoryPressure === 'auto') services.push(memory);
   if (enrolment) services.push(enrolment);
   if (session) services.push(session);
+  // Last: systemd holds back what waits for the agent until all of it has started.
+  const manager = ServiceManager.of(env, log);
+  if (manager) services.push(manager);
 
   const onHangup = () => {
     let path: string | undefined;

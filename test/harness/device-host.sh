@@ -1,9 +1,16 @@
 #!/bin/sh
 # The first process of a test's device, in mount, PID, host name and network namespaces of its own: makes ROOT the root
 # folder, with the machine's /usr to read, and lives until it is killed.
-# usage: device-host.sh ROOT NAME SYSTEMD     SYSTEMD: yes runs systemd from here on
+# usage: device-host.sh ROOT NAME GROUP     GROUP: folder of a control group (version 2) in which systemd runs as the first
+# process; empty: sshd alone runs
 set -eu
-root=$1 name=$2 systemd=$3
+root=$1 name=$2 group=$3
+if [ -n "$group" ] && [ "${IN_GROUP:-no}" = no ]; then
+  # What systemd sees as the root of all groups is this one.
+  mkdir "$group"
+  echo 0 >"$group/cgroup.procs"
+  IN_GROUP=yes exec unshare --cgroup sh "$0" "$@"
+fi
 hostname "$name"
 mount --make-rprivate /
 mount --bind "$root" "$root"
@@ -23,13 +30,18 @@ mount -t sysfs -o ro sysfs "$root/sys" 2>/dev/null || mount --rbind -o ro /sys "
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mkdir "$root/run/sshd"
 if [ -s "$root/small-opt" ]; then mount -t tmpfs -o "mode=755,size=$(cat "$root/small-opt")" tmpfs "$root/opt"; fi
-if [ "$systemd" = yes ]; then . "$(dirname "$0")/device-host-systemd.sh"; fi
+if [ -n "$group" ]; then
+  mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+  # The machine's settings are not the device's to change.
+  mount --bind "$root/proc/sys" "$root/proc/sys"
+  mount -o remount,ro,bind "$root/proc/sys"
+fi
 cd "$root"
 mkdir -p old
 pivot_root . old
 umount -l /old
 rmdir /old
-if [ "$systemd" = yes ]; then exec env -i container=moefleet-test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=device.target; fi
+if [ -n "$group" ]; then exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=device.target --log-target=console --show-status=no; fi
 /usr/sbin/sshd -e
 echo ready
 # The first process waits for whatever loses its parent.

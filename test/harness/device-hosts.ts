@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { chmodSync, chownSync, cpSync, existsSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, cpSync, existsSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
@@ -15,6 +15,8 @@ const NEEDED = ['ip', 'tc', 'unshare', 'nsenter', 'pivot_root', 'ssh', 'ssh-keyg
 /** What the system's programs read of /etc. */
 const ETC = ['passwd', 'group', 'shadow', 'gshadow', 'nsswitch.conf', 'ld.so.conf', 'ld.so.conf.d', 'ld.so.cache', 'login.defs', 'pam.d', 'security', 'default', 'alternatives', 'os-release', 'hosts', 'profile', 'shells', 'services', 'protocols', 'dbus-1', 'ssl'];
 const SSHD = '/usr/sbin/sshd';
+/** Where control groups of version 2 are, beside those of version 1 or alone. */
+const GROUPS = existsSync('/sys/fs/cgroup/unified') ? '/sys/fs/cgroup/unified' : '/sys/fs/cgroup';
 
 export interface DeviceHostOptions {
   name: string;
@@ -29,12 +31,14 @@ export interface DeviceHostOptions {
 }
 
 export class DeviceHost {
-  private constructor(readonly name: string, readonly address: string, readonly root: string, private readonly netns: string, private readonly child: ChildProcess, private readonly log: string[]) {}
+  private constructor(readonly name: string, readonly address: string, readonly root: string, private readonly netns: string, private readonly group: string | null, private readonly child: ChildProcess) {}
 
   static async start(lan: DeviceLan, options: DeviceHostOptions, number: number): Promise<DeviceHost> {
     const { name, systemd = false, smallOpt = '', arch, without = [] } = options;
     const root = join(lan.folder, name);
     makeRoot(root, lan.publicKey, { smallOpt, arch, without });
+    if (systemd) addSystemd(root);
+    const group = systemd ? join(GROUPS, `${lan.bridge}-${number}`) : null;
     const netns = `${lan.bridge}n${number}`;
     const address = `${lan.subnet}.${number + 10}`;
     const link = `${lan.bridge}v${number}`;
@@ -42,17 +46,14 @@ export class DeviceHost {
     lan.ip('link', 'add', link, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', netns);
     lan.ip('link', 'set', link, 'master', lan.bridge, 'up');
     for (const args of [['addr', 'add', `${address}/24`, 'dev', 'eth0'], ['link', 'set', 'eth0', 'up'], ['link', 'set', 'lo', 'up']]) lan.ip('-n', netns, ...args);
-    const child = spawn('ip', ['netns', 'exec', netns, 'unshare', '--mount', '--pid', '--uts', '--ipc', '--fork', '--kill-child', 'sh', join(__dirname, 'device-host.sh'), root, name, systemd ? 'yes' : 'no'], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn('nsenter', [`--net=/run/netns/${netns}`, 'unshare', '--mount', '--pid', '--uts', '--ipc', '--fork', '--kill-child', 'sh', join(__dirname, 'device-host.sh'), root, name, group ?? ''], { stdio: ['ignore', 'pipe', 'pipe'] });
     const log: string[] = [];
     for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => log.push(text));
-    const host = new DeviceHost(name, address, root, netns, child, log);
-    await until(`sshd of ${name} answers (${log.join('')})`, () => {
-      if (child.exitCode !== null) throw new Error(`the device ${name} ended: ${log.join('')}`);
-      return answers(address, 22);
-    }).catch((error: Error) => {
-      throw new Error(`${error.message}\n${log.join('')}`);
-    });
-    return host;
+    const host = new DeviceHost(name, address, root, netns, group, child);
+    const up = await until(`sshd of ${name} answers`, async () => (child.exitCode !== null ? 'ended' : await answers(address, 22) && 'up')).catch(() => 'silent');
+    if (up === 'up') return host;
+    await host.stop();
+    throw new Error(`the device ${name} ${up === 'ended' ? 'ended' : 'does not answer'}:\n${log.join('')}`);
   }
 
   /** Runs a command in the device, as root, and gives what it says. */
@@ -112,11 +113,12 @@ export class DeviceHost {
       await ended;
     }
     execFileSync('ip', ['netns', 'del', this.netns]);
+    if (this.group !== null) await until(`the control groups of ${this.name} are gone`, () => removeGroups(this.group!));
   }
 
   /** The device's first process, as this machine counts. */
   private get init(): number {
-    // `ip netns exec` becomes unshare, whose only child it is.
+    // `nsenter` becomes unshare, whose only child it is.
     const children = readFileSync(`/proc/${this.child.pid}/task/${this.child.pid}/children`, 'utf8').trim().split(' ');
     return Number(children[0]);
   }
@@ -192,6 +194,31 @@ export function deviceLanOrSkip(): DeviceLan | null {
   } catch (error) {
     process.stderr.write(`\nNO DEVICES CAN BE MADE (${(error as Error).message}): tests of deployment over ssh are SKIPPED; run as root where namespaces are allowed\n`);
     return null;
+  }
+}
+
+/** Units of the device's own: sshd, and none that would touch the machine below it. */
+function addSystemd(root: string): void {
+  const units = join(root, 'etc/systemd/system');
+  mkdirSync(units, { recursive: true });
+  writeFileSync(join(units, 'device.target'), '[Unit]\nRequires=basic.target\nWants=device-sshd.service\nAfter=basic.target\nAllowIsolate=yes\n');
+  writeFileSync(join(units, 'device-sshd.service'), '[Unit]\nAfter=basic.target\n[Service]\nRuntimeDirectory=sshd\nRuntimeDirectoryPreserve=yes\nExecStart=/usr/sbin/sshd -D -e\nKillMode=process\n');
+  const kept = /^(systemd-journald|systemd-tmpfiles-setup\.service|systemd-journal-flush)/;
+  const off = ['/usr/lib/systemd/system/sysinit.target.wants', '/usr/lib/systemd/system/local-fs.target.wants'].flatMap((folder) => (existsSync(folder) ? readdirSync(folder) : []));
+  for (const name of [...off.filter((one) => !kept.test(one)), 'dbus.service', 'dbus.socket', 'systemd-logind.service', 'systemd-udevd.service', 'network-online.target', 'time-sync.target', 'tmp.mount']) symlinkSync('/dev/null', join(units, name));
+  writeFileSync(join(root, 'etc/machine-id'), `${'0123456789abcdef'.repeat(2)}\n`);
+  mkdirSync(join(root, 'var/log/journal'), { recursive: true });
+}
+
+/** From the leaves up; false while a process is in one. */
+function removeGroups(group: string): boolean {
+  if (!existsSync(group)) return true;
+  for (const entry of readdirSync(group, { withFileTypes: true })) if (entry.isDirectory()) removeGroups(join(group, entry.name));
+  try {
+    rmdirSync(group);
+    return true;
+  } catch {
+    return false;
   }
 }
 

@@ -190,3 +190,29 @@ onDevices('without root everything lies below the home of who logs in, and goes 
   expect(differences(before, board.tree())).toEqual([]);
   expect(board.processes('node')).toEqual([]);
 });
+
+onDevices('under systemd: ready when it serves, watched, started again, and gone without a trace', async () => {
+  const board = await lan!.add({ name: 'served', systemd: true });
+  hosts.set('served', board);
+  const before = board.tree();
+  const first = await deploy(['served']);
+  expect(first.hosts[0]).toMatchObject({ outcome: 'deployed', failure: null, facts: { systemd: expect.any(Number) } });
+  const shown = (name: string) => board.exec('systemctl', 'show', '--value', '-p', name, 'moefleet-agent.service').trim();
+  expect(['ActiveState', 'SubState', 'User', 'NoNewPrivileges', 'ProtectSystem', 'UnitFileState'].map(shown)).toEqual(['active', 'running', 'moefleet', 'yes', 'strict', 'enabled']);
+  expect((await deploy(['served'])).hosts[0]).toMatchObject({ outcome: 'no change', steps: [] });
+
+  // A supervisor that stands still is started anew: systemd hears nothing of it.
+  board.exec('sh', '-c', 'mkdir -p /run/systemd/system/moefleet-agent.service.d && printf "[Service]\\nWatchdogSec=2\\n" >/run/systemd/system/moefleet-agent.service.d/test.conf && systemctl daemon-reload && systemctl restart moefleet-agent');
+  const supervisor = Number(shown('MainPID'));
+  await until('some heartbeats have been heard', () => Number(shown('WatchdogTimestampMonotonic')) > Number(shown('ActiveEnterTimestampMonotonic')));
+  board.exec('kill', '-STOP', String(supervisor));
+  await until('systemd has started another', () => shown('ActiveState') === 'active' && ![0, supervisor].includes(Number(shown('MainPID'))), 60_000);
+  expect(shown('NRestarts')).toBe('1');
+  await until('it is back in the fleet', async () => (await devices()).find(({ id }) => id === 'served')?.online);
+  board.exec('rm', '-r', '/run/systemd/system/moefleet-agent.service.d');
+
+  expect((await undeploy(['served'])).hosts[0]).toMatchObject({ removed: true, released: true });
+  expect(differences(before, board.tree()).filter((line) => !line.startsWith('/var/log/journal/'))).toEqual([]);
+  expect(board.processes('node')).toEqual([]);
+  expect(board.exec('systemctl', 'list-units', '--all', '--no-legend', 'moefleet*')).toBe('');
+});

@@ -29,7 +29,8 @@ import type { Context } from './context';
 const HELP = `
 Deploy agents to devices:
   moefleet coordinator run                                   (needs Redis; see --redis-url)
-  moefleet agent run --model model.gguf --id phone-1 --max-cache 512MiB --coordinator HOST:7400
+  moefleet deploy ssh pi@board-1 --model model.gguf --coordinator HOST:7400
+  moefleet agent run --model model.gguf --id phone-1 --max-cache 512MiB --coordinator HOST:7400      (by hand, on a device)
   moefleet devices
 
 Adjust λ, the pull of a device's routing towards the experts it holds in memory:
