@@ -5,11 +5,17 @@ export {
   canonical, isLabelKey, isLabelValue, type Labels, labelsOfSelector, parseSelector, printSelector, type Requirement, type Selector, SELECTOR_BOUND, SelectorError,
   selectorMatches, selectorOfLabels,
 } from './label-selector';
+export {
+  BundleError, type BundleFile, type BundleManifest, compareVersions, MANIFEST_NAME, parseManifest, parseVersion, type Version,
+} from './bundle/manifest';
+export { fileDigest, parsePublicKey, type PublicKey, publicKeyOf, SignatureError, signDigest, verifyDigest } from './bundle/minisign';
+export { readTar, TAR_END, tarHeader, tarPadding } from './bundle/tar';
+export { readBundleManifest, unpackBundle, verifyBundle } from './bundle/unpack';
 export { type EnrolmentTokenText, parseEnrolmentToken, printEnrolmentToken } from './enrolment-token';
 export { COORDINATOR_NAME } from './coordinator-name';
 export { Lifecycle, type Service, runUntilSignal } from './lifecycle';
 export { createLogger, type Logger } from './log';
-export { mergeSettings, type Setting } from './setting';
+export { addSettings, mergeSettings, type Setting } from './setting';
 export { formatSize, parseSize } from './size';
 export { readOperatorToken, TOKEN_SETTING } from './token-file';
 export { VERSION } from './version';

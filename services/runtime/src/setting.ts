@@ -14,6 +14,15 @@ export interface Setting {
   fallback?: string;
 }
 
+/** Gives `command` a program's settings as its flags. */
+export function addSettings<C extends { option(flags: string, description: string): unknown }>(command: C, settings: readonly Setting[]): C {
+  for (const setting of settings) {
+    const notes = [`env: ${setting.env}`, ...(setting.fallback ? [`default: ${setting.fallback}`] : [])].join(', ');
+    command.option(setting.flags, `${setting.description} (${notes})`);
+  }
+  return command;
+}
+
 /** Values by environment variable name: `flags` (commander's camelCase option names) over `env`. */
 export function mergeSettings(settings: readonly Setting[], flags: Readonly<Record<string, unknown>>, env: Env): Env {
   const merged: Record<string, string | undefined> = {};

@@ -2,8 +2,8 @@
  * `moefleet agent|coordinator|learner run`: the three programs of a fleet, in the foreground. A program's code is
  * loaded only when it is asked for, its flags are made from its own list of settings.
  */
-import { Command, Option } from 'commander';
-import type { Setting } from '@moefleet/runtime';
+import { Command } from 'commander';
+import { addSettings, type Setting } from '@moefleet/runtime';
 import type { Context } from '../context';
 
 export interface Program {
@@ -22,7 +22,7 @@ export function addRun(group: Command, context: Context, description: string, ex
     .helpOption(false)
     .action(async (args: string[]) => {
       const { settings, run } = await load();
-      const command = settingsCommand(settings)
+      const command = addSettings(new Command(), settings)
         .name(`moefleet ${group.name()} run`)
         .description(description)
         .copyInheritedSettings(group)
@@ -33,13 +33,4 @@ export function addRun(group: Command, context: Context, description: string, ex
         });
       await command.parseAsync(args, { from: 'user' });
     });
-}
-
-function settingsCommand(settings: readonly Setting[]): Command {
-  const command = new Command();
-  for (const setting of settings) {
-    const notes = [`env: ${setting.env}`, ...(setting.fallback ? [`default: ${setting.fallback}`] : [])].join(', ');
-    command.addOption(new Option(setting.flags, `${setting.description} (${notes})`));
-  }
-  return command;
 }
