@@ -4,7 +4,8 @@
  * prebuilt package for this platform. `node build.mjs` leaves `build/moefleet_engine.node` and `build/moefleet_bench`,
  * each put into place in one rename so that a running process never sees half a file. `--test` builds and runs the C++ tests, `--sanitize` does
  * so under AddressSanitizer and UBSan; `--junit FILE` has the results written there too. `--fuzz SECONDS` builds the fuzz
- * targets with clang and runs each for so long. Does nothing, quietly, when everything is up to date.
+ * targets with clang and runs each for so long. `--bundle x64|arm64` leaves the addon of a bundle for that processor,
+ * which looks for llama.cpp beside itself, in `build/bundle-<arch>/`, cross-compiled where this machine has another. Does nothing, quietly, when everything is up to date.
  */
 import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -19,6 +20,8 @@ const sanitize = process.argv.includes('--sanitize');
 const junit = process.argv.includes('--junit') ? resolve(process.argv[process.argv.indexOf('--junit') + 1] ?? '') : null;
 const fuzzSeconds = process.argv.includes('--fuzz') ? Number(process.argv[process.argv.indexOf('--fuzz') + 1] ?? 60) : null;
 if (fuzzSeconds !== null && !(fuzzSeconds > 0)) throw new RangeError('--fuzz: give the seconds for each target, such as --fuzz 600');
+const bundleArch = process.argv.includes('--bundle') ? process.argv[process.argv.indexOf('--bundle') + 1] : null;
+const arch = bundleArch ?? process.arch;
 const jobs = process.env.MOEFLEET_BUILD_JOBS ?? '2';
 
 function fail(message) {
@@ -35,10 +38,19 @@ function run(command, args, what) {
   return result.stdout;
 }
 
+/** By Node's names: how Debian calls the compilers for a processor that is not this machine's. */
+const CROSS = {
+  x64: { prefix: 'x86_64-linux-gnu-', processor: 'x86_64', package: 'g++-x86-64-linux-gnu' },
+  arm64: { prefix: 'aarch64-linux-gnu-', processor: 'aarch64', package: 'g++-aarch64-linux-gnu' },
+};
+if (bundleArch !== null && !CROSS[bundleArch]) fail(`--bundle ${bundleArch}: give one of ${Object.keys(CROSS).join(', ')}`);
+const cross = arch === process.arch ? null : CROSS[arch];
+
 function requireTools() {
-  const missing = ['g++', 'cmake', 'git', 'make'].filter((tool) => spawnSync(tool, ['--version']).status !== 0);
+  const needed = { [cross ? `${cross.prefix}g++` : 'g++']: cross ? cross.package : 'g++', cmake: 'cmake', git: 'git', make: 'make' };
+  const missing = Object.keys(needed).filter((tool) => spawnSync(tool, ['--version']).status !== 0);
   if (missing.length > 0) {
-    fail(`${missing.join(', ')} not found; on Debian or Ubuntu: sudo apt-get install -y g++ cmake git make`);
+    fail(`${missing.join(', ')} not found; on Debian or Ubuntu: sudo apt-get install -y ${missing.map((tool) => needed[tool]).join(' ')}`);
   }
 }
 
@@ -51,16 +63,16 @@ function packageFolder(name) {
 }
 
 function prebuiltFolder() {
-  const platform = `linux-${process.arch === 'arm' ? 'armv7l' : process.arch}`;
+  const platform = `linux-${arch === 'arm' ? 'armv7l' : arch}`;
   const folder = packageFolder(`@node-llama-cpp/${platform}`);
   if (process.platform !== 'linux' || folder === null) {
-    fail(`no prebuilt llama.cpp for ${process.platform}-${process.arch} (expected @node-llama-cpp/${platform})`);
+    fail(`no prebuilt llama.cpp for ${process.platform}-${arch} (expected @node-llama-cpp/${platform})`);
   }
   return join(folder, 'bins', platform);
 }
 
-/** What of llama.cpp's source is needed: headers, and SHA-256, which no prebuilt library has. */
-const LLAMA_SOURCES = ['/include/', '/ggml/include/', '/ggml/src/ggml-backend-impl.h', '/src/llama-ext.h', '/vendor/hash/sha256/', '/vendor/hash/rotate-bits/'];
+/** What of llama.cpp's source is needed: headers, SHA-256, which no prebuilt library has, and the licence for bundles. */
+const LLAMA_SOURCES = ['/LICENSE', '/include/', '/ggml/include/', '/ggml/src/ggml-backend-impl.h', '/src/llama-ext.h', '/vendor/hash/sha256/', '/vendor/hash/rotate-bits/'];
 
 /** A sparse checkout of the bundle, made again when the pinned release or the list above changes. */
 function checkOutSources(llama, release) {
@@ -88,12 +100,14 @@ const { release } = JSON.parse(readFileSync(join(llama, 'binariesGithubRelease.j
 const headers = checkOutSources(llama, release);
 const prebuilt = prebuiltFolder();
 
-const folder = join(here, fuzzSeconds !== null ? 'build-fuzz' : sanitize ? 'build-asan' : wantTests ? 'build-test' : join('build', 'cmake'));
+const folder = join(here, fuzzSeconds !== null ? 'build-fuzz' : sanitize ? 'build-asan' : wantTests ? 'build-test' : bundleArch !== null ? join('build', `cmake-bundle-${arch}`) : join('build', 'cmake'));
 run('cmake', ['-S', here, '-B', folder, '-DCMAKE_BUILD_TYPE=Release',
   `-DLLAMA_HEADERS=${headers}`, `-DLLAMA_LIBS=${prebuilt}`, `-DLLAMA_RELEASE=${release}`,
   `-DNAPI_INCLUDE=${dirname(require.resolve('node-addon-api'))}`, `-DNODE_API_INCLUDE=${require('node-api-headers').include_dir}`,
   `-DMOEFLEET_TESTS=${wantTests ? 'ON' : 'OFF'}`, `-DMOEFLEET_SANITIZE=${sanitize ? 'ON' : 'OFF'}`,
-  `-DMOEFLEET_FUZZ=${fuzzSeconds === null ? 'OFF' : 'ON'}`, ...(fuzzSeconds === null ? [] : ['-DCMAKE_C_COMPILER=clang', '-DCMAKE_CXX_COMPILER=clang++'])], 'configuring');
+  `-DMOEFLEET_FUZZ=${fuzzSeconds === null ? 'OFF' : 'ON'}`, ...(fuzzSeconds === null ? [] : ['-DCMAKE_C_COMPILER=clang', '-DCMAKE_CXX_COMPILER=clang++']),
+  ...(bundleArch === null ? [] : ['-DMOEFLEET_ADDON_RPATH=$ORIGIN']),
+  ...(cross === null ? [] : ['-DCMAKE_SYSTEM_NAME=Linux', `-DCMAKE_SYSTEM_PROCESSOR=${cross.processor}`, `-DCMAKE_C_COMPILER=${cross.prefix}gcc`, `-DCMAKE_CXX_COMPILER=${cross.prefix}g++`])], 'configuring');
 run('cmake', ['--build', folder, '-j', jobs], 'building');
 
 if (fuzzSeconds !== null) {
@@ -112,9 +126,11 @@ if (wantTests) {
   process.exit(tests.status ?? 1);
 }
 
-for (const name of ['moefleet_engine.node', 'moefleet_bench']) {
+const results = bundleArch === null ? join(here, 'build') : join(here, 'build', `bundle-${arch}`);
+mkdirSync(results, { recursive: true });
+for (const name of bundleArch === null ? ['moefleet_engine.node', 'moefleet_bench'] : ['moefleet_engine.node']) {
   const built = join(folder, name);
-  const target = join(here, 'build', name);
+  const target = join(results, name);
   if (existsSync(target) && statSync(target).mtimeMs >= statSync(built).mtimeMs) continue;
   cpSync(built, `${target}.part`);
   renameSync(`${target}.part`, target);
