@@ -15,6 +15,7 @@ import { OperatorServer } from './operator/operator-server';
 import { Presence } from './presence';
 import { RedisLink } from './registry/redis-link';
 import { Registry } from './registry/registry';
+import { PinExpiry } from './rollout/pin-expiry';
 import { RolloutEngine } from './rollout/rollout-engine';
 import { StagedRollouts } from './rollout/staged-rollouts';
 import { SessionDirectory } from './sessions/session-directory';
@@ -43,7 +44,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const redis = { url: config.redisUrl, cluster: config.redisCluster, sentinel: config.redisSentinel };
   const metrics = new Metrics();
   const link = new RedisLink(redis, log, tuning.redisStartDeadlineMs, (ms) => metrics.redisAnswers.observe(ms / 1000));
-  const registry = new Registry(link, { prefix: config.redisPrefix, coordinatorId }, log);
+  const registry = new Registry(link, { prefix: config.redisPrefix, coordinatorId, now: tuning.now }, log);
   const rollouts = new RolloutEngine(registry, log, metrics);
   const queue = new LearnerQueue({ redis, redisPrefix: config.redisPrefix, everyMs: config.learnEveryMs }, link, log);
   const now = tuning.now ?? Date.now;
@@ -51,6 +52,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const staged = new StagedRollouts(registry, rollouts, config.gateText, (id) => rolloutQueue.wake(id), log);
   const rolloutQueue: RolloutQueue = new RolloutQueue({ step: (id) => staged.step(id), active: () => registry.stagedRollouts.active() },
     { redis, redisPrefix: config.redisPrefix, lockMs: tuning.rolloutLockMs }, link, log);
+  const pinExpiry = new PinExpiry({ registry, rollouts, staged, now, log });
   const enrolment = certificate && new Enrolment({ registry, ca: () => certificate.ca, now, lifeMs: config.certificateLifeMs, graceMs: config.reenrolGraceMs, log });
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
@@ -87,7 +89,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   };
   const presence = new Presence(registry, coordinatorId,
     () => ({ gatewayAddress: gateway.address, operatorAddress: operator.address, streams: sessions.size, framesShed: telemetry.shed }), log);
-  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, queue, rolloutQueue, gateway, firstAdmin, operator, http, rollouts, presence, announcement], log);
+  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, queue, rolloutQueue, gateway, firstAdmin, operator, http, rollouts, pinExpiry, presence, announcement], log);
   return { lifecycle, registry, addresses };
 }
 

@@ -1,10 +1,10 @@
 /** How changes of what devices run are told in the audit log. */
 import type { Proposal } from '@moefleet/proto';
 import { inChunks } from '../registry/chunks';
-import type { AuditInput, AuditSubject } from '../registry/audit-store';
+import type { AuditInput } from '../registry/audit-store';
 import type { PinByField, PinField } from '../registry/pin';
 import type { Registry } from '../registry/registry';
-import { type Change, describeChange, pinField, pinPlace, type Target } from '../rollout/change';
+import { auditSubject, type Change, describeChange, pinField, pinPlace, type Target } from '../rollout/change';
 
 /** The entry for a pin that is about to be set or cleared, with the one that stands now. */
 export async function pinEntry(registry: Registry, who: string, target: Target, change: Change, why: string): Promise<AuditInput> {
@@ -35,12 +35,6 @@ export async function proposalEntry(registry: Registry, who: string, proposals: 
 
 function valuesOf({ lambda, topJ, capacities }: Proposal) {
   return { lambda, topJ, capacities };
-}
-
-export function auditSubject(target: Target): AuditSubject {
-  const place = pinPlace(target);
-  if (place.t === 'fleet') return { t: 'all' };
-  return place.t === 'device' ? { t: 'devices', ids: [place.deviceId] } : { t: 'selector', selector: place.selector };
 }
 
 async function standingPin(registry: Registry, target: Target, field: PinField): Promise<PinByField[PinField] | undefined> {

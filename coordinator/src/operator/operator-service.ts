@@ -46,7 +46,7 @@ export function operatorService(deps: OperatorDeps): OperatorServiceServer {
       return { device: viewDevice(device, shared, deps.jaegerUrl) };
     }),
     changeConfig: serverStream(log, async (request, out, signal, caller) => {
-      const { target, change, why, timeoutMs } = checkChange(request);
+      const { target, change, why, timeoutMs } = checkChange(request, deps.now());
       const entry = await pinEntry(registry, caller.name, target, change, why);
       const devices = await rollouts.targets(target);
       if (request.stageMany && devices.length > MOST_AT_ONCE) {

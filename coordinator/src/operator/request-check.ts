@@ -11,6 +11,8 @@ import { bytes, finite, MOST_EXPERTS, share, within } from './value-check';
 const DEFAULT_TIMEOUT_MS = 30_000;
 const MOST_TIMEOUT_MS = 600_000;
 const MOST_WHY = 500;
+const LEAST_EXPIRY_MS = 1000n;
+const MOST_EXPIRY_MS = 365n * 86_400_000n;
 const MOST_WINDOW_TOKENS = 65_536;
 const MOST_PROMPTS = 256;
 const MOST_PROMPT_CHARACTERS = 65_536;
@@ -19,9 +21,17 @@ const MOST_POINTS = 100_000;
 
 export interface CheckedChange { target: Target; change: Change; why: string; timeoutMs: number }
 
-export function checkChange(request: ChangeConfigRequest): CheckedChange {
+export function checkChange(request: ChangeConfigRequest, nowMs: number): CheckedChange {
   const timeoutMs = checkTimeout(request.timeoutMs);
-  return { target: checkTarget(request.target), change: readChange(request.change), why: checkWhy(request.why), timeoutMs };
+  const change = readChange(request.change);
+  return { target: checkTarget(request.target), change: { ...change, ...readExpiry(request.expiresInMs, change, nowMs) }, why: checkWhy(request.why), timeoutMs };
+}
+
+function readExpiry(expiresInMs: bigint | undefined, change: Change, nowMs: number): Pick<Change, 'expiresMs'> {
+  if (expiresInMs === undefined) return {};
+  if (change.t.startsWith('clear')) throw new InvalidRequestError('expires_in_ms', expiresInMs, 'possible with a change that clears; only a pin that is set can end by itself');
+  if (expiresInMs < LEAST_EXPIRY_MS || expiresInMs > MOST_EXPIRY_MS) throw new InvalidRequestError('expires_in_ms', expiresInMs, 'a time from 1 s to 365 days');
+  return { expiresMs: nowMs + Number(expiresInMs) };
 }
 
 export function checkTimeout(timeoutMs: number): number {

@@ -19,13 +19,13 @@ const DEFAULT_DEADLINE_MS = 600_000;
 const MOST_MS = 7 * 86_400_000;
 const MOST_DEVICES = 10_000_000;
 
-export type RolloutServiceDeps = Pick<OperatorDeps, 'registry' | 'rollouts' | 'log'> & { staged: StagedRollouts };
+export type RolloutServiceDeps = Pick<OperatorDeps, 'registry' | 'rollouts' | 'now' | 'log'> & { staged: StagedRollouts };
 
 export function rolloutService(deps: RolloutServiceDeps): RolloutServiceServer {
   const { registry, staged, log } = deps;
   const asked = (request: { change: Parameters<typeof checkChange>[0] | undefined; staging: StagingMessage | undefined }) => {
     if (!request.change) throw new InvalidRequestError('change', 'nothing', 'a change');
-    return { ...checkChange(request.change), staging: checkStaging(request.staging) };
+    return { ...checkChange(request.change, deps.now()), staging: checkStaging(request.staging) };
   };
   /** An operator's word on a rollout, told in the audit log before it counts. */
   const ordered = (who: string, id: string, what: string, why: string, order: () => Promise<unknown>) =>

@@ -9,7 +9,7 @@ import type { Labels } from '@moefleet/runtime';
 import { reasonOf } from '../errors';
 import { decodeLabels, mergeLabels } from './device-labels';
 import { decodeIdentity, type IdentityRecord } from './identity-record';
-import { decodePin, PIN_FIELDS, type PinSet } from './pin';
+import { decodePin, PIN_FIELDS, type PinSet, standingPins } from './pin';
 import { decodeMarks, type StagedMarks } from './staged-value';
 
 /** Generations beyond it would not be exact in Lua. No device gets there by counting. */
@@ -62,7 +62,8 @@ export interface RawDevice {
   state: RawHash; desired: RawHash; lease: RawHash; pins: RawHash; learned: RawHash; labels: RawHash; identity: RawHash;
 }
 
-export function decodeDevice(id: string, raw: RawDevice): DeviceRecord {
+/** Without pins that have ended by `nowMs`. */
+export function decodeDevice(id: string, raw: RawDevice, nowMs: number): DeviceRecord {
   const damaged: string[] = [];
   const message = <T>(hash: RawHash, field: string, type: { decode(bytes: Uint8Array): T }): T | undefined => {
     const bytes = hash[field];
@@ -96,7 +97,7 @@ export function decodeDevice(id: string, raw: RawDevice): DeviceRecord {
     desired,
     settledGeneration: decodeCount(raw.state['settledGeneration']) ?? 0n,
     identity: decodeIdentity(id, raw.identity),
-    pins: decodePinSet(raw.pins, '', damaged),
+    pins: standingPins(decodePinSet(raw.pins, '', damaged), nowMs),
     marks: decodeMarks(raw.pins, damaged),
     learned: model ? message(raw.learned, model.hash, Proposal) : undefined,
     lastProposal: message(raw.learned, 'last', Proposal),

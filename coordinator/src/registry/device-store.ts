@@ -38,7 +38,7 @@ export class DeviceStore {
   /** What was told about damaged values, so that each is logged once. */
   private readonly toldDamage = new Map<string, string>();
 
-  constructor(private readonly link: RedisLink, private readonly keys: Keys, private readonly log: Logger, private readonly windowBound = WINDOW_BOUND) {}
+  constructor(private readonly link: RedisLink, private readonly keys: Keys, private readonly log: Logger, private readonly windowBound = WINDOW_BOUND, private readonly now: () => number = Date.now) {}
 
   /** Throws DeviceRefusedError and ClonedDeviceError. */
   async acquireLease(deviceId: string, request: LeaseRequest): Promise<LeaseAnswer> {
@@ -128,7 +128,7 @@ export class DeviceStore {
       ].map((key) => this.hash(key)),
     ] as const);
     if (Object.keys(state!).length === 0) return null;
-    const record = decodeDevice(deviceId, { desired, frame, state: state!, lease: lease!, pins: pins!, learned: learned!, labels: labels!, identity: identity! });
+    const record = decodeDevice(deviceId, { desired, frame, state: state!, lease: lease!, pins: pins!, learned: learned!, labels: labels!, identity: identity! }, this.now());
     this.tellDamage(record);
     return record;
   }

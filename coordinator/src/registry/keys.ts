@@ -40,6 +40,10 @@ export class Keys {
   get operatorTokens(): string { return `${this.prefix}:{operators}:tokens`; }
   /** string: counts up, one per pin set */
   get pinOrder(): string { return `${this.prefix}:{pins}:order`; }
+  /** sorted set: `<field>|fleet`, `<field>|group:<selector>` or `<field>|device:<id>` of pins that end, by when they do */
+  get pinExpiry(): string { return `${this.prefix}:{pins}:expiry`; }
+  /** string with a time to live: the coordinator that ends pins */
+  get pinSweeper(): string { return `${this.prefix}:{pins}:sweeper`; }
   /** string: bytes of a QualitySurface */
   surface(modelHash: string, textHash: string): string { return `${this.prefix}:{surface:${modelHash}}:${textHash}`; }
   /** hash: info, model, reported, telemetry (bytes), installId, bootId, lastSeenMs, settledGeneration */

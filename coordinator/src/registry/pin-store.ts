@@ -5,7 +5,8 @@ import { reasonOf, show } from '../errors';
 import { decodePinSet } from './device-record';
 import type { Keys } from './keys';
 import { decodeKillSwitch, type KillSwitch } from './kill-switch';
-import { type GroupPins, type PinByField, type PinField, type PinPlace, type PinSet } from './pin';
+import { type GroupPins, type PinByField, type PinField, type PinPlace, type PinSet, standingPins } from './pin';
+import { locatePin, type PinExpiryStore } from './pin-expiry-store';
 import type { RedisLink } from './redis-link';
 import { LUA } from './scripts';
 import { decodeStagedValues, encodeMark, encodeStagedValue, stagedMarkField, type StagedValue, stagedValueField } from './staged-value';
@@ -25,7 +26,7 @@ const KILL_SWITCH = 'kill-switch';
 export class PinStore {
   private toldDamage = '';
 
-  constructor(private readonly link: RedisLink, private readonly keys: Keys, private readonly log: Logger) {}
+  constructor(private readonly link: RedisLink, private readonly keys: Keys, private readonly expiry: PinExpiryStore, private readonly log: Logger, private readonly now: () => number = Date.now) {}
 
   nextOrder(): Promise<number> {
     return this.link.run(this.keys.pinOrder, (client) => client.incr(this.keys.pinOrder));
@@ -33,26 +34,28 @@ export class PinStore {
 
   async set<F extends PinField>(place: PinPlace, field: F, pin: Omit<PinByField[F], 'order'>): Promise<void> {
     const order = await this.nextOrder();
-    const [key, name] = this.locate(place, field);
+    const [key, name] = locatePin(this.keys, place, field);
+    if (pin.expiresMs !== undefined) await this.expiry.note(place, field, pin.expiresMs);
     await this.link.run(key, (client) => client.hset(key, name, JSON.stringify({ ...pin, order })));
   }
 
   /** Whether there was one. */
   async clear(place: PinPlace, field: PinField): Promise<boolean> {
-    const [key, name] = this.locate(place, field);
+    const [key, name] = locatePin(this.keys, place, field);
     return await this.link.run(key, (client) => client.hdel(key, name)) > 0;
   }
 
-  /** Pins of the fleet and of all groups. */
+  /** Pins of the fleet and of all groups, without those that have ended. */
   async shared(): Promise<SharedPins> {
     const raw = await this.link.run(this.keys.pins, (client) => client.hgetallBuffer(this.keys.pins));
     const damaged: string[] = [];
+    const nowMs = this.now();
     const selectors = new Set(Object.keys(raw).flatMap((name) => /^[a-z]+\|group:(.*)$/s.exec(name)?.[1] ?? []));
     const groups = [...selectors].flatMap((selector): GroupPins[] => {
       const matches = readSelector(selector, damaged);
-      return matches ? [{ selector, matches, pins: decodePinSet(raw, `|group:${selector}`, damaged) }] : [];
+      return matches ? [{ selector, matches, pins: standingPins(decodePinSet(raw, `|group:${selector}`, damaged), nowMs) }] : [];
     });
-    const fleet = decodePinSet(raw, '|fleet', damaged);
+    const fleet = standingPins(decodePinSet(raw, '|fleet', damaged), nowMs);
     const staged = decodeStagedValues(raw, damaged);
     this.tellDamage(damaged.join('; '));
     return { fleet, groups, kill: decodeKillSwitch(raw[KILL_SWITCH]?.toString('utf8')), staged };
@@ -82,7 +85,8 @@ export class PinStore {
   async promote(value: StagedValue, always = false): Promise<void> {
     const { layer, field, pin, rolloutId } = value;
     if (layer.t === 'learner') return this.unstage(rolloutId);
-    const [key, name] = this.locate(layer, field);
+    const [key, name] = locatePin(this.keys, layer, field);
+    if (pin?.expiresMs !== undefined) await this.expiry.note(layer, field, pin.expiresMs);
     const json = pin ? JSON.stringify(pin) : '';
     if (layer.t === 'device') {
       await this.link.run<unknown>(key, (client) => (pin ? client.hset(key, name, json) : client.hdel(key, name)));
@@ -100,11 +104,6 @@ export class PinStore {
   async unmark(deviceId: string, rolloutId: string): Promise<void> {
     const key = this.keys.devicePins(deviceId);
     await this.link.run(key, (client) => client.hdel(key, stagedMarkField(rolloutId)));
-  }
-
-  private locate(place: PinPlace, field: PinField): [key: string, name: string] {
-    if (place.t === 'device') return [this.keys.devicePins(place.deviceId), field];
-    return [this.keys.pins, place.t === 'fleet' ? `${field}|fleet` : `${field}|group:${place.selector}`];
   }
 
   private tellDamage(damage: string): void {

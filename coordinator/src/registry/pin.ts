@@ -9,6 +9,8 @@ export interface PinBase {
   readonly order: number;
   /** What the operator gave as the reason; may be empty. */
   readonly why: string;
+  /** From then on it counts no more; absent: it stays. */
+  readonly expiresMs?: number;
 }
 
 /** Values that belong to a model: they hold on devices that run one of these. Empty: on any (none was known). */
@@ -68,13 +70,25 @@ export interface GroupPins {
 
 export type PinPlace = { t: 'fleet' } | { t: 'group'; selector: string } | { t: 'device'; deviceId: string };
 
+export function hasEnded({ expiresMs }: PinBase, nowMs: number): boolean {
+  return expiresMs !== undefined && expiresMs <= nowMs;
+}
+
+/** Those that have not ended. */
+export function standingPins(pins: PinSet, nowMs: number): PinSet {
+  return Object.fromEntries(Object.entries(pins).filter(([, pin]) => !hasEnded(pin, nowMs))) as PinSet;
+}
+
 /** Tokens; longer than anything a device sees between two restarts. */
 export const MOST_HALF_LIFE = 1e12;
 
 /** Throws a TypeError that says what is wrong; `json` is whatever Redis held. */
 export function decodePin<F extends PinField>(field: F, json: string): PinByField[F] {
   const value = record(JSON.parse(json), 'the pin');
-  const base: PinBase = { order: number(value, 'order', 0, Number.MAX_SAFE_INTEGER), why: typeof value['why'] === 'string' ? value['why'] : '' };
+  const base: PinBase = {
+    order: number(value, 'order', 0, Number.MAX_SAFE_INTEGER), why: typeof value['why'] === 'string' ? value['why'] : '',
+    ...(value['expiresMs'] === undefined ? {} : { expiresMs: number(value, 'expiresMs', 0, Number.MAX_SAFE_INTEGER) }),
+  };
   const decoders: { [K in PinField]: () => PinByField[K] } = {
     lambda: () => ({ ...base, modelHashes: strings(value, 'modelHashes'), ...routingChoice(value) }),
     eviction: () => ({

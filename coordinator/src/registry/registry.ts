@@ -9,6 +9,7 @@ import { Keys } from './keys';
 import { LearnerStore } from './learner-store';
 import { MeasureStore } from './measure-store';
 import { OperatorStore } from './operator-store';
+import { PinExpiryStore } from './pin-expiry-store';
 import { PinStore } from './pin-store';
 import type { RedisLink } from './redis-link';
 import { RolloutStore } from './rollout-store';
@@ -21,11 +22,14 @@ export interface RegistryOptions {
   windowBound?: WindowBound;
   mostRollouts?: number;
   mostAuditEntries?: number;
+  /** by which pins end */
+  now?: () => number;
 }
 
 export class Registry {
   readonly devices: DeviceStore;
   readonly pins: PinStore;
+  readonly pinExpiry: PinExpiryStore;
   readonly rollouts: RolloutStore;
   readonly learner: LearnerStore;
   readonly identities: IdentityStore;
@@ -41,9 +45,10 @@ export class Registry {
     const keys = new Keys(options.prefix);
     this.telemetry = new TelemetryStore(link, keys);
     this.coordinators = new CoordinatorStore(link, keys);
-    this.devices = new DeviceStore(link, keys, log, options.windowBound);
+    this.devices = new DeviceStore(link, keys, log, options.windowBound, options.now);
     this.identities = new IdentityStore(link, keys);
-    this.pins = new PinStore(link, keys, log);
+    this.pinExpiry = new PinExpiryStore(link, keys, options.coordinatorId);
+    this.pins = new PinStore(link, keys, this.pinExpiry, log, options.now);
     this.rollouts = new RolloutStore(link, keys, options.mostRollouts);
     this.learner = new LearnerStore(link, keys);
     this.stagedRollouts = new StagedRolloutStore(link, keys, log);

@@ -213,6 +213,48 @@ const promotePin: Script = {
 };
 
 /**
+ * Removes a field of a hash, if it is what was read.
+ * in:  KEYS pins; ARGV field, JSON as read
+ * out: 1 removed, 0 it is another by now
+ */
+const removePin: Script = {
+  name: 'moefleetRemovePin',
+  keys: 1,
+  lua: `
+    if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+    return redis.call('HDEL', KEYS[1], ARGV[1])`,
+};
+
+/**
+ * Forgets a time at which a pin ends, unless a later one has been set since.
+ * in:  KEYS expiry; ARGV member, milliseconds
+ * out: 1 forgotten, 0 it ends later, or is not there
+ */
+const forgetExpiry: Script = {
+  name: 'moefleetForgetExpiry',
+  keys: 1,
+  lua: `
+    local ends = redis.call('ZSCORE', KEYS[1], ARGV[1])
+    if not ends or tonumber(ends) > tonumber(ARGV[2]) then return 0 end
+    return redis.call('ZREM', KEYS[1], ARGV[1])`,
+};
+
+/**
+ * Takes or keeps a turn that one coordinator has at a time.
+ * in:  KEYS turn; ARGV coordinatorId, ttlMs (0: gives it back)
+ * out: 1 it is ours (or was, and is given back), 0 another has it
+ */
+const takeTurn: Script = {
+  name: 'moefleetTakeTurn',
+  keys: 1,
+  lua: `
+    local holder = redis.call('GET', KEYS[1])
+    if holder and holder ~= ARGV[1] then return 0 end
+    if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+    return 1`,
+};
+
+/**
  * Compare-and-set of a staged rollout: the record and some of its rows, and which rollouts there are and go on. Forgets
  * the oldest that have ended beyond a bound.
  * in:  KEYS staged, active, record, rows; ARGV id, expected revision, new revision, JSON, createdMs, 1 while it goes on,
@@ -257,5 +299,5 @@ const putOperator: Script = {
     return 1`,
 };
 
-export const LUA = { ...IDENTITY_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, promotePin, writeStagedRollout, countFrames } as const;
+export const LUA = { ...IDENTITY_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, promotePin, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

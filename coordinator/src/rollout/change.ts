@@ -1,5 +1,6 @@
 /** What an operator may change, where, and how it is told. */
-import { printSelector, type Selector } from '@moefleet/runtime';
+import { parseSelector, printSelector, type Selector } from '@moefleet/runtime';
+import type { AuditSubject } from '../registry/audit-store';
 import type { EvictionPolicy, PinField, PinPlace, RoutingChoice } from '../registry/pin';
 
 export type Target =
@@ -7,7 +8,10 @@ export type Target =
   | { t: 'device'; deviceId: string }
   | { t: 'selector'; selector: Selector };
 
-export type Change =
+/** `expiresMs`: when the pin that it sets ends by itself; absent: it stays. */
+export type Change = ChangeOfField & { readonly expiresMs?: number };
+
+type ChangeOfField =
   | { t: 'setRouting'; routing: RoutingChoice }
   | { t: 'clearRouting' }
   | { t: 'setEviction'; policy: EvictionPolicy; halfLifeTokens: number | null }
@@ -33,6 +37,18 @@ export function pinField(change: Change): PinField {
   }
 }
 
+export function targetOf(place: PinPlace): Target {
+  if (place.t === 'device') return { t: 'device', deviceId: place.deviceId };
+  return place.t === 'group' ? { t: 'selector', selector: parseSelector(place.selector) } : { t: 'all' };
+}
+
+/** Whom a change of this target is about, in the audit log. */
+export function auditSubject(target: Target): AuditSubject {
+  const place = pinPlace(target);
+  if (place.t === 'fleet') return { t: 'all' };
+  return place.t === 'device' ? { t: 'devices', ids: [place.deviceId] } : { t: 'selector', selector: place.selector };
+}
+
 /** DeviceSpec field names a change is about, for finding out which layer has won. */
 export function specFields(change: Change): readonly string[] {
   const fields: Record<PinField, readonly string[]> = {
@@ -42,7 +58,16 @@ export function specFields(change: Change): readonly string[] {
 }
 
 export function describeChange(change: Change, target: Target): string {
-  const where = target.t === 'all' ? 'all devices' : target.t === 'device' ? `device ${target.deviceId}` : `devices with ${printSelector(target.selector)}`;
+  const what = describeValue(change, describeTarget(target));
+  return change.expiresMs === undefined ? what : `${what} until ${new Date(change.expiresMs).toISOString()}`;
+}
+
+export function describeTarget(target: Target): string {
+  return target.t === 'all' ? 'all devices' : target.t === 'device' ? `device ${target.deviceId}` : `devices with ${printSelector(target.selector)}`;
+}
+
+/** The same for a change that is planned and then made, whenever it ends. */
+export function describeValue(change: Change, where: string): string {
   switch (change.t) {
     case 'setRouting': return `${routingText(change.routing)} on ${where}`;
     case 'clearRouting': return `routing back to the learner on ${where}`;

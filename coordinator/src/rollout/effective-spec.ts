@@ -35,7 +35,7 @@ export interface EffectiveSpecResult {
   readonly sources: ValueSource[];
 }
 
-interface Chosen<F extends PinField> { pin: PinByField[F]; layer: Layer; detail: string }
+interface Chosen<F extends PinField> { pin: PinByField[F]; layer: Layer; detail: string; expiresMs: bigint | undefined }
 
 const ROUTING: Record<RoutingMethod, Routing> = {
   original: Routing.ROUTING_ORIGINAL, cache_prior: Routing.ROUTING_CACHE_PRIOR, max_rank: Routing.ROUTING_MAX_RANK,
@@ -148,7 +148,7 @@ function choosePin<F extends PinField>(field: F, inputs: SpecInputs): Chosen<F> 
     { pin: inputs.shared.fleet[field], layer: Layer.LAYER_FLEET_PIN, detail: '' },
   ];
   const found = candidates.find((candidate) => candidate.pin && holdsFor(candidate.pin, inputs.model));
-  return found && { pin: found.pin as PinByField[F], layer: found.layer, detail: found.detail || found.pin!.why };
+  return found && { pin: found.pin as PinByField[F], layer: found.layer, detail: found.detail || found.pin!.why, expiresMs: endOf(found.pin!) };
 }
 
 function holdsFor(pin: PinByField[PinField], model: ModelState | undefined): boolean {
@@ -156,8 +156,13 @@ function holdsFor(pin: PinByField[PinField], model: ModelState | undefined): boo
   return pin.modelHashes.length === 0 || !model || pin.modelHashes.includes(model.hash);
 }
 
-function source(field: string, from: { layer: Layer; detail: string }): ValueSource {
-  return { field, layer: from.layer, detail: from.detail };
+/** undefined: it stays. */
+export function endOf({ expiresMs }: PinByField[PinField]): bigint | undefined {
+  return expiresMs === undefined ? undefined : BigInt(expiresMs);
+}
+
+function source(field: string, from: { layer: Layer; detail: string; expiresMs?: bigint | undefined }): ValueSource {
+  return { field, layer: from.layer, detail: from.detail, expiresMs: from.expiresMs };
 }
 
 function defaultSource(field: string, detail = ''): ValueSource {

@@ -2,10 +2,10 @@
 import { type Proposal, ValueSource_Layer as Layer, type ValueSource } from '@moefleet/proto';
 import { selectorMatches } from '@moefleet/runtime';
 import type { PinField, PinSet } from '../registry/pin';
-import { effectiveSpec, layerText, type SpecInputs } from './effective-spec';
+import { effectiveSpec, endOf, layerText, type SpecInputs } from './effective-spec';
 import { layersWithStaged } from './staged-layers';
 
-export interface OverriddenLayer { layer: Layer; detail: string; /** JSON */ value: string; why: string }
+export interface OverriddenLayer { layer: Layer; detail: string; /** JSON */ value: string; why: string; expiresMs?: bigint | undefined }
 export interface ExplainedField { source: ValueSource; overridden: OverriddenLayer[] }
 
 const PIN_OF_FIELD: Readonly<Record<string, PinField>> = {
@@ -31,11 +31,11 @@ function standingLayers(field: PinField, { devicePins, shared, labels, model, le
   const pinned = (pins: PinSet, layer: Layer, detail: string): OverriddenLayer[] => {
     const pin = pins[field];
     if (!pin) return [];
-    const { order: _order, why, ...value } = pin;
-    void _order;
+    const { why } = pin;
+    const value = Object.fromEntries(Object.entries(pin).filter(([name]) => !['order', 'why', 'expiresMs'].includes(name)));
     const hashes = 'modelHashes' in pin && !('size' in pin && pin.size.t === 'bytes') ? pin.modelHashes : [];
     const foreign = hashes.length > 0 && model !== undefined && !hashes.includes(model.hash);
-    return [{ layer, detail: detail || why, value: JSON.stringify(value), why: foreign ? 'it was set for another model' : '' }];
+    return [{ layer, detail: detail || why, value: JSON.stringify(value), why: foreign ? 'it was set for another model' : '', expiresMs: endOf(pin) }];
   };
   const groups = shared.groups.filter((group) => selectorMatches(group.matches, labels));
   const byOrder = [...groups].sort((a, b) => (b.pins[field]?.order ?? -1) - (a.pins[field]?.order ?? -1));

@@ -9,13 +9,14 @@ export type PinValue = Unordered<PinByField[PinField]>;
 /** null: the change clears it. A pin of what belongs to a model remembers those that its targets run. */
 export function pinValue(change: Change, why: string, devices: readonly DeviceRecord[]): PinValue | null {
   const modelHashes = [...new Set(devices.flatMap((device) => device.model?.hash ?? []))].sort();
+  const base = { why, ...(change.expiresMs === undefined ? {} : { expiresMs: change.expiresMs }) };
   switch (change.t) {
     case 'clearRouting': case 'clearEviction': case 'clearCache': return null;
-    case 'setRouting': return { why, modelHashes, ...change.routing };
-    case 'setEviction': return { why, modelHashes, policy: change.policy, halfLifeTokens: change.halfLifeTokens };
-    case 'setCacheBytes': return { why, modelHashes, size: { t: 'bytes', cacheBytes: change.cacheBytes } };
-    case 'setCapacity': return { why, modelHashes, size: { t: 'capacity', capacity: change.capacity } };
-    case 'setTracing': return { why, traceRatio: change.traceRatio };
-    case 'setSampling': return { why, sampling: change.sampling };
+    case 'setRouting': return { ...base, modelHashes, ...change.routing };
+    case 'setEviction': return { ...base, modelHashes, policy: change.policy, halfLifeTokens: change.halfLifeTokens };
+    case 'setCacheBytes': return { ...base, modelHashes, size: { t: 'bytes', cacheBytes: change.cacheBytes } };
+    case 'setCapacity': return { ...base, modelHashes, size: { t: 'capacity', capacity: change.capacity } };
+    case 'setTracing': return { ...base, traceRatio: change.traceRatio };
+    case 'setSampling': return { ...base, sampling: change.sampling };
   }
 }

@@ -6,16 +6,16 @@
  */
 import { randomBytes } from 'node:crypto';
 import { DeviceSpec, Measure } from '@moefleet/proto';
-import { type Logger, parseSelector } from '@moefleet/runtime';
+import type { Logger } from '@moefleet/runtime';
 import { InvalidRequestError, NotAllowedNowError, NotFoundError, RegistryDataError } from '../errors';
 import { inChunks } from '../registry/chunks';
 import { type DeviceRecord, specHash } from '../registry/device-record';
-import type { PinByField, PinField } from '../registry/pin';
+import { hasEnded, type PinByField, type PinField } from '../registry/pin';
 import type { SharedPins } from '../registry/pin-store';
 import type { Registry } from '../registry/registry';
 import { isOver, type StagedRollout, type StagedRow } from '../registry/staged-rollout';
 import type { StagedLayer, StagedValue } from '../registry/staged-value';
-import { type Change, describeChange, pinField, pinPlace, specFields, type Target } from './change';
+import { type Change, describeChange, describeTarget, describeValue, pinField, pinPlace, specFields, targetOf, type Target } from './change';
 import { specInputs } from './desired-writer';
 import { effectiveSpec, layerText } from './effective-spec';
 import { needsSpeed, parseGates } from './gate';
@@ -128,6 +128,16 @@ export class StagedRollouts {
     }
   }
 
+  /** Takes back what has not ended when the time of its value is over. */
+  async expire(nowMs: number): Promise<void> {
+    const over = (rollout: StagedRollout) => rollout.pin !== null && hasEnded(rollout.pin, nowMs) && !isOver(rollout) && rollout.state !== 'rolling_back';
+    for (const id of await this.registry.stagedRollouts.active()) {
+      const found = await this.registry.stagedRollouts.read(id);
+      if (!found || !over(found)) continue;
+      await this.order(id, ({ rollout }) => ({ rollout: over(rollout) ? takeBack(rollout, 'the time that was set for its value is over', nowMs) : rollout, rows: [] }));
+    }
+  }
+
   /** Milliseconds until the next step is due; null where nothing is to be done until an operator says so, or ever. */
   async step(id: string): Promise<number | null> {
     const begunMs = Date.now();
@@ -170,7 +180,7 @@ export class StagedRollouts {
     const changing = drawn.filter(({ row }) => row.unchanged === '');
     if (devices.length === 0) throw new InvalidRequestError('target', what, 'one that matches any device now; to set a value for devices that join later, use --now');
     const stages = planStages(staging.stages, changing.length);
-    const order = orderDevices(what, changing.map(({ device }) => ({ deviceId: device.id, online: device.lease !== null, class: device.labels[LABEL_OF_CLASS] ?? '' })));
+    const order = orderDevices(describeValue(change, describeTarget(target)), changing.map(({ device }) => ({ deviceId: device.id, online: device.lease !== null, class: device.labels[LABEL_OF_CLASS] ?? '' })));
     const position = new Map(order.map((id, at) => [id, at]));
     const rows = drawn.map(({ row }) => (row.unchanged === '' ? { ...row, stage: stageAt(stages, position.get(row.deviceId)!) } : row));
     return { rows: rows.sort((a, b) => (a.stage || Infinity) - (b.stage || Infinity) || (a.deviceId < b.deviceId ? -1 : 1)), stages, what, pin, shared, devices };
@@ -238,7 +248,7 @@ export class StagedRollouts {
     if (!isOver(rollout)) return;
     await inChunks(rows.filter((row) => row.stage > 0), (row) => this.registry.pins.unmark(row.deviceId, rollout.id));
     // Those that have joined since, or match only now.
-    if (rollout.state === 'done') await inChunks(await this.engine.targets(targetOf(rollout.layer)), ({ id }) => this.engine.writer.align(id, origin));
+    if (rollout.state === 'done') await inChunks(await this.engine.targets(layerTarget(rollout.layer)), ({ id }) => this.engine.writer.align(id, origin));
     await this.registry.pins.unstage(rollout.id);
   }
 
@@ -300,9 +310,8 @@ function standing(layer: StagedLayer, field: PinField, shared: SharedPins, devic
   }
 }
 
-function targetOf(layer: StagedLayer): Target {
-  if (layer.t === 'device') return { t: 'device', deviceId: layer.deviceId };
-  return layer.t === 'group' ? { t: 'selector', selector: parseSelector(layer.selector) } : { t: 'all' };
+function layerTarget(layer: StagedLayer): Target {
+  return layer.t === 'learner' ? { t: 'all' } : targetOf(layer);
 }
 
 function plannedRow(device: DeviceRecord, value: StagedValue, change: Change, shared: SharedPins): PlannedRow {

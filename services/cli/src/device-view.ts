@@ -2,6 +2,7 @@
 import {
   type Device, type DeviceSpec, Eviction, ModelState_Status, Routing, SpecState, type TelemetryFrame, ValueSource_Layer,
 } from '@moefleet/proto';
+import { formatDuration } from '@moefleet/runtime';
 import { enumName, type JsonValue, toJson } from './json-text';
 
 /** Of the decode steps since the agent's boot, per selected slot; null before the first. */
@@ -42,6 +43,11 @@ export function layerName(layer: ValueSource_Layer): string {
   return enumName(ValueSource_Layer, 'LAYER_', layer);
 }
 
+/** ` (ends in 1h 59m)`; empty for what stays. */
+export function endText(expiresMs: bigint | undefined, nowMs: number): string {
+  return expiresMs === undefined ? '' : ` (ends in ${formatDuration(Math.max(1000, Number(expiresMs) - nowMs))})`;
+}
+
 export function deviceJson(device: Device): JsonValue {
   const { info, reported } = device;
   return toJson({
@@ -53,7 +59,7 @@ export function deviceJson(device: Device): JsonValue {
       effective: reported.effective && { ...reported.effective, routing: routingName(reported.effective.routing), eviction: evictionName(reported.effective.eviction) },
     },
     desired: device.desired && specJson(device.desired),
-    sources: device.sources.map((source) => ({ ...source, layer: layerName(source.layer) })),
+    sources: device.sources.map((source) => ({ ...source, layer: layerName(source.layer), expiresMs: source.expiresMs ?? null })),
     telemetry: device.telemetry && {
       ...device.telemetry,
       memoryPressurePercent: device.telemetry.memoryPressurePercent ?? null,

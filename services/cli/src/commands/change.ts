@@ -2,7 +2,7 @@
  * routing and eviction are in change-routing.ts. */
 import { type Command, Option } from 'commander';
 import { type ChangeConfigRequest, Routing, SetRouting } from '@moefleet/proto';
-import { integerFrom, listOf, numberFrom, sizeAbove } from '../argument';
+import { durationFrom, integerFrom, listOf, numberFrom, sizeAbove } from '../argument';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { UsageFailure } from '../failure';
@@ -12,6 +12,8 @@ import { missingText, notApplied, rolloutExitCode, rolloutJson, rolloutText } fr
 import { addKillSwitch } from './kill-switch';
 import { addStagingOptions, applyStaged, followStaged, readStaging, STAGING_HELP } from './staging';
 import { addTargetOptions, readTarget } from '../target';
+
+const DAY_MS = 86_400_000;
 
 export type Change = NonNullable<ChangeConfigRequest['change']>;
 
@@ -32,6 +34,7 @@ Examples:
   moefleet lambda set 0.25 --all --stages 1,25%,100% --soak 60s --gate 'perplexityLoss<1%,errors==0'
   moefleet lambda set 0.25 --selector class=phone --stages 1,100% --plan
   moefleet lambda set 0.3 --device phone-1 --top-j 1 --why "trial on one phone"
+  moefleet lambda set 0.3 --selector class=phone --for 2h
   moefleet lambda set 0 --selector 'class=jetson,region in (eu,us),!canary'
   moefleet lambda set 0.1,0.2,0.2,0.3,0.3,0.3 --all
 `, ({ args, options }) => {
@@ -92,20 +95,24 @@ export function addWindows(program: Command, context: Context): void {
 
 /** A command with a target, whose action sends `change` and follows its rollout. */
 export function changing(context: Context, action: Action, command: Command, examples: string, change: (run: Run) => Change): void {
-  addStagingOptions(addTargetOptions(command))
-    .option('--why <text>', 'reason, kept with the change')
+  addStagingOptions(addTargetOptions(command)).option('--why <text>', 'reason, kept with the change');
+  // What hands back has nothing that could end.
+  if (command.name() !== 'auto') command.addOption(new Option('--for <time>', 'the pin ends by itself after this long, such as 30m, 2h or 7d, as if it were cleared then').argParser(durationFrom(1000, 365 * DAY_MS)));
+  command
     .addOption(new Option('--timeout <seconds>', 'how long to wait for devices').argParser(numberFrom(0.1, 600)).default(30))
     .addHelpText('after', EXIT_CODES + STAGING_HELP + examples);
   addCommonOptions(command, { operator: true }).action(action((run) => applyChange(context, run, change(run))));
 }
 
 async function applyChange(context: Context, run: Run, change: Change): Promise<void> {
+  const lastsMs = run.options['for'] as number | undefined;
   const request: ChangeConfigRequest = {
     target: readTarget(run.options),
     change,
     why: String(run.options['why'] ?? ''),
     timeoutMs: Math.round(Number(run.options['timeout']) * 1000),
     stageMany: !run.options['now'],
+    expiresInMs: lastsMs === undefined ? undefined : BigInt(lastsMs),
   };
   const staging = readStaging(run.options);
   if (staging) return applyStaged(context, run, request, staging);
@@ -122,6 +129,7 @@ async function applyChange(context: Context, run: Run, change: Change): Promise<
   }
   const rollout = outcome;
   run.out(run.json ? jsonText(rolloutJson(rollout)) : rolloutText(rollout));
+  if (lastsMs !== undefined) run.note(`${rollout.what}\n`);
   run.note(missingText(rollout));
   context.setExitCode(rolloutExitCode(rollout));
 }

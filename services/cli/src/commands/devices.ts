@@ -4,7 +4,7 @@ import { type Device, type DeviceIdentity, type DeviceSpec, ModelState_Status, R
 import { formatSize } from '@moefleet/runtime';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
-import { deviceJson, evictionName, flashBytesPerToken, layerName, missRate, routingName, tokensPerSecond } from '../device-view';
+import { deviceJson, endText, evictionName, flashBytesPerToken, layerName, missRate, routingName, tokensPerSecond } from '../device-view';
 import { enumName, jsonText } from '../json-text';
 import { addOperatorGroup } from '../operator-command';
 import { capacityText, fixed, labelsText, NONE, pairs, percent, table } from '../table';
@@ -17,7 +17,8 @@ export function addDevices(program: Command, context: Context): void {
       .description('one line per device (the default)')
       .option('--selector <labels>', SELECTOR_HELP)
       .addHelpText('after', `
-Columns: λ, or the routing method that has none, is "desired > in force" where they differ; MISS and TOKENS/S are of all
+Columns: λ, or the routing method that has none, is "desired > in force" where they differ, with the time after which its
+pin ends; MISS and TOKENS/S are of all
 decode since the agent's boot; DRIFT means that the device does not run what it should yet.
 
 Examples:
@@ -55,7 +56,7 @@ export function listTable(devices: readonly Device[], nowMs: number): string {
     devices.map((device) => [
       device.id,
       onlineText(device),
-      lambdaText(device),
+      `${lambdaText(device)}${endText(device.sources.find(({ field }) => field === 'lambda')?.expiresMs, nowMs)}`,
       capacityText(device.reported?.effective?.capacities ?? []),
       percent(missRate(device.telemetry)),
       fixed(tokensPerSecond(device.telemetry), 1),
@@ -118,7 +119,7 @@ export function ago(ms: number): string {
 function deviceText(device: Device, nowMs: number): string {
   return [
     pairs(identityRows(device, nowMs)),
-    valuesText(device),
+    valuesText(device, nowMs),
     adjustmentsText(device),
     layersText(device),
   ].filter(Boolean).join('\n');
@@ -184,14 +185,14 @@ function sizeOrNone(bytes: number | null): string {
 }
 
 /** Asked for, in force, and which layer it comes from. */
-function valuesText(device: Device): string {
+function valuesText(device: Device, nowMs: number): string {
   const { desired } = device;
   const effective = device.reported?.effective;
   const told = new Set<string>();
   const source = (...fields: string[]) => {
     const found = device.sources.find((one) => fields.includes(one.field));
     if (!found) return NONE;
-    const layer = layerName(found.layer).toLowerCase().replace('_', ' ');
+    const layer = `${layerName(found.layer).toLowerCase().replace('_', ' ')}${endText(found.expiresMs, nowMs)}`;
     // The learner's reason is long, and the same for each of its values.
     if (!found.detail || told.has(found.detail)) return layer;
     told.add(found.detail);

@@ -130,6 +130,15 @@ describe('lambda set', () => {
     expect(code).toBe(0);
   });
 
+  test('sends for how long it holds, and tells until when; what hands back cannot end', async () => {
+    operator.script.rollouts = [{ ...rollout(['a', State.STATE_APPLIED]), what: 'lambda 0.2 on all devices until 2026-01-01T00:00:00.000Z' }];
+    expect(await run(['lambda', 'set', '0.2', '--all', '--for', '2h'])).toMatchObject({ code: 0, stderr: 'lambda 0.2 on all devices until 2026-01-01T00:00:00.000Z\n' });
+    expect(operator.changes[0]!.expiresInMs).toBe(7_200_000n);
+    expect(await run(['lambda', 'set', '0.2', '--all', '--for', 'ever'])).toMatchObject({ code: 2, stderr: expect.stringMatching(/--for.*'ever'.*such as 90s, 2h or 7d/) as string });
+    expect(await run(['lambda', 'auto', '--all', '--for', '2h'])).toMatchObject({ code: 2, stderr: expect.stringMatching(/unknown option '--for'/) as string });
+    expect(operator.changes).toHaveLength(1);
+  });
+
   test('passes on why the coordinator refused', async () => {
     operator.script.fails = { code: status.INVALID_ARGUMENT, details: 'target.device_id: "a b" is not an id' };
     expect(await run(['lambda', 'set', '0.1', '--device', 'a b'])).toEqual({ code: 2, stdout: '', stderr: 'moefleet: target.device_id: "a b" is not an id\n' });

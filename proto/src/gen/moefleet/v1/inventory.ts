@@ -75,6 +75,8 @@ export interface OverriddenLayer {
   value: string;
   /** Why it does not hold. */
   why: string;
+  /** As of ValueSource. */
+  expiresMs?: bigint | undefined;
 }
 
 export interface ChangeLabelsRequest {
@@ -554,7 +556,7 @@ export const ExplainedField: MessageFns<ExplainedField> = {
 };
 
 function createBaseOverriddenLayer(): OverriddenLayer {
-  return { layer: 0, detail: "", value: "", why: "" };
+  return { layer: 0, detail: "", value: "", why: "", expiresMs: undefined };
 }
 
 export const OverriddenLayer: MessageFns<OverriddenLayer> = {
@@ -570,6 +572,12 @@ export const OverriddenLayer: MessageFns<OverriddenLayer> = {
     }
     if (message.why !== "") {
       writer.uint32(34).string(message.why);
+    }
+    if (message.expiresMs !== undefined) {
+      if (BigInt.asUintN(64, message.expiresMs) !== message.expiresMs) {
+        throw new globalThis.Error("value provided for field message.expiresMs of type uint64 too large");
+      }
+      writer.uint32(40).uint64(message.expiresMs);
     }
     return writer;
   },
@@ -619,6 +627,14 @@ export const OverriddenLayer: MessageFns<OverriddenLayer> = {
             message.why = reader.string();
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.expiresMs = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -637,6 +653,11 @@ export const OverriddenLayer: MessageFns<OverriddenLayer> = {
       detail: isSet(object.detail) ? globalThis.String(object.detail) : "",
       value: isSet(object.value) ? globalThis.String(object.value) : "",
       why: isSet(object.why) ? globalThis.String(object.why) : "",
+      expiresMs: isSet(object.expiresMs)
+        ? BigInt(object.expiresMs)
+        : isSet(object.expires_ms)
+        ? BigInt(object.expires_ms)
+        : undefined,
     };
   },
 
@@ -654,6 +675,9 @@ export const OverriddenLayer: MessageFns<OverriddenLayer> = {
     if (message.why !== "") {
       obj.why = message.why;
     }
+    if (message.expiresMs !== undefined) {
+      obj.expiresMs = message.expiresMs.toString();
+    }
     return obj;
   },
 
@@ -666,6 +690,9 @@ export const OverriddenLayer: MessageFns<OverriddenLayer> = {
     message.detail = object.detail ?? "";
     message.value = object.value ?? "";
     message.why = object.why ?? "";
+    message.expiresMs = (object.expiresMs !== undefined && object.expiresMs !== null)
+      ? BigInt(object.expiresMs)
+      : undefined;
     return message;
   },
 };

@@ -129,6 +129,8 @@ export interface ValueSource {
   layer: ValueSource_Layer;
   /** The selector of a group pin, the reason of a learner's value. */
   detail: string;
+  /** When the pin ends by itself; unset: it stays until it is cleared or replaced. */
+  expiresMs?: bigint | undefined;
 }
 
 export enum ValueSource_Layer {
@@ -216,6 +218,8 @@ export interface ChangeConfigRequest {
   timeoutMs: number;
   /** Stages the change where more than ten devices would change, and answers with staged_rollout_id; false: all at once. */
   stageMany: boolean;
+  /** The pin ends by itself that long from now, as if it were cleared then; unset: it stays. Not with a change that clears. */
+  expiresInMs?: bigint | undefined;
 }
 
 /** Short for SetRouting with ROUTING_CACHE_PRIOR; either replaces the other. */
@@ -1771,7 +1775,7 @@ export const Device_OperatorLabelsEntry: MessageFns<Device_OperatorLabelsEntry> 
 };
 
 function createBaseValueSource(): ValueSource {
-  return { field: "", layer: 0, detail: "" };
+  return { field: "", layer: 0, detail: "", expiresMs: undefined };
 }
 
 export const ValueSource: MessageFns<ValueSource> = {
@@ -1784,6 +1788,12 @@ export const ValueSource: MessageFns<ValueSource> = {
     }
     if (message.detail !== "") {
       writer.uint32(26).string(message.detail);
+    }
+    if (message.expiresMs !== undefined) {
+      if (BigInt.asUintN(64, message.expiresMs) !== message.expiresMs) {
+        throw new globalThis.Error("value provided for field message.expiresMs of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.expiresMs);
     }
     return writer;
   },
@@ -1825,6 +1835,14 @@ export const ValueSource: MessageFns<ValueSource> = {
             message.detail = reader.string();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.expiresMs = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1842,6 +1860,11 @@ export const ValueSource: MessageFns<ValueSource> = {
       field: isSet(object.field) ? globalThis.String(object.field) : "",
       layer: isSet(object.layer) ? valueSource_LayerFromJSON(object.layer) : 0,
       detail: isSet(object.detail) ? globalThis.String(object.detail) : "",
+      expiresMs: isSet(object.expiresMs)
+        ? BigInt(object.expiresMs)
+        : isSet(object.expires_ms)
+        ? BigInt(object.expires_ms)
+        : undefined,
     };
   },
 
@@ -1856,6 +1879,9 @@ export const ValueSource: MessageFns<ValueSource> = {
     if (message.detail !== "") {
       obj.detail = message.detail;
     }
+    if (message.expiresMs !== undefined) {
+      obj.expiresMs = message.expiresMs.toString();
+    }
     return obj;
   },
 
@@ -1867,12 +1893,15 @@ export const ValueSource: MessageFns<ValueSource> = {
     message.field = object.field ?? "";
     message.layer = object.layer ?? 0;
     message.detail = object.detail ?? "";
+    message.expiresMs = (object.expiresMs !== undefined && object.expiresMs !== null)
+      ? BigInt(object.expiresMs)
+      : undefined;
     return message;
   },
 };
 
 function createBaseChangeConfigRequest(): ChangeConfigRequest {
-  return { target: undefined, change: undefined, why: "", timeoutMs: 0, stageMany: false };
+  return { target: undefined, change: undefined, why: "", timeoutMs: 0, stageMany: false, expiresInMs: undefined };
 }
 
 export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
@@ -1917,6 +1946,12 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
     }
     if (message.stageMany !== false) {
       writer.uint32(104).bool(message.stageMany);
+    }
+    if (message.expiresInMs !== undefined) {
+      if (BigInt.asUintN(64, message.expiresInMs) !== message.expiresInMs) {
+        throw new globalThis.Error("value provided for field message.expiresInMs of type uint64 too large");
+      }
+      writer.uint32(112).uint64(message.expiresInMs);
     }
     return writer;
   },
@@ -2038,6 +2073,14 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
             message.stageMany = reader.bool();
             continue;
           }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.expiresInMs = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2101,6 +2144,11 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
         : isSet(object.stage_many)
         ? globalThis.Boolean(object.stage_many)
         : false,
+      expiresInMs: isSet(object.expiresInMs)
+        ? BigInt(object.expiresInMs)
+        : isSet(object.expires_in_ms)
+        ? BigInt(object.expires_in_ms)
+        : undefined,
     };
   },
 
@@ -2136,6 +2184,9 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
     }
     if (message.stageMany !== false) {
       obj.stageMany = message.stageMany;
+    }
+    if (message.expiresInMs !== undefined) {
+      obj.expiresInMs = message.expiresInMs.toString();
     }
     return obj;
   },
@@ -2207,6 +2258,9 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
     message.why = object.why ?? "";
     message.timeoutMs = object.timeoutMs ?? 0;
     message.stageMany = object.stageMany ?? false;
+    message.expiresInMs = (object.expiresInMs !== undefined && object.expiresInMs !== null)
+      ? BigInt(object.expiresInMs)
+      : undefined;
     return message;
   },
 };
