@@ -37,6 +37,8 @@ const AGAIN_MS = 1000;
 const CONCURRENCY = 4;
 /** Steps that run when the queue stops are given this long to end; another coordinator takes up what they leave. */
 const STEP_PATIENCE_MS = 5000;
+/** After a failure of Redis; BullMQ would wait fifteen seconds before it looks for jobs again. */
+const LOOK_AGAIN_MS = 1000;
 /** A Redis that has not answered by then is away; locks run out by themselves. */
 const PING_PATIENCE_MS = 1000;
 
@@ -64,7 +66,7 @@ export class RolloutQueue implements Service {
     this.queue = new Queue(ROLLOUT_QUEUE, { connection: this.client, prefix });
     this.queue.on('error', (error) => this.tell(error));
     this.worker = new Worker(ROLLOUT_QUEUE, (job, token) => this.run(this.process(job, token)), {
-      connection: this.workerClient, prefix, concurrency: CONCURRENCY,
+      connection: this.workerClient, prefix, concurrency: CONCURRENCY, runRetryDelay: LOOK_AGAIN_MS,
       lockDuration: lockMs, stalledInterval: lockMs / 2, maxStalledCount: Number.MAX_SAFE_INTEGER,
     });
     this.worker.on('error', (error) => this.tell(error));

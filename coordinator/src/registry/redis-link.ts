@@ -3,9 +3,10 @@
  * logs each change of that once, and turns whatever a command fails with into an error of ours. Whoever keeps state
  * that must be written or read again after an outage listens with `onUp`.
  */
-import { ReplyError } from 'ioredis';
+import { Cluster, ReplyError } from 'ioredis';
 import type { Logger, Service } from '@moefleet/runtime';
 import { reasonOf, RegistryDataError, RegistryUnavailableError } from '../errors';
+import { keepNodesCurrent, onNewMaster } from './cluster-nodes';
 import { createRedisClient, type RedisAddress, type RedisClient, shownUrl } from './redis-client';
 import { type Script, SCRIPTS } from './scripts';
 
@@ -31,6 +32,7 @@ export class RedisLink implements Service {
   private toldWaiting = false;
   private readonly upListeners = new Set<() => void>();
   private readonly downListeners = new Set<() => void>();
+  private stopKeeping: (() => void)[] = [];
   private readonly channels = new Map<string, (message: string) => void>();
 
   constructor(address: RedisAddress, private readonly log: Logger, private readonly startDeadlineMs = START_DEADLINE_MS, private readonly onAnswer: (ms: number) => void = () => {}) {
@@ -42,6 +44,7 @@ export class RedisLink implements Service {
     }
     this.watch(this.commands, () => this.commandsReady());
     this.watch(this.subscriber, () => void this.subscribeAll());
+    if (this.commands instanceof Cluster) onNewMaster(this.commands, () => this.masterReplaced());
     this.subscriber.on('message', (channel: string, message: string) => this.channels.get(channel)?.(message));
   }
 
@@ -58,8 +61,10 @@ export class RedisLink implements Service {
     const late = new Promise<never>((_, reject) => {
       timer = setTimeout(() => reject(new RegistryUnavailableError(this.url, this.lastError)), this.startDeadlineMs);
     });
-    this.connect(this.commands);
-    this.connect(this.subscriber);
+    for (const client of [this.commands, this.subscriber]) {
+      this.connect(client);
+      if (client instanceof Cluster) this.stopKeeping.push(keepNodesCurrent(client));
+    }
     try {
       await Promise.race([firstUp, late]);
     } finally {
@@ -72,11 +77,12 @@ export class RedisLink implements Service {
     this.transition({ t: 'closed' });
     this.upListeners.clear();
     this.downListeners.clear();
+    for (const stop of this.stopKeeping) stop();
     this.commands.disconnect();
     this.subscriber.disconnect();
   }
 
-  /** Called whenever Redis has become reachable, the first time included, and when subscriptions are back. */
+  /** Called whenever Redis has become reachable, the first time included, when subscriptions are back, and when a replica has become master. */
   onUp(listener: () => void): () => void {
     this.upListeners.add(listener);
     return () => this.upListeners.delete(listener);
@@ -140,6 +146,12 @@ export class RedisLink implements Service {
     if (this.state.t === 'closed') return;
     this.lastError = new Error('it has closed the connection');
     this.transition({ t: 'up' });
+    this.announce(this.upListeners);
+  }
+
+  private masterReplaced(): void {
+    if (this.state.t !== 'up') return;
+    this.log.warn({ url: this.url }, 'redis cluster: a replica has become master; saying again what it may lack');
     this.announce(this.upListeners);
   }
 

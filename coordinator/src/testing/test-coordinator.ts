@@ -1,6 +1,6 @@
 /** A whole coordinator for tests, in this process, on free ports, under a prefix of its own. */
 import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js';
-import { type ChangeConfigRequest, LearnerServiceClient, type LearnerServiceServer, OperatorServiceClient, type OperatorServiceServer, type Rollout, RolloutServiceClient } from '@moefleet/proto';
+import { type ChangeConfigRequest, LearnerServiceClient, type LearnerServiceServer, OperatorServiceClient, type OperatorServiceServer, type Rollout, RolloutServiceClient, type RolloutServiceServer } from '@moefleet/proto';
 import { COORDINATOR_NAME, createLogger } from '@moefleet/runtime';
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -85,6 +85,17 @@ export function call<M extends UnaryMethod>({ operator, learner }: TestCoordinat
   const client = (method in operator ? operator : learner) as unknown as Record<string, (request: unknown, done: (error: unknown, response: ResponseOf<M>) => void) => void>;
   return new Promise((resolve, reject) => {
     client[method]!(request, (error, response) => (error ? reject(error) : resolve(response)));
+  });
+}
+
+type RolloutMethod = 'planRollout' | 'startRollout' | 'getStagedRollout' | 'pauseRollout' | 'resumeRollout' | 'rollbackRollout' | 'listRollouts';
+type RolloutAnswer<M extends RolloutMethod> = NonNullable<Parameters<Parameters<RolloutServiceServer[M]>[1]>[1]>;
+
+/** A unary call of the staged rollouts' service as a promise. */
+export function askRollouts<M extends RolloutMethod>({ rollouts }: Pick<TestCoordinator, 'rollouts'>, method: M, request: Parameters<RolloutServiceServer[M]>[0]['request']): Promise<RolloutAnswer<M>> {
+  const client = rollouts as unknown as Record<string, (request: unknown, done: (error: unknown, answer: RolloutAnswer<M>) => void) => void>;
+  return new Promise((resolve, reject) => {
+    client[method]!(request, (error, answer) => (error ? reject(error) : resolve(answer)));
   });
 }
 
