@@ -20,8 +20,9 @@ import { RolloutEngine } from './rollout/rollout-engine';
 import { StagedRollouts } from './rollout/staged-rollouts';
 import { SessionDirectory } from './sessions/session-directory';
 
-export { readConfig, SETTINGS } from './config';
+export { type CoordinatorConfig, readConfig, SETTINGS } from './config';
 export { initFleet, type NewFleet } from './identity/init-fleet';
+export { inspectRedis, type RedisCheckup } from './registry/redis-checkup';
 
 export interface CoordinatorAddresses {
   gatewayAddress: string;

@@ -81,10 +81,10 @@ case $step in
       "$prefix/launcher.sh" start
     fi ;;
 
-  # systemd | launcher: the last lines the agent has said
+  # systemd | launcher, LINES: the last that the agent has said
   log)
-    if [ "$1" = systemd ]; then journalctl -u moefleet-agent.service -n 40 -o cat --no-pager 2>/dev/null
-    else tail -n 40 "$state/agent.log" 2>/dev/null
+    if [ "$1" = systemd ]; then journalctl -u moefleet-agent.service -n "$2" -o cat --no-pager 2>/dev/null
+    else tail -n "$2" "$state/agent.log" 2>/dev/null
     fi || true ;;
 
   # FILE

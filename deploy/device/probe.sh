@@ -25,6 +25,10 @@ say board "$({ tr -d "\\0" </proc/device-tree/model || cat /sys/class/dmi/id/pro
 libc=$(getconf GNU_LIBC_VERSION 2>/dev/null | awk '{print $2}')
 [ -n "$libc" ] || libc=$(ldd --version 2>/dev/null | awk 'NR==1 && /GLIBC|GNU libc/ {print $NF}')
 say glibc "$libc"
+# The symbols it has tell the version of libstdc++.
+for library in /usr/lib/*/libstdc++.so.6 /usr/lib64/libstdc++.so.6 /usr/lib/libstdc++.so.6; do
+  if [ -r "$library" ]; then say glibcxx "$(grep -ao 'GLIBCXX_3\.4\.[0-9]*' "$library" | sed 's/GLIBCXX_//' | sort -t. -k3 -n | tail -n 1)"; break; fi
+done
 say memory_bytes "$(awk '/^MemTotal:/ {printf "%.0f", $2 * 1024}' /proc/meminfo)"
 say available_bytes "$(awk '/^MemAvailable:/ {printf "%.0f", $2 * 1024}' /proc/meminfo)"
 say cores "$(grep -c ^processor /proc/cpuinfo)"

@@ -3,9 +3,10 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { gunzipSync } from 'node:zlib';
 import { initFleet } from '../../coordinator/src/identity/init-fleet';
 import { CLI_PATH, LocalFleet } from '../../services/demo/src/local-fleet';
-import { agentBundleOrSkip } from '../harness/agent-bundle';
+import { buildBundle } from '../harness/bundle';
 import { type DeviceHost, type DeviceLan, deviceLanOrSkip } from '../harness/device-hosts';
 import { MODEL } from '../harness/paths';
 import { freePort, until } from '../harness/ports';
@@ -19,18 +20,20 @@ interface HostJson {
   facts: { arch: string; scope: string; directIo: boolean | null; systemd: number | null } | null;
 }
 
-const bundles = agentBundleOrSkip();
-const lan: DeviceLan | null = bundles === null ? null : deviceLanOrSkip();
+const lan: DeviceLan | null = deviceLanOrSkip();
 const onDevices = lan === null ? test.skip : test;
 let folder: string;
 let fleet: LocalFleet;
 let gateway: string;
+let bundles: string;
 const hosts = new Map<string, DeviceHost>();
 
 beforeAll(async () => {
   if (lan === null) return;
   folder = mkdtempSync(join(tmpdir(), 'moefleet-deploy-'));
   await initFleet(join(folder, 'fleet'), 'fleet', [], Date.now());
+  bundles = join(folder, 'bundles');
+  await buildBundle(['--arch', process.arch, '--out', bundles]);
   fleet = new LocalFleet({ folder, keep: false, logLevel: 'info' });
   await fleet.startRedis();
   gateway = `${lan.address}:${await freePort()}`;
@@ -70,7 +73,7 @@ function inventory(...names: string[]): string {
 }
 
 async function deploy(names: readonly string[], ...more: string[]): Promise<{ code: number | null; hosts: HostJson[]; stderr: string }> {
-  const { code, stdout, stderr } = await moefleet('deploy', 'ssh', '--inventory', inventory(...names), '--ssh-config', lan!.sshConfig, '--bundle', bundles!, '--model', MODEL, '--coordinator', gateway, ...LIGHT, ...more, '--json');
+  const { code, stdout, stderr } = await moefleet('deploy', 'ssh', '--inventory', inventory(...names), '--ssh-config', lan!.sshConfig, '--bundle', bundles, '--model', MODEL, '--coordinator', gateway, ...LIGHT, ...more, '--json');
   if (stdout === '') throw new Error(`no answer, exit ${code}: ${stderr}`);
   return { code, hosts: (JSON.parse(stdout) as { hosts: HostJson[] }).hosts, stderr };
 }
@@ -83,6 +86,31 @@ async function undeploy(names: readonly string[], ...more: string[]): Promise<{ 
 
 async function devices(): Promise<{ id: string; online: boolean; labels: Record<string, string> }[]> {
   return (JSON.parse((await moefleet('devices', '--json')).stdout) as { devices: { id: string; online: boolean; labels: Record<string, string> }[] }).devices;
+}
+
+/** Every private part that there is, against every byte of a support bundle. */
+async function nothingSecretIn(name: string): Promise<void> {
+  const out = join(folder, 'support.tar.gz');
+  const coordinatorLog = join(folder, 'logs', readdirSync(join(folder, 'logs')).find((file) => file.startsWith('coordinator'))!);
+  const host = hosts.get(name)!;
+  const token = readFileSync(join(folder, 'admin.token'), 'utf8').trim();
+  const enrolment = (JSON.parse((await moefleet('token', 'create', '--json')).stdout) as { secret: string }).secret;
+  // As a program that is not as careful might have written them.
+  const careless = join(folder, 'careless.log');
+  const key = readFileSync(join(folder, 'fleet', 'ca-key.pem'), 'utf8');
+  writeFileSync(careless, `run --enrol-token ${enrolment}\n{"auth":"Bearer ${token}"}\n${key}\nMOEFLEET_REDIS_URL=redis://:hunter22@10.0.0.1:6379\n`);
+  const { code, stdout } = await moefleet('support-bundle', '--out', out, '--log', coordinatorLog, '--log', careless, '--ssh', `root@${host.address}`, '--ssh-config', lan!.sshConfig, '--json');
+  expect(code).toBe(0);
+  expect((JSON.parse(stdout) as { files: string[] }).files).toEqual(expect.arrayContaining([
+    'versions.json', 'environment.json', 'doctor.json', 'fleet/status.json', 'fleet/devices.json', 'fleet/audit.json', `devices/${host.address}/agent.log`, `devices/${host.address}/agent.env`, 'logs/careless.log',
+  ]));
+  const content = gunzipSync(readFileSync(out)).toString('latin1');
+  const body = (pem: string) => pem.split('\n').filter((line) => line.length > 20 && !line.startsWith('-----'));
+  const state = join(host.root, 'var/lib/moefleet');
+  const secrets = [token, enrolment, enrolment.split('.')[1]!, 'hunter22', ...body(key), ...body(readFileSync(join(state, 'device-key.pem'), 'utf8')), ...body(readFileSync(join(state, 'device-cert.pem'), 'utf8'))];
+  expect(secrets.length).toBeGreaterThan(8);
+  expect(secrets.filter((secret) => content.includes(secret))).toEqual([]);
+  expect(content).toContain('"id": "board-1"');
 }
 
 function differences(before: Map<string, string>, after: Map<string, string>): string[] {
@@ -118,6 +146,14 @@ onDevices('five at once serve tokens and appear in the fleet; a second run chang
     expect(running).toHaveLength(2);
     for (const pid of running) expect(host.exec('stat', '-c', '%U', `/proc/${host.inside(pid)}`)).toBe('moefleet\n');
   }
+
+  const looked = await moefleet('doctor', '--ssh', `root@${hosts.get('board-1')!.address}`, '--ssh-config', lan!.sshConfig, '--device', 'board-1', '--json');
+  const { checks } = JSON.parse(looked.stdout) as { checks: { state: string; subject: string; check: string; found: string }[] };
+  expect(checks.filter(({ state }) => state === 'broken')).toEqual([]);
+  expect(checks).toEqual(expect.arrayContaining([
+    expect.objectContaining({ state: 'ok', subject: 'board-1', check: 'connection', found: 'online' }), expect.objectContaining({ state: 'ok', check: 'agent', found: 'runs, enrolled' }),
+  ]));
+  await nothingSecretIn('board-1');
 
   const agents = BOARDS.map((name) => hosts.get(name)!.processes('node').join());
   const second = await deploy(BOARDS, '--labels', 'site=attic');
@@ -174,7 +210,7 @@ onDevices('without root everything lies below the home of who logs in, and goes 
   const board = hosts.get('board-3')!;
   const before = board.tree();
   const reach = ['ssh', `pi@${board.address}`, '--ssh-config', lan!.sshConfig];
-  const ran = await moefleet('deploy', ...reach, '--bundle', bundles!, '--model', MODEL, '--coordinator', gateway, ...LIGHT);
+  const ran = await moefleet('deploy', ...reach, '--bundle', bundles, '--model', MODEL, '--coordinator', gateway, ...LIGHT);
   expect(ran.stdout).toMatch(/launcher +deployed/);
   expect(ran.stdout).toMatch(/no root: the agent is supervised by a launcher/);
   expect(ran.code).toBe(0);

@@ -9,6 +9,7 @@ import { addDeploy } from './commands/deploy';
 import { addDeviceIdentity } from './commands/device-identity';
 import { addDevices } from './commands/devices';
 import { addDevicesWatch } from './commands/devices-watch';
+import { addDoctor } from './commands/doctor';
 import { addEngine } from './commands/engine';
 import { addEngineBench } from './commands/engine-bench';
 import { addFleet } from './commands/fleet';
@@ -20,6 +21,7 @@ import { addModel } from './commands/model';
 import { addOperators } from './commands/operator';
 import { addRollout } from './commands/rollout';
 import { addRun } from './commands/run-program';
+import { addSupportBundle } from './commands/support-bundle';
 import { addTokens } from './commands/token';
 import { addTrace } from './commands/trace';
 import { addUndeploy } from './commands/undeploy';
@@ -67,6 +69,8 @@ export function buildProgram(context: Context): Command {
 
   addDeploy(program, context);
   addUndeploy(program, context);
+  addDoctor(program, context);
+  addSupportBundle(program, context);
   addFleet(program, context);
   addDevices(program, context);
   addDevicesWatch(program, context);

@@ -7,14 +7,18 @@ import { type HostTarget, parseDestination, refuseTwins } from '../deploy/host-t
 import { readInventory } from '../deploy/inventory';
 import type { SshOptions } from '../deploy/ssh-link';
 
-export function addHostOptions(command: Command): Command {
+export function addSshOptions(command: Command): Command {
   return command
+    .option('--ssh-config <file>', 'instead of ~/.ssh/config')
+    .option('--ssh-option <option>', 'as ssh -o takes it, such as ProxyJump=gate; may be given several times', collect);
+}
+
+export function addHostOptions(command: Command): Command {
+  return addSshOptions(command)
     .argument('[hosts...]', 'user@host, host or user@host:port; names of ~/.ssh/config too')
     .option('--inventory <file>', 'hosts from a file: one a line, or an Ansible inventory (INI or YAML)')
     .option('--limit <names>', 'of the inventory these groups and hosts alone, between commas')
     .addOption(new Option('--concurrency <n>', 'hosts at a time').argParser(integerFrom(1, 256)).default(8))
-    .option('--ssh-config <file>', 'instead of ~/.ssh/config')
-    .option('--ssh-option <option>', 'as ssh -o takes it, such as ProxyJump=gate; may be given several times', collect)
     .option('--log-dir <folder>', 'where each host\'s log goes (default: a folder of the run\'s own in ~/.local/state/moefleet/deploy)');
 }
 

@@ -6,7 +6,7 @@ import { parseSize, readLabels } from '@moefleet/runtime';
 import { collect, durationFrom } from '../argument';
 import { addCommonOptions, readCommonOptions } from '../config';
 import type { Context } from '../context';
-import { type BundleCargo, cargoFile, checkBundlePlace, findBundle } from '../deploy/cargo-file';
+import { type BundleCargo, bundleCargo, cargoFile, checkBundlePlace, findBundle } from '../deploy/cargo-file';
 import { deployHost, type HostOutcome } from '../deploy/deploy-host';
 import { DeployProgress } from '../deploy/deploy-progress';
 import { type HostReport, reportJson, reportText } from '../deploy/deploy-report';
@@ -20,6 +20,7 @@ import { EXIT, UsageFailure } from '../failure';
 import { jsonText } from '../json-text';
 import { operatorAction, type Run } from '../operator-command';
 import { ProgressLine } from '../progress-line';
+import { readTextFile } from '../text-file';
 import { addHostOptions, readHosts, readSsh } from './deploy-hosts';
 
 /** Where `npm run bundle` puts bundles; this file lies in services/cli/{src,dist}/commands. */
@@ -38,6 +39,7 @@ export function addDeploy(program: Command, context: Context): void {
     .option('--http <host:port>', 'address of the agent\'s HTTP API on the device', '127.0.0.1:8400')
     .option('--set <NAME=value>', 'any other setting of the agent by its environment variable (moefleet agent run --help); may be given several times', collect)
     .option('--bundle <place>', 'a bundle, or a folder of them (default: dist-bundle, where npm run bundle puts them)')
+    .option('--bundle-key <file>', 'public key (npm run bundle:keygen); a bundle that is not signed by it is refused')
     .addOption(new Option('--patience <span>', 'how long a device may take from start to first token').argParser(durationFrom(1000, 24 * 3_600_000)).default(180_000, '3m'))
     .option('--dry-run', 'look at each host and print what would be done')
     .addHelpText('after', `
@@ -64,6 +66,7 @@ async function deploySsh(context: Context, command: Command, run: Run): Promise<
   const ssh = readSsh(options);
   const bundlePlace = String(options['bundle'] ?? BUNDLE_FOLDER);
   checkBundlePlace(bundlePlace);
+  const bundleKey = options['bundleKey'] === undefined ? null : readTextFile('--bundle-key', String(options['bundleKey']));
   const common = readCommonOptions(command, context.env);
   const gateway = gatewayOf(options['coordinator'] as string | undefined, common.operator);
   const plans = targets.map((target) => wantedOf(target, options, gateway));
@@ -81,7 +84,7 @@ async function deploySsh(context: Context, command: Command, run: Run): Promise<
   const bundleFor = (arch: 'x64' | 'arm64') => {
     const found = findBundle(bundlePlace, arch);
     if (!found) return Promise.resolve(null);
-    if (!bundles.has(arch)) bundles.set(arch, cargoFile(found.path).then((file) => ({ ...file, version: found.version, arch })));
+    if (!bundles.has(arch)) bundles.set(arch, bundleCargo(found.path, bundleKey));
     return bundles.get(arch)!;
   };
 
@@ -124,6 +127,8 @@ function wantedOf(target: HostTarget, options: Readonly<Record<string, unknown>>
   const model = target.model ?? (options['model'] as string | undefined);
   if (!model) throw new UsageFailure(`${target.id}: no model; give one with --model FILE (or moefleet_model in the inventory)`);
   const { place, file } = readModel(model);
+  const http = String(options['http']);
+  if (!/^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[1-9]\d{0,4}$/.test(http)) throw new UsageFailure(`--http: "${http}": expected host:port, such as 127.0.0.1:8400`);
   const user = String(options['user']);
   if (!/^[a-z_][a-z0-9_-]{0,30}$/.test(user)) throw new UsageFailure(`--user: "${user}": expected a user name of lower-case letters, digits, "_" and "-"`);
   const memoryLimit = String(options['memoryLimit']);
@@ -133,7 +138,7 @@ function wantedOf(target: HostTarget, options: Readonly<Record<string, unknown>>
       id: target.id, coordinator, labels, model: place, user,
       cacheBytes: cache === 'auto' ? null : readSizeOf('--cache', cache),
       memoryLimit: /^([1-9]\d?|100)%$/.test(memoryLimit) ? memoryLimit : String(readSizeOf('--memory-limit', memoryLimit)),
-      http: String(options['http']),
+      http,
       settings: readSettings((options['set'] as string[] | undefined) ?? []),
     },
   };

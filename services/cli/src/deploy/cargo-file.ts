@@ -1,19 +1,25 @@
 /** Files that are brought to devices: their SHA-256, as a whole and of a beginning, and a bundle in the form that a device can unpack. */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { createReadStream, createWriteStream, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { createReadStream, createWriteStream, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { createGzip, constants } from 'node:zlib';
 import * as zlib from 'node:zlib';
+import { parsePublicKey, readBundleManifest, verifyBundle } from '@moefleet/runtime';
 import { UsageFailure } from '../failure';
+import type { Requirements } from './device-check';
 import type { DeviceFacts } from './device-facts';
 import { DeployError } from './deploy-error';
 
 export interface CargoFile { path: string; bytes: number; sha256: string; }
 
-export interface BundleCargo extends CargoFile { version: string; arch: 'x64' | 'arm64'; }
+export interface BundleCargo extends CargoFile {
+  version: string;
+  unpackedBytes: number;
+  requires: Requirements;
+}
 
 export type PackFormat = 'zst' | 'gz' | 'tar';
 
@@ -38,6 +44,17 @@ export function findBundle(place: string, arch: 'x64' | 'arm64'): { path: string
   const fitting = files.map((path) => ({ path, match: BUNDLE_NAME.exec(basename(path)) })).filter(({ match }) => match?.[2] === arch)
     .map(({ path, match }) => ({ path, version: match![1]!, madeMs: statSync(path).mtimeMs })).sort((a, b) => b.madeMs - a.madeMs);
   return fitting[0] ?? null;
+}
+
+/** `publicKey`: text of the key that must have signed it; null: it may be unsigned. Throws DeployError. */
+export async function bundleCargo(path: string, publicKey: string | null): Promise<BundleCargo> {
+  try {
+    if (publicKey !== null) await verifyBundle(path, readFileSync(`${path}.minisig`, 'utf8'), parsePublicKey(publicKey));
+    const { version, requires, files } = await readBundleManifest(path);
+    return { ...await cargoFile(path), version, requires, unpackedBytes: Object.values(files).reduce((sum, { bytes }) => sum + bytes, 0) };
+  } catch (cause) {
+    throw new DeployError(`the bundle ${path}: ${(cause as Error).message}`, 'make it anew: npm run bundle   (with --key FILE where it is to be signed)', { cause });
+  }
 }
 
 export function checkBundlePlace(place: string): void {

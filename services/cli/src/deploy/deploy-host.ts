@@ -14,8 +14,6 @@ import type { FleetView } from './fleet-view';
 import type { SshLink } from './ssh-link';
 import { serviceUser, type Wanted } from './wanted';
 
-/** A bundle is some three times as large unpacked; the rest is for the file system. */
-const UNPACKED_FACTOR = 4;
 const ENROL_TTL_MS = 15 * 60_000;
 
 export interface HostJob {
@@ -68,14 +66,14 @@ export async function deployHost(job: HostJob, partial: Partial<HostOutcome>): P
   const bundle = arch === null ? null : await job.bundleFor(arch);
   const cargo: Cargo = { bundle: bundle ?? { sha256: '', bytes: 0, version: 'none' }, model: job.model, enrols: fleet.enrols };
   const steps = planDeploy(facts, wanted, cargo);
-  const findings = checkDevice(facts, bytesNeeded(steps, cargo, cargo.bundle.bytes * UNPACKED_FACTOR), job.nowMs());
+  const findings = checkDevice(facts, bytesNeeded(steps, cargo, bundle?.unpackedBytes ?? 0), job.nowMs(), bundle?.requires);
   partial.findings = findings;
   partial.steps = steps.map((step) => stepText(step, facts, wanted, cargo));
   const stops = findings.filter(({ severity }) => severity === 'stop');
   if (stops.length > 0) throw new DeployError(stops.map(({ check, found }) => `${check}: ${found}`).join('; '), stops.map(({ remedy }) => remedy).join('; '));
   if (bundle === null) throw new DeployError(`there is no bundle for linux-${arch}`, `make one: npm run bundle -- --arch ${arch}   (or name it with --bundle)`);
   if (job.model === null && modelName !== '' && facts.installed.modelSha256 === '') {
-    throw new DeployError(`it has no model ${modelName} in ${facts.state}/models`, 'give the file: --model FILE copies it there; or a path on the device that begins with /');
+    throw new DeployError(`it has no model ${modelName} in ${facts.state}/models`, 'give the file: --model FILE copies it there; or name one that lies elsewhere on the device: --model device:/path');
   }
   const outcome: HostOutcome = { facts, findings, steps: partial.steps, changed: steps.length > 0, seconds };
   if (job.dryRun) return outcome;
@@ -151,7 +149,7 @@ async function seeItServe(job: HostJob, facts: DeviceFacts): Promise<void> {
   const [{ stdout }, seen] = await Promise.all([link.run('serve', node, deployFile('device/serves.js')), fleet.waitApplied(wanted.id, job.patienceMs).catch((error: Error) => error)]);
   const answer = readAnswer(stdout);
   if (!answer.served || seen instanceof Error) {
-    const said = lastTrouble(await install(job, facts, 'log', [facts.systemd === null ? 'launcher' : 'systemd']));
+    const said = lastTrouble(await install(job, facts, 'log', [facts.systemd === null ? 'launcher' : 'systemd', '40']));
     const what = answer.served ? (seen as Error).message : `it serves no token: ${answer.reason}`;
     throw new DeployError(`${what}${said && `; the agent says: ${said}`}`, remedyFor(said, wanted.id));
   }

@@ -14,6 +14,8 @@ test.each([
   ['another system', { os: 'Darwin' }, 'stop', /system.*Darwin/],
   ['musl', { glibc: '' }, 'stop', /C library.*musl/],
   ['an old glibc', { glibc: '2.31' }, 'stop', /glibc 2\.31, needed is 2\.34/],
+  ['no libstdc++', { glibcxx: '' }, 'stop', /libstdc\+\+ is missing/],
+  ['an old libstdc++', { glibcxx: '3.4.28' }, 'stop', /GLIBCXX_3\.4\.28, needed is GLIBCXX_3\.4\.30/],
   ['an old kernel', { kernel: '4.9.337-tegra' }, 'stop', /kernel.*4\.9\.337/],
   ['no tar', { tool_tar: 'no' }, 'stop', /tar is missing/],
   ['little memory', { memory_bytes: '268435456' }, 'stop', /memory.*256/],
@@ -43,6 +45,10 @@ test('what goes on one disk is summed, on two disks each is looked at', () => {
   expect(look({ ...free, prefix_disk: '/opt' }, need)).toEqual([]);
   expect(look({ ...free, prefix_disk: '/opt', prefix_free_bytes: '1000' }, need)).toMatchObject([{ found: expect.stringContaining('/opt (for /opt/moefleet)') }]);
   expect(look({ prefix_free_bytes: '0', state_free_bytes: '0' })).toEqual([]);
+});
+
+test('a bundle says what it requires', () => {
+  expect(checkDevice(parseFacts(factsText()), NOTHING, 1_000_000, { glibc: '2.38', glibcxx: '3.4.30' })).toMatchObject([{ found: 'glibc 2.35, needed is 2.38' }]);
 });
 
 test('a device is not believed: half an answer, a folder that would become part of a script, numbers that are none', () => {

@@ -10,8 +10,8 @@ export interface Finding {
   remedy: string;
 }
 
-/** Of the engine's prebuilt libraries (objdump -T). */
-export const LEAST_GLIBC = '2.34';
+/** Where no bundle is at hand to ask: what the engine's prebuilt libraries need (objdump -T). */
+const USUAL: Requirements = { glibc: '2.34', glibcxx: '3.4.30' };
 /** MemAvailable, and direct reads as llama.cpp's Node needs them. */
 const LEAST_KERNEL = '4.18';
 const LEAST_MEMORY_BYTES = 400 * 1024 ** 2;
@@ -22,19 +22,24 @@ const MOST_CLOCK_SKEW_MS = 4 * 60_000;
 /** Left free on a disk whatever is put there. */
 export const DISK_RESERVE_BYTES = 64 * 1024 ** 2;
 
+/** The least versions of the device's libraries, as a bundle's manifest tells them. */
+export interface Requirements { glibc: string; glibcxx: string; }
+
 export interface Need {
   /** what is still to be put below the prefix, and below the state folder */
   prefixBytes: number;
   stateBytes: number;
 }
 
-export function checkDevice(facts: DeviceFacts, need: Need, nowMs: number): Finding[] {
+export function checkDevice(facts: DeviceFacts, need: Need, nowMs: number, requires = USUAL): Finding[] {
   const findings: Finding[] = [];
   const add = (severity: Finding['severity'], check: string, found: string, remedy: string) => findings.push({ severity, check, found, remedy });
   if (facts.os !== 'Linux') add('stop', 'system', `${facts.os || 'unknown'}, not Linux`, 'agents run on Linux; on macOS and Windows use a virtual machine');
   if (bundleArch(facts.arch) === null) add('stop', 'architecture', `${facts.arch || 'unknown'}: there are bundles for x86_64 and aarch64`, 'a 32-bit system on a 64-bit board: install the board\'s 64-bit image; else build from source (./dev build on the device)');
   if (facts.glibc === null) add('stop', 'C library', 'no glibc (musl, or Android\'s own)', 'Alpine: run the agent in a Debian container; Termux: in a proot Debian, see deploy/android');
-  else if (older(facts.glibc, LEAST_GLIBC)) add('stop', 'C library', `glibc ${facts.glibc}, needed is ${LEAST_GLIBC}`, 'use a system of 2021 or later: Debian 12, Ubuntu 22.04, JetPack 6; or build from source (./dev build on the device)');
+  else if (older(facts.glibc, requires.glibc)) add('stop', 'C library', `glibc ${facts.glibc}, needed is ${requires.glibc}`, 'use a system of 2021 or later: Debian 12, Ubuntu 22.04, JetPack 6; or build from source (./dev build on the device)');
+  else if (facts.glibcxx === null) add('stop', 'C++ library', 'libstdc++ is missing', 'apt-get install libstdc++6');
+  else if (older(facts.glibcxx, requires.glibcxx)) add('stop', 'C++ library', `libstdc++ with GLIBCXX_${facts.glibcxx}, needed is GLIBCXX_${requires.glibcxx}`, 'use a system with GCC 12 or later: Debian 12, Ubuntu 22.04, JetPack 6; or build from source (./dev build on the device)');
   if (facts.os === 'Linux' && older(facts.kernel, LEAST_KERNEL)) add('stop', 'kernel', `${facts.kernel}, needed is ${LEAST_KERNEL}`, 'update the system');
   for (const tool of ['tar', 'sha256sum'] as const) {
     if (!facts.tools[tool]) add('stop', 'tools', `${tool} is missing`, `install it on the device: apt-get install ${tool === 'tar' ? 'tar' : 'coreutils'}`);

@@ -16,6 +16,8 @@ export interface DeviceFacts {
   board: string;
   /** null: another C library, or none that tells */
   glibc: string | null;
+  /** newest symbols of libstdc++; null: it is not there */
+  glibcxx: string | null;
   memoryBytes: number;
   availableBytes: number;
   cores: number;
@@ -59,6 +61,7 @@ export function parseFacts(text: string): DeviceFacts {
     prefix: path('prefix'), config: path('config'), state: path('state'),
     login: text_('login'), os: text_('os'), arch: text_('arch'), kernel: text_('kernel'), hostname: text_('hostname'), distribution: text_('distribution'), board: text_('board'),
     glibc: /^\d+\.\d+/.test(text_('glibc')) ? text_('glibc') : null,
+    glibcxx: /^3\.4\.\d+$/.test(text_('glibcxx')) ? text_('glibcxx') : null,
     memoryBytes: number('memory_bytes'), availableBytes: number('available_bytes'), cores: number('cores'),
     pressure: yes('pressure'), cgroup: text_('cgroup') === '2' ? '2' : text_('cgroup') === '1' ? '1' : 'none', cgroupMemory: yes('cgroup_memory'),
     systemd: number('systemd') || null, systemdNotify: yes('systemd_notify'),

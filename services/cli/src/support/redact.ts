@@ -1,0 +1,39 @@
+/**
+ * Takes secrets out of text before it leaves the machine: by their form wherever they stand, by the name they are given,
+ * and by their very value where it is known. What is taken out is replaced by a word that says what it was.
+ */
+const BY_FORM: readonly (readonly [RegExp, string])[] = [
+  [/-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----[^]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|$)/g, '[private key]'],
+  // Certificates are public; a device's, with its chain, is still nobody else's business.
+  [/-----BEGIN CERTIFICATE(?: REQUEST)?-----[^]*?(?:-----END CERTIFICATE(?: REQUEST)?-----|$)/g, '[certificate]'],
+  [/\bmft1\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)?/g, '[enrolment token]'],
+  [/\bmfo_[A-Za-z0-9_-]+/g, '[operator token]'],
+  [/\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}/gi, '$1 [credential]'],
+  [/\b([a-z][a-z0-9+.-]*:\/\/[^\s:@/"']*):[^\s@/"']+@/gi, '$1:[password]@'],
+];
+const SECRET_NAME = /token|secret|passw|passphrase|api[_-]?key|private|credential|authorization|cookie|otel_exporter_otlp_headers/i;
+/** A name that says it is no secret itself, but where one lies, or how many of another kind of token there are. */
+const HARMLESS_NAME = /(file|path|dir|folder|tokens|token_?cycle_?bytes)$/i;
+const NUMBER = /^-?\d+(\.\d+)?$/;
+/** Shorter ones would take words of the text with them. */
+const LEAST_LITERAL = 6;
+
+/** Whether what is called so is not to be shown. */
+export function isSecretName(name: string): boolean {
+  return SECRET_NAME.test(name) && !HARMLESS_NAME.test(name);
+}
+
+/** `literals`: values that are known to be secret. */
+export function redact(text: string, literals: readonly string[] = []): string {
+  let clean = text;
+  for (const literal of literals) {
+    for (const form of literal.length >= LEAST_LITERAL ? [literal, encodeURIComponent(literal), JSON.stringify(literal).slice(1, -1), Buffer.from(literal).toString('base64')] : []) clean = clean.split(form).join('[secret]');
+  }
+  for (const [form, word] of BY_FORM) clean = clean.replace(form, word);
+  // `NAME=value`, `"name": "value"` and `--name value`, up to the value's end.
+  return clean.replace(/(["']?)((?:--)?[A-Za-z][A-Za-z0-9_.-]*)\1(\s*[=:]\s*|\s+)("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s,;&}\]"']+)/g, (whole, quote: string, name: string, between: string, value: string) => {
+    const assigned = between.trim() !== '' || name.startsWith('--');
+    if (!assigned || !isSecretName(name) || /^["']?[[{]/.test(value) || /^(null|true|false|""|'')$/.test(value) || (NUMBER.test(value) && !/pass/i.test(name))) return whole;
+    return `${quote}${name}${quote}${between}${/^["']/.test(value) ? `${value[0]}[secret]${value[0]}` : '[secret]'}`;
+  });
+}
