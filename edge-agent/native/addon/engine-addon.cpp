@@ -111,13 +111,22 @@ Napi::Value widen(const Napi::CallbackInfo & info) {
     return task_start(info.Env(), new_task(work, [out](Napi::Env env) { return from_widen_result(env, *out); }), info[3]);
 }
 
-Napi::Value simulate(const Napi::CallbackInfo & info) {
-    auto request = std::make_shared<simulate_request>();
-    auto result = std::make_shared<simulate_result>();
-    const engine_status status = to_simulate_request(info.Env(), info[0], *request);
+Napi::Value replay(const Napi::CallbackInfo & info) {
+    auto request = std::make_shared<replay_request>();
+    auto result = std::make_shared<replay_result>();
+    const engine_status status = to_replay_request(info.Env(), info[0], *request);
     if (failed(status)) return rejected(info.Env(), status);
-    return task_start(info.Env(), new_task([request, result](task &) { return engine_simulate(*request, *result); },
-                                           [result](Napi::Env env) { return from_simulate_result(env, *result); }), info.Env().Undefined());
+    const auto work = [request, result](task & t) { return engine_replay(*request, report_to(t), *result); };
+    return task_start(info.Env(), new_task(work, [result](Napi::Env env) { return from_replay_result(env, *result); }), info[1]);
+}
+
+Napi::Value lru_curve_of(const Napi::CallbackInfo & info) {
+    auto request = std::make_shared<replay_request>();
+    auto result = std::make_shared<lru_curve>();
+    const engine_status status = to_curve_request(info.Env(), info[0], *request);
+    if (failed(status)) return rejected(info.Env(), status);
+    return task_start(info.Env(), new_task([request, result](task &) { return engine_lru_curve(request->trace, request->uncounted, *result); },
+                                           [result](Napi::Env env) { return from_lru_curve(env, *result); }), info.Env().Undefined());
 }
 
 Napi::Value quantize(const Napi::CallbackInfo & info) {
@@ -324,7 +333,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("check", Napi::Function::New(env, check, "check"));
     exports.Set("widen", Napi::Function::New(env, widen, "widen"));
     exports.Set("quantize", Napi::Function::New(env, quantize, "quantize"));
-    exports.Set("simulate", Napi::Function::New(env, simulate, "simulate"));
+    exports.Set("replay", Napi::Function::New(env, replay, "replay"));
+    exports.Set("lruCurve", Napi::Function::New(env, lru_curve_of, "lruCurve"));
     exports.Set("open", Napi::Function::New(env, open, "open"));
     exports.Set("info", Napi::Function::New(env, get_info, "info"));
     exports.Set("memory", Napi::Function::New(env, memory, "memory"));

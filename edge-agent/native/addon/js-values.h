@@ -37,7 +37,8 @@ engine_status to_quantize_options(Napi::Env env, const Napi::Value & value, quan
 engine_status to_generate_request(Napi::Env env, const Napi::Value & value, generate_request & out);
 engine_status to_evaluate_request(Napi::Env env, const Napi::Value & value, evaluate_request & out);
 engine_status to_fit_request(Napi::Env env, const Napi::Value & value, fit_request & out);
-engine_status to_simulate_request(Napi::Env env, const Napi::Value & value, simulate_request & out);
+engine_status to_replay_request(Napi::Env env, const Napi::Value & value, replay_request & out);
+engine_status to_curve_request(Napi::Env env, const Napi::Value & value, replay_request & out);  // without what-ifs
 engine_status to_messages(Napi::Env env, const Napi::Value & value, std::vector<chat_message> & out);
 
 Napi::Value from_status(Napi::Env env, const engine_status & status);  // an Error with `code`
@@ -51,7 +52,8 @@ Napi::Value from_memory(Napi::Env env, const engine_memory & memory);
 Napi::Value from_generate_result(Napi::Env env, const generate_result & r);
 Napi::Value from_evaluate_result(Napi::Env env, const evaluate_result & r);
 Napi::Value from_fit_result(Napi::Env env, const fit_result & r);
-Napi::Value from_simulate_result(Napi::Env env, const simulate_result & r);
+Napi::Value from_replay_result(Napi::Env env, const replay_result & r);
+Napi::Value from_lru_curve(Napi::Env env, const lru_curve & r);
 Napi::Value from_counters(Napi::Env env, const engine_counters & c);
 Napi::Value from_tokens(Napi::Env env, const std::vector<int32_t> & tokens);
 Napi::Value from_bytes(Napi::Env env, const void * data, size_t n);

@@ -236,22 +236,61 @@ engine_status to_evaluate_request(Napi::Env env, const Napi::Value & value, eval
     out.spec = read_spec(r, "spec");
     out.stepped = read_bool(r, "stepped");
     if (has_field(r, "recordRoutes")) out.record_routes = read_bool(r, "recordRoutes");
+    if (has_field(r, "recordScores")) out.record_scores = read_bool(r, "recordScores");
     return r.status;
 }
 
-engine_status to_simulate_request(Napi::Env env, const Napi::Value & value, simulate_request & out) {
-    object_reader r = read_object(env, value, "request");
+// A typed array of one element type; absent: empty.
+template <typename T, napi_typedarray_type TYPE> static std::vector<T> read_typed_array(object_reader & r, const char * field, const char * expected) {
+    if (!has_field(r, field)) return {};
+    const Napi::Value v = field_value(r, field);
+    if (!v.IsTypedArray() || v.As<Napi::TypedArray>().TypedArrayType() != TYPE) {
+        r.status = bad_argument(r.what, field, expected);
+        return {};
+    }
+    const auto array = v.As<Napi::TypedArrayOf<T>>();
+    return std::vector<T>(array.Data(), array.Data() + array.ElementLength());
+}
+
+static void read_trace(object_reader & r, route_trace & out) {
     out.experts = read_int32(r, "experts");
     out.top_k = read_int32(r, "topK");
-    out.routes = read_int32_array(r, "routes");
     out.layer_events = read_whole_numbers(r, "layerEvents");
-    out.eviction = engine_eviction(read_name(r, "policy", EVICTION_NAMES));
-    out.half_life = read_number(r, "halfLifeTokens");
-    out.capacity = read_int32(r, "capacity");
-    if (!has_field(r, "changes")) return r.status;
-    const std::vector<int32_t> changes = read_int32_array(r, "changes");
-    if (changes.size() % 3 != 0) return bad_argument("changes", "", "three numbers for each: layer, event, capacity");
-    for (size_t i = 0; i < changes.size(); i += 3) out.changes.push_back({changes[i], changes[i + 1], changes[i + 2]});
+    out.routes = read_typed_array<int32_t, napi_int32_array>(r, "routes", "an Int32Array");
+    out.scores = read_typed_array<float, napi_float32_array>(r, "scores", "a Float32Array");
+    out.rows = read_typed_array<uint8_t, napi_uint8_array>(r, "rows", "a Uint8Array");
+    if (has_field(r, "rowsMask")) out.rows_mask = read_bool(r, "rowsMask");
+    const std::vector<int32_t> changes = read_typed_array<int32_t, napi_int32_array>(r, "changes", "an Int32Array");
+    if (changes.size() % 3 != 0) r.status = bad_argument(r.what, "changes", "three numbers for each: layer, event, capacity");
+    for (size_t i = 0; i + 2 < changes.size(); i += 3) out.changes.push_back({changes[i], changes[i + 1], changes[i + 2]});
+}
+
+static std::vector<engine_spec> read_specs(object_reader & r, const char * field) {
+    std::vector<engine_spec> out;
+    const Napi::Value list = field_value(r, field);
+    if (list.IsEmpty()) return out;
+    if (!list.IsArray()) r.status = bad_argument(r.what, field, "an array of specs");
+    for (uint32_t i = 0; r.status.code == ENGINE_OK && i < list.As<Napi::Array>().Length(); i++) {
+        const Napi::Value v = list.As<Napi::Array>().Get(i);
+        if (r.env.IsExceptionPending()) r.env.GetAndClearPendingException();
+        out.emplace_back();
+        r.status = to_spec(r.env, v.IsEmpty() ? r.env.Undefined() : v, out.back());
+    }
+    return out;
+}
+
+engine_status to_curve_request(Napi::Env env, const Napi::Value & value, replay_request & out) {
+    object_reader r = read_object(env, value, "request");
+    read_trace(r, out.trace);
+    if (has_field(r, "uncountedTokens")) out.uncounted = read_int32(r, "uncountedTokens");
+    return r.status;
+}
+
+engine_status to_replay_request(Napi::Env env, const Napi::Value & value, replay_request & out) {
+    const engine_status status = to_curve_request(env, value, out);
+    if (status.code != ENGINE_OK) return status;
+    object_reader r = read_object(env, value, "request");
+    out.what_ifs = read_specs(r, "whatIfs");
     return r.status;
 }
 

@@ -210,6 +210,13 @@ Napi::Value from_fit_result(Napi::Env env, const fit_result & r) {
     return out;
 }
 
+static Napi::Value from_scores(Napi::Env env, const std::vector<float> & scores) {
+    if (scores.empty()) return env.Null();
+    Napi::Float32Array out = Napi::Float32Array::New(env, scores.size());
+    memcpy(out.Data(), scores.data(), scores.size() * sizeof(float));
+    return out;
+}
+
 Napi::Value from_evaluate_result(Napi::Env env, const evaluate_result & r) {
     const Napi::Object out = Napi::Object::New(env);
     out.Set("tokens", double(r.tokens));
@@ -244,17 +251,49 @@ Napi::Value from_evaluate_result(Napi::Env env, const evaluate_result & r) {
     if (!r.token_nll.empty()) memcpy(nll.Data(), r.token_nll.data(), r.token_nll.size() * sizeof(float));
     out.Set("tokenNll", nll);
     out.Set("routes", from_routes(env, r.routes));
+    out.Set("scores", from_scores(env, r.scores));
     out.Set("steps", from_evaluate_steps(env, r.steps));
     out.Set("evalNs", double(r.eval_ns));
     return out;
 }
 
-Napi::Value from_simulate_result(Napi::Env env, const simulate_result & r) {
+static Napi::Value from_replayed_layer(Napi::Env env, const replayed_layer & l) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("events", double(l.events));
+    out.Set("hits", double(l.hits));
+    out.Set("misses", double(l.misses));
+    out.Set("swaps", double(l.swaps));
+    out.Set("dropped", double(l.dropped));
+    out.Set("massLost", l.mass_lost);
+    out.Set("evictions", double(l.evictions));
+    out.Set("lifetimeTokens", double(l.lifetime_tokens));
+    return out;
+}
+
+Napi::Value from_replay_result(Napi::Env env, const replay_result & r) {
+    const Napi::Array out = Napi::Array::New(env, r.what_ifs.size());
+    for (size_t i = 0; i < r.what_ifs.size(); i++) {
+        const Napi::Array layers = Napi::Array::New(env, r.what_ifs[i].size());
+        for (size_t l = 0; l < r.what_ifs[i].size(); l++) layers.Set(uint32_t(l), from_replayed_layer(env, r.what_ifs[i][l]));
+        out.Set(uint32_t(i), layers);
+    }
+    return out;
+}
+
+static Napi::Value from_counts(Napi::Env env, const std::vector<int64_t> & counts) {
+    Napi::Float64Array out = Napi::Float64Array::New(env, counts.size());
+    for (size_t i = 0; i < counts.size(); i++) out[i] = double(counts[i]);
+    return out;
+}
+
+Napi::Value from_lru_curve(Napi::Env env, const lru_curve & r) {
     const Napi::Array out = Napi::Array::New(env, r.layers.size());
     for (size_t i = 0; i < r.layers.size(); i++) {
         const Napi::Object one = Napi::Object::New(env);
         one.Set("references", double(r.layers[i].references));
-        one.Set("misses", double(r.layers[i].misses));
+        one.Set("misses", from_counts(env, r.layers[i].misses));
+        one.Set("evictions", from_counts(env, r.layers[i].evictions));
+        one.Set("lifetimeTokens", from_counts(env, r.layers[i].lifetime_tokens));
         out.Set(uint32_t(i), one);
     }
     return out;

@@ -40,7 +40,7 @@ enum engine_routing {
 // Who leaves a full cache; defined in expert-cache.h.
 enum engine_eviction {
     EVICT_LRU = 0, EVICT_LFU, EVICT_LFRU, EVICT_ADAPTIVE,
-    EVICT_BELADY,  // knows the future: for engine_simulate alone
+    EVICT_BELADY,  // knows the future: for engine_replay alone
 };
 
 // Speculative pre-fetch, see prefetch.h. Auto: measured while it runs, and off where it does not pay.
@@ -180,6 +180,7 @@ struct evaluate_request {
     engine_spec spec;
     bool stepped = false;
     bool record_routes = false;
+    bool record_scores = false;   // needs windows without a prompt
     bool begun = false;           // as in generate_request; the id is EVALUATE_REQUEST_ID
 };
 
@@ -215,6 +216,7 @@ struct evaluate_result {
     std::vector<float> token_nll;
     std::vector<int32_t> routes;     // all N tokens x MoE layers x top_k chosen experts, best ranked first, -1: dropped, or not
                                      // computed: of a prompt, the last block sees the last token alone
+    std::vector<float> scores;       // all N tokens x MoE layers x experts router scores, as routing.h's z
     std::vector<evaluate_step> steps;  // stepped only: one per scored token
     int64_t eval_ns = 0;
 };
@@ -271,19 +273,40 @@ struct engine_counters {
 // pressure. Whoever no longer fits leaves there and then.
 struct capacity_change { int32_t layer, event, capacity; };
 
-// What a recorded sequence of routing events would have missed.
-struct simulate_request {
+// A recorded run: what the routers said of every token (`scores` or `rows`), or only what they chose (`routes`). Scores are
+// token by token, every layer of each, so all layers have as many events; routes are layer by layer. At least one of the
+// three is there; where scores come without routes, the model chose the top_k largest of them, ties by index.
+struct route_trace {
     int32_t experts = 0;
     int32_t top_k = 0;
-    std::vector<int32_t> routes;        // events x top_k experts, layer by layer, best ranked first, -1 in slots that were not used
-    std::vector<int32_t> layer_events;  // events of each layer, in the order of `routes`
-    engine_eviction eviction = EVICT_LRU;
-    double half_life = 0;               // see engine_spec
-    int32_t capacity = 0;               // of each layer; at least top_k
-    std::vector<capacity_change> changes;  // of it, `layer` counting as in `layer_events`, a layer's in the order of events
+    std::vector<int32_t> layer_events;  // routing events of each layer
+    std::vector<int32_t> routes;        // events x top_k experts, best ranked first, -1 in slots that were not used
+    std::vector<float> scores;          // tokens x layers x experts; not finite: masked
+    std::vector<uint8_t> rows;          // the same at a byte each: float minimum, float step, then `experts` levels to a row; see route-trace.h
+    bool rows_mask = false;             // level 255 means masked; otherwise it is a level like the others
+    std::vector<capacity_change> changes;  // `layer` counting as in `layer_events`, a layer's in the order of events
 };
-struct simulated_layer { int64_t references = 0, misses = 0; };
-struct simulate_result { std::vector<simulated_layer> layers; };
+
+// Each of `what_ifs` runs through the trace from an empty cache; its eviction may be EVICT_BELADY where nothing is bent.
+struct replay_request {
+    route_trace trace;
+    std::vector<engine_spec> what_ifs;
+    int32_t uncounted = 0;              // that many tokens, from the first, fill the caches and are not counted
+};
+struct replayed_layer {
+    int64_t events = 0, hits = 0, misses = 0, swaps = 0, dropped = 0;
+    double mass_lost = 0;               // sum over events
+    int64_t evictions = 0, lifetime_tokens = 0;  // and the sum of their tokens from admission to eviction; of all events
+};
+struct replay_result { std::vector<std::vector<replayed_layer>> what_ifs; };
+
+// LRU at the model's own choice, at every capacity from 0 to `experts` at once; see lru-curve.cpp. Entries of capacities below
+// the trace's top_k mean nothing.
+struct lru_curve_layer {
+    int64_t references = 0;
+    std::vector<int64_t> misses, evictions, lifetime_tokens;  // experts + 1 entries each
+};
+struct lru_curve { std::vector<lru_curve_layer> layers; };
 
 struct chat_message { std::string role, content; };
 
@@ -334,8 +357,9 @@ struct widen_result {
 engine_status engine_widen(const std::string & source, const std::string & target, const widen_options & options,
                            const progress_callback & progress, widen_result & out);
 
-// Needs no engine. Each layer starts with an empty cache; see cache-replay.cpp. BAD_ARGUMENT, CAPACITY.
-engine_status engine_simulate(const simulate_request & request, simulate_result & out);
+// Need no engine; see replay.cpp. BAD_ARGUMENT, CAPACITY, CANCELLED.
+engine_status engine_replay(const replay_request & request, const progress_callback & progress, replay_result & out);
+engine_status engine_lru_curve(const route_trace & trace, int32_t uncounted, lru_curve & out);
 
 struct quantize_options {
     std::string type;          // ggml's name of it, such as "q4_0"

@@ -33,6 +33,10 @@ engine_status check_request(const engine & e, const evaluate_request & r) {
         return status_error(ENGINE_BAD_ARGUMENT, "promptTokens: expected 0 to %d, so that a window of %d leaves a token to score, found %d",
                             r.context - 1, r.context, r.prompt_tokens);
     }
+    if (r.record_scores && r.prompt_tokens > 0) {
+        return status_error(ENGINE_BAD_ARGUMENT, "recordScores: expected windows without a prompt, whose last block is not computed in full; "
+                            "found promptTokens %d", r.prompt_tokens);
+    }
     const int64_t routed = int64_t(r.tokens.size()) - 1;
     if (routed < 1 || routed % r.context != 0) {
         return status_error(ENGINE_BAD_ARGUMENT, "tokens: expected N+1 with N a positive multiple of %d, found N = %lld", r.context,
@@ -71,7 +75,7 @@ void set_up_hook(evaluation & v) {
     hook.layers = &v.layers;
     hook.owner = v.request.stepped ? &v.layers : &v.e.layers;
     hook.ring = nullptr;
-    hook.capture = nullptr;
+    hook.capture = hook.recorded = nullptr;
 }
 
 engine_status run_window(evaluation & v, int64_t first) {
@@ -86,6 +90,9 @@ engine_status run_window(evaluation & v, int64_t first) {
         const int32_t part = std::min(v.batch_tokens, (scored ? v.request.context : prompt) - at);
         const int32_t * tokens = v.request.tokens.data() + first + at;
         if (v.request.record_routes) e.hook.routes = v.result.routes.data() + size_t(first + at) * route;
+        if (v.request.record_scores) {
+            e.hook.recorded = v.result.scores.data() + size_t(first + at) * size_t(v.layers.count) * size_t(e.file.info.experts);
+        }
         e.hook.route_tokens = part;
         const pass_outputs outputs = scored ? OUTPUTS_ALL : at + part == prompt ? OUTPUTS_LAST : OUTPUTS_NONE;
         const int64_t start = now_ns();
@@ -191,6 +198,7 @@ engine_status evaluate(evaluation & v, const progress_callback & progress) {
     if (v.request.record_routes) {
         v.result.routes.assign(size_t(routed) * e.file.info.moe_layers.size() * size_t(e.file.info.top_k), -1);
     }
+    if (v.request.record_scores) v.result.scores.resize(size_t(routed) * e.file.info.moe_layers.size() * size_t(e.file.info.experts));
     layer_states_init(v.layers, e.file.info.experts, v.request.spec);
     pass_batch_init(v.batch, v.batch_tokens);
     if (v.request.stepped) {
@@ -222,6 +230,7 @@ engine_status engine_evaluate(engine * e, const evaluate_request & request, cons
     }
     e->hook.layers = e->hook.owner = &e->layers;
     e->hook.routes = nullptr;
+    e->hook.recorded = nullptr;
     engine_end_request(*e);
     return status;
 }

@@ -97,45 +97,27 @@ static bool ids_in_range(const int32_t * ids, int k, int experts) {
 
 static bool is_biased(const layer_hook & hook) { return hook.pass == PASS_ROUTED || (hook.pass == PASS_PREFILL && hook.bias_prefill); }
 
-static route_outcome choose(layer_hook & hook, int layer, const float * z, int32_t * ids, int k) {
-    route_outcome routed;
-    routed.kept = k;
-    if (!is_biased(hook)) return routed;
-    const layer_state & state = (*hook.layers)[layer];
-    const route_input in{z, hook.info->experts, state.cache.resident.data(), range_mean_value(state.range), layer, state.range.tokens,
-                         hook.ranking.data()};
-    return route_select(hook.policies[size_t(layer)], in, ids, k);
-}
-
-// One token's routing event: choose, look up, touch, admit, evict. Notes in `hook.needed` what the layer will touch,
-// and in `hook.victim` whom each admission displaced. Returns how many experts the token uses.
+// One token's routing event. Notes in `hook.needed` what the layer will touch, and in `hook.victim` whom each admission
+// displaced. Returns how many experts the token uses.
 static int route_row(layer_hook & hook, int layer, const reuse_scores & scores, int32_t * ids, int top_k) {
-    const float * z = scores.here;
     layer_state & state = (*hook.layers)[layer];
-    range_mean_add(state.range, route_range(z, hook.info->experts));
-    const route_outcome routed = choose(hook, layer, z, ids, top_k);
-    const int k = routed.kept;
     int32_t missed[ROUTE_MAX_K], evicted[ROUTE_MAX_K];
     cache_event event{0, 0, 0, missed, evicted};
-    expert_cache_event(state.cache, ids, k, event, scores);
+    const route_policy * policy = is_biased(hook) ? &hook.policies[size_t(layer)] : nullptr;
+    const route_outcome routed = layer_state_route(state, layer, policy, scores, ids, top_k, hook.ranking.data(), event);
     for (int i = 0; i < event.misses; i++) {
         // A second admission within one micro-batch reads nothing, so the first displaced expert stands.
         if (!hook.needed[size_t(missed[i])]) hook.victim[size_t(missed[i])] = i < event.evictions ? evicted[i] : -1;
     }
-    for (int i = 0; i < k; i++) hook.needed[size_t(ids[i])] = 1;
+    for (int i = 0; i < routed.kept; i++) hook.needed[size_t(ids[i])] = 1;
     if (hook.pass == PASS_ROUTED) {
         hook.outcome.hits += event.hits;
         hook.outcome.misses += event.misses;
-        hook.outcome.dropped += top_k - k;
+        hook.outcome.dropped += top_k - routed.kept;
         hook.outcome.swaps += routed.swaps;
-        state.tally.hits.add(event.hits);
-        state.tally.misses.add(event.misses);
-        state.tally.dropped.add(top_k - k);
-        state.tally.swaps.add(routed.swaps);
-        state.tally.mass_lost.add(routed.mass_lost);
-        state.tally.events.add(1);
+        layer_state_count(state, routed, event, top_k);
     }
-    return k;
+    return routed.kept;
 }
 
 // What the routers said of row `row` of `rows`. A layer has fewer rows than the one below where only the last are asked for.
@@ -237,6 +219,14 @@ static void record_route(layer_hook & hook, int layer, int64_t row, int64_t rows
     for (int i = 0; i < k; i++) out[i] = i < kept ? ids[i] : -1;
 }
 
+// Scores of the pass's tokens, all of which the layer sees.
+static void record_scores(layer_hook & hook, int layer, int64_t rows) {
+    const size_t experts = size_t(hook.info->experts);
+    for (int64_t r = 0; r < rows; r++) {
+        memcpy(hook.recorded + (size_t(r) * hook.routers.size() + size_t(layer)) * experts, hook.scores.data() + size_t(r) * experts, experts * sizeof(float));
+    }
+}
+
 // Where one token is decoded through the real cache.
 static bool guesses_next(const layer_hook & hook, int layer, int64_t rows) {
     return hook.prefetch.active && hook.pass == PASS_ROUTED && rows == 1 && hook.owner == hook.layers && !hook.keep_all &&
@@ -292,6 +282,7 @@ static void route_layer(layer_hook & hook, int layer, const ggml_tensor * topk) 
         hook.kept[size_t(r)] = route_row(hook, layer, scores_of(hook, layer, r, rows), ids, k);
         if (hook.routes) record_route(hook, layer, r, rows, ids, hook.kept[size_t(r)], k);
     }
+    if (hook.recorded) record_scores(hook, layer, rows);
     if (hook.pass == PASS_PREFILL) count_distinct(hook, state.tally);
     if (hook.capture && rows == 1) {
         memcpy(hook.capture + size_t(layer) * size_t(hook.info->experts), hook.scores.data(), size_t(hook.info->experts) * sizeof(float));

@@ -136,7 +136,7 @@ static void keeps_output_and_bound_under_load(engine * e, const std::vector<int3
 
 // Tokens of the text, one by one through the real cache, as decode does; what they used, layer by layer, and what changed
 // meanwhile. Returns the misses of each layer.
-static std::vector<int64_t> record_under_load(engine * e, const std::vector<int32_t> & tokens, simulate_request & out) {
+static std::vector<int64_t> record_under_load(engine * e, const std::vector<int32_t> & tokens, engine_eviction eviction, route_trace & out) {
     const int layers = 6, top_k = 4, count = 240;
     capacity_log log;
     capacity_log_init(log, 1 << 16);
@@ -154,7 +154,7 @@ static std::vector<int64_t> record_under_load(engine * e, const std::vector<int3
             held[size_t(i % 6)] = 20;
             if (failed(engine_shrink(e, held)) || done.load()) return;
             engine_spec spec = spec_of(0.2, 10 + i % 12);
-            spec.eviction = out.eviction;
+            spec.eviction = eviction;
             if (failed(engine_apply(e, spec))) return;
         }
     });
@@ -193,20 +193,20 @@ static void replays_to_the_same_misses_through_resizes(engine * e) {
         engine_spec spec = spec_of(0.2, 12);
         spec.eviction = eviction;
         REQUIRE_OK(engine_apply(e, spec));
-        simulate_request request;
-        request.experts = 32;
-        request.top_k = 4;
-        request.capacity = 12;
-        request.eviction = eviction;
-        const std::vector<int64_t> misses = record_under_load(e, tokens, request);
-        simulate_result replayed, unaware;
-        REQUIRE_OK(engine_simulate(request, replayed));
-        request.changes.clear();
-        REQUIRE_OK(engine_simulate(request, unaware));
+        replay_request request;
+        request.trace.experts = 32;
+        request.trace.top_k = 4;
+        const std::vector<int64_t> misses = record_under_load(e, tokens, eviction, request.trace);
+        spec.routing = ROUTING_ORIGINAL;  // the record holds what was chosen, bent already
+        request.what_ifs = {spec};
+        replay_result replayed, unaware;
+        REQUIRE_OK(engine_replay(request, {}, replayed));
+        request.trace.changes.clear();
+        REQUIRE_OK(engine_replay(request, {}, unaware));
         bool differs = false;
         for (size_t l = 0; l < misses.size(); l++) {
-            CHECK_EQUAL(replayed.layers[l].misses, misses[l]);
-            differs |= unaware.layers[l].misses != misses[l];
+            CHECK_EQUAL(replayed.what_ifs[0][l].misses, misses[l]);
+            differs |= unaware.what_ifs[0][l].misses != misses[l];
         }
         CHECK(differs);
     }
