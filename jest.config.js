@@ -10,6 +10,7 @@ const shared = {
     '^@moefleet/coordinator/main$': '<rootDir>/coordinator/src/main.ts',
     '^@moefleet/coordinator/identity/(.*)$': '<rootDir>/coordinator/src/identity/$1.ts',
     '^@moefleet/demo/(.*)$': '<rootDir>/services/demo/src/$1.ts',
+    '^@moefleet/replay$': '<rootDir>/services/replay/src/index.ts',
     '^@moefleet/learner/main$': '<rootDir>/services/learner/src/main.ts',
   },
   modulePathIgnorePatterns: ['/dist/', '/native/build'],

@@ -17,6 +17,7 @@ import { ModelSwitch } from './control/model-switch';
 import { MemoryWatch } from './control/memory-watch';
 import { defaultLowBytes } from './control/memory-pressure';
 import { availableBytes, readMemory } from './control/process-memory';
+import { effectiveOf } from './control/reported';
 import { RouterWindows } from './control/router-windows';
 import { SpecStore } from './control/spec-store';
 import { StateFolder } from './control/state-folder';
@@ -109,8 +110,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       const sampling = inForce?.effective.routerSampling;
       if (!inForce || !sampling || host.state.t !== 'ready') return null;
       const { info, hash } = host.state.model;
-      const { lambda, generation } = inForce.effective.routing;
-      return { sampling, modelHash: hash, layers: info.moeLayers.length, experts: info.experts, lambda, generation };
+      return { sampling, modelHash: hash, model: info, spec: effectiveOf(inForce), generation: inForce.effective.routing.generation };
     },
     send: (window) => {
       const kept = outbox.putWindow(window);

@@ -243,6 +243,8 @@ export interface EvalRequest {
   promptTokens?: number;
   /** return which experts every token used; default false */
   recordRoutes?: boolean;
+  /** return what the routers said of every token; needs windows without a prompt; default false */
+  recordScores?: boolean;
 }
 
 export interface LayerResult {
@@ -291,6 +293,8 @@ export interface EvalResult {
    * and where nothing was computed: of a prompt, the last block sees the last token alone
    */
   routes: Int32Array | null;
+  /** where asked for: all N tokens x MoE layers x experts, what the pull goes on (`ModelInfo.selectBy`) */
+  scores: Float32Array | null;
   /** stepped: scored tokens x EVAL_STEP_FIELDS numbers; null for a batched one */
   steps: Float64Array | null;
   evalNs: number;
@@ -360,30 +364,48 @@ export interface EngineCounters {
   }[];
 }
 
-/** A recorded sequence of routing events, to be run through one policy's cache. */
-export interface SimulateRequest {
+/**
+ * A recorded run: what the routers said of every token (`scores` or `rows`), or only what they chose (`routes`). Scores are
+ * token by token, all layers of each, so every layer has as many events; routes are layer by layer. Scores without routes:
+ * the model chose the topK largest, ties by index.
+ */
+export interface RouteTrace {
   experts: number;
   /** experts of one event, at most */
   topK: number;
-  /** events x topK experts, layer by layer, best ranked first; -1 in slots that were not used */
-  routes: Int32Array;
-  /** events of each layer, in the order of `routes` */
+  /** events of each layer */
   layerEvents: number[];
-  /** `belady`, the bound that no policy passes, is told the future: it is for recorded runs alone */
-  policy: Eviction | 'belady';
-  /** see `RoutingSpec.evictionHalfLifeTokens` */
-  halfLifeTokens: number;
-  /** experts of each layer; at least topK */
-  capacity: number;
+  /** events x topK experts, best ranked first; -1 in slots that were not used */
+  routes?: Int32Array | null;
+  /** tokens x layers x experts; not finite: masked */
+  scores?: Float32Array | null;
+  /** the same at a byte each; a row is float32 minimum and step, little endian, then a level for each expert: z = minimum + step x level */
+  rows?: Uint8Array | null;
+  /** level 255 is a masked expert; default false: a level like the others */
+  rowsMask?: boolean;
   /**
-   * changes of it x (layer as in `layerEvents`, event of that layer before which it came into force, new capacity), a layer's
-   * in the order of events; absent: none
+   * changes of capacity x (layer as in `layerEvents`, event of that layer before which it came into force, new capacity), a
+   * layer's in the order of events; absent: none
    */
-  changes?: Int32Array;
+  changes?: Int32Array | null;
 }
 
-/** Slots looked up, and those among them that were not there. */
-export interface SimulatedLayer { references: number; misses: number; }
+/** `belady`, the bound that no policy passes, is told the future: where nothing is bent it may be asked for. */
+export interface WhatIf extends Omit<RoutingSpec, 'eviction'> { eviction?: Eviction | 'belady'; }
+
+export interface ReplayRequest extends RouteTrace {
+  whatIfs: WhatIf[];
+  /** that many tokens, from the first, fill the caches and are not counted; default 0 */
+  uncountedTokens?: number;
+}
+
+/** Counts of one layer; `massLost` is summed over events. The last two are of all events, uncounted ones included. */
+export interface ReplayedLayer {
+  events: number; hits: number; misses: number; swaps: number; dropped: number; massLost: number; evictions: number; lifetimeTokens: number;
+}
+
+/** LRU at the model's own choice; entry C of each is capacity C, from topK to all experts. */
+export interface LruCurveLayer { references: number; misses: Float64Array; evictions: Float64Array; lifetimeTokens: Float64Array; }
 
 export type EngineErrorCode =
   | 'MODEL_FORMAT' | 'NOT_MOE' | 'MODEL_CHANGED' | 'IO' | 'BAD_ARGUMENT' | 'CAPACITY' | 'CONTEXT_FULL' | 'BUSY' | 'CLOSED' | 'CANCELLED'
@@ -410,8 +432,13 @@ export interface EngineAddon {
   widen(source: string, target: string, options: WidenOptions, onProgress: (done: number, total: number) => void): Promise<WriteResult & { width: number }>;
   /** Quantises the experts through ggml; what does not fit the type that was asked for is an error. Resumed and refused as `pack` is. */
   quantize(source: string, target: string, options: QuantizeOptions, onProgress: (done: number, total: number) => void): Promise<WriteResult & { relativeError: number }>;
-  /** Each layer starts with an empty cache; see native/engine/cache-replay.cpp. Needs no model. */
-  simulate(request: SimulateRequest): Promise<SimulatedLayer[]>;
+  /**
+   * Runs each what-if through the record from an empty cache; see native/engine/replay.cpp. Needs no model. Layers of each, in
+   * the order of `whatIfs`. Progress counts what-ifs; CANCELLED where `onProgress` throws.
+   */
+  replay(request: ReplayRequest, onProgress: (done: number, total: number) => void): Promise<ReplayedLayer[][]>;
+  /** Every capacity at once, in one pass over the record, which may hold no changes of capacity; see native/engine/lru-curve.cpp. */
+  lruCurve(request: RouteTrace & { uncountedTokens?: number }): Promise<LruCurveLayer[]>;
   open(options: OpenOptions): Promise<EngineHandle>;
   info(engine: EngineHandle): ModelInfo;
   memory(engine: EngineHandle): EngineMemory;

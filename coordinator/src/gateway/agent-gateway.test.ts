@@ -1,6 +1,6 @@
 /** The agents' side of the coordinator, over real gRPC and a real Redis, with agents that behave and agents that do not. */
 import { type ClientDuplexStream, Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { EffectiveSpec, ConnectRequest, SpecState } from '@moefleet/proto';
+import { ConnectRequest, EffectiveSpec, RouterWindow, SpecState } from '@moefleet/proto';
 import { freePort, until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
 import { connect, type Socket } from 'node:net';
@@ -140,7 +140,7 @@ test('a gap in the telemetry makes it ask for the full state; frames in order do
 
 test('router windows are kept', async () => {
   const agent = await join({ id: 'd' });
-  agent.send({ $case: 'routerWindow', value: { windowId: 'w1', modelHash: '', timeMs: 0n, tokens: 1, layers: 1, experts: 4, lambda: 0, generation: 0n, compression: 1, data: Buffer.alloc(12) } });
+  agent.send({ $case: 'routerWindow', value: RouterWindow.fromPartial({ windowId: 'w1', tokens: 1, layers: 1, experts: 4, compression: 1, data: Buffer.alloc(12) }) });
   await until('it is there', async () => (await coordinator.registry.devices.windows('d')).length === 1, 5000, 5);
 });
 

@@ -9,7 +9,7 @@
 //   LFU       uses(e), which count on while e is out of the cache
 //   LFRU      uses(e) / tokens since e was last used
 //   ADAPTIVE  the uses to come that were learned for e (reuse-predictor.h)
-//   BELADY    -(clock of e's next event), told in advance by a replay (cache-replay.cpp)
+//   BELADY    -(clock of e's next event), told in advance by a replay (replay.cpp)
 //
 // where experts of the latest event are beyond price and ties go to the least recently used. With a half-life H a use
 // of t tokens ago counts 2^(-t/H). Uses are counted under LRU too, so that a change of policy finds them.

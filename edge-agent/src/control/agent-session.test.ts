@@ -1,5 +1,5 @@
 import { Metadata, Server, ServerCredentials, type ServerDuplexStream, status } from '@grpc/grpc-js';
-import { AgentServiceService, type ConnectRequest, ConnectResponse, DeviceInfo, Reported, TelemetryFrame } from '@moefleet/proto';
+import { AgentServiceService, type ConnectRequest, ConnectResponse, DeviceInfo, Reported, RouterWindow, TelemetryFrame } from '@moefleet/proto';
 import { createLogger } from '@moefleet/runtime';
 import { AgentSession, type SessionOptions } from './agent-session';
 import { StreamOutbox } from './stream-outbox';
@@ -162,7 +162,7 @@ test('a coordinator that does not read holds nothing up and costs no memory', as
   const data = Buffer.alloc(256 * 1024);
   let waiting = 0;
   for (let i = 0; i < 200; i += 1) {
-    if (!outbox.putWindow({ windowId: String(i), modelHash: '', timeMs: 0n, tokens: 0, layers: 0, experts: 0, lambda: 0, generation: 0n, compression: 0, data })) waiting += 1;
+    if (!outbox.putWindow(RouterWindow.fromPartial({ windowId: String(i), data }))) waiting += 1;
     session.flush();
     await new Promise((resolve) => setImmediate(resolve));
   }

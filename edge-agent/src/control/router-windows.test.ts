@@ -1,12 +1,14 @@
-import { inflateSync } from 'node:zlib';
-import { Compression, type RouterWindow } from '@moefleet/proto';
+import { Compression, EffectiveSpec, RouterEncoding, type RouterWindow } from '@moefleet/proto';
+import { dequantise, unpackWindow } from '../engine/router-window';
 import type { Step } from '../native';
-import { dequantise } from './router-window-codec';
 import { RouterWindows, type SamplingContext } from './router-windows';
 
 const LAYERS = 2;
 const EXPERTS = 4;
-const on: SamplingContext = { sampling: { windowTokens: 4, bytesPerHour: 1n << 20n }, modelHash: 'ab', layers: LAYERS, experts: EXPERTS, lambda: 0.3, generation: 5 };
+const on: SamplingContext = {
+  sampling: { windowTokens: 4, bytesPerHour: 1n << 20n }, modelHash: 'ab', model: { moeLayers: [1, 2], expertBytes: [10, 20], experts: EXPERTS, topK: 2 },
+  spec: EffectiveSpec.fromPartial({ lambda: 0.3, capacities: [3, 3] }), generation: 5,
+};
 
 function step(n: number, routerLogits: Float32Array | null = Float32Array.from({ length: LAYERS * EXPERTS }, (_, i) => n + i)): Step {
   return { step: n, token: 1, text: new Uint8Array(), startNs: 0, endNs: 0, hits: 0, misses: 0, missEvents: new Float64Array(), routerLogits: n === 0 ? null : routerLogits };
@@ -32,8 +34,8 @@ test('a request gives whole windows, and a rest of at least half of one', async 
   const { run, sent } = sampler();
   await run('a', 10);
   expect(sent.map(({ tokens }) => tokens)).toEqual([4, 4, 2]);
-  expect(sent[0]).toMatchObject({ modelHash: 'ab', layers: LAYERS, experts: EXPERTS, lambda: 0.3, generation: 5n, compression: Compression.COMPRESSION_DEFLATE });
-  const logits = dequantise(inflateSync(sent[1]!.data), EXPERTS);
+  expect(sent[0]).toMatchObject({ modelHash: 'ab', layers: LAYERS, experts: EXPERTS, lambda: 0.3, generation: 5n, topK: 2, moeLayers: [1, 2], expertBytes: [10n, 20n], spec: { capacities: [3, 3] }, compression: Compression.COMPRESSION_ZSTD, encoding: RouterEncoding.ROUTER_ENCODING_MASKED_BYTES });
+  const logits = dequantise((await unpackWindow(sent[1]!)).rows!, EXPERTS);
   expect(logits).toHaveLength(4 * LAYERS * EXPERTS);
   expect(logits[0]).toBeCloseTo(5, 2); // the second window begins with the fifth decode step
   await run('b', 1);

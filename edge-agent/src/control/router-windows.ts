@@ -1,18 +1,15 @@
 /**
  * Samples windows of router logits when the spec asks for it: consecutive decode tokens of one request under one
- * generation, all MoE layers, a byte per logit, deflated (zlib). The bytes of any hour stay within the spec's budget;
+ * generation, all MoE layers, a byte per score, compressed. The bytes of any hour stay within the spec's budget;
  * what would go over is dropped and counted. The rest of a request that is shorter than a window is sent where it is
  * at least half of one. Off, it costs a request one question.
  */
 import { randomUUID } from 'node:crypto';
-import { promisify } from 'node:util';
-import { deflate } from 'node:zlib';
-import { Compression, type RouterSampling, type RouterWindow } from '@moefleet/proto';
-import type { Step } from '../native';
+import type { EffectiveSpec, RouterSampling, RouterWindow } from '@moefleet/proto';
+import { packScores } from '../engine/router-window';
+import type { ModelInfo, Step } from '../native';
 import type { StepObserver } from '../step-observer';
-import { quantise } from './router-window-codec';
 
-const compress = promisify(deflate);
 const HOUR_MS = 3_600_000;
 /** A window is one message; larger ones would not pass the coordinator's bound. */
 const MAX_WINDOW_BYTES = 2 * 1024 * 1024;
@@ -21,9 +18,8 @@ const MAX_WINDOW_BYTES = 2 * 1024 * 1024;
 export interface SamplingContext {
   sampling: RouterSampling;
   modelHash: string;
-  layers: number;
-  experts: number;
-  lambda: number;
+  model: Pick<ModelInfo, 'moeLayers' | 'expertBytes' | 'experts' | 'topK'>;
+  spec: EffectiveSpec;
   generation: number;
 }
 
@@ -100,20 +96,20 @@ export class RouterWindows implements StepObserver {
   }
 
   private async pack({ context, rows }: Capture): Promise<void> {
-    const { layers, experts } = context;
-    const logits = new Float32Array(rows.length * layers * experts);
-    rows.forEach((row, i) => logits.set(row, i * layers * experts));
-    const data = await compress(quantise(logits, experts));
+    const { modelHash, model: { moeLayers, expertBytes, experts, topK }, spec, generation } = context;
+    const scores = new Float32Array(rows.length * moeLayers.length * experts);
+    rows.forEach((row, i) => scores.set(row, i * moeLayers.length * experts));
+    const packed = await packScores(scores, experts);
     const timeMs = this.now();
-    if (data.length > MAX_WINDOW_BYTES || this.spentBytes() + data.length > Number(context.sampling.bytesPerHour)) {
+    if (packed.data.length > MAX_WINDOW_BYTES || this.spentBytes() + packed.data.length > Number(context.sampling.bytesPerHour)) {
       this.droppedCount += 1;
       return;
     }
     const queued = this.options.send({
-      windowId: randomUUID(), modelHash: context.modelHash, timeMs: BigInt(timeMs), tokens: rows.length, layers, experts,
-      lambda: context.lambda, generation: BigInt(context.generation), compression: Compression.COMPRESSION_DEFLATE, data,
+      windowId: randomUUID(), modelHash, timeMs: BigInt(timeMs), tokens: rows.length, layers: moeLayers.length, experts, lambda: spec.lambda,
+      generation: BigInt(generation), topK, moeLayers, expertBytes: expertBytes.map((bytes) => BigInt(bytes)), spec, ...packed,
     });
-    this.spent.push({ timeMs, bytes: data.length });
+    this.spent.push({ timeMs, bytes: packed.data.length });
     // Where the queue was full an older one, counted as sent, gave way to this one.
     if (queued) this.sentCount += 1;
     else this.droppedCount += 1;

@@ -4,7 +4,7 @@
  */
 import {
   type EngineAddon, type EngineCounters, type EngineHandle, type EngineMemory, type EvalRequest, type FitRequest, type FitResult, type EvalResult, type GenerateRequest,
-  type GenerateResult, loadAddon, type ModelInfo, type OpenOptions, type RoutingSpec, type SimulatedLayer, type SimulateRequest, type Step,
+  type GenerateResult, loadAddon, type ModelInfo, type OpenOptions, type LruCurveLayer, type ReplayedLayer, type ReplayRequest, type RouteTrace, type RoutingSpec, type Step,
 } from '../native';
 import { EngineCancelledError, toEngineError } from './engine-error';
 
@@ -19,8 +19,11 @@ const addon = (): EngineAddon => loadAddon();
 /** llama.cpp release and CPU backend, e.g. "v0.5.0 haswell". */
 export const engineVersion = (): string => typed(() => addon().version());
 
-/** Runs recorded routes through the cache that the engine runs, each layer from empty. BadArgumentError, CapacityError. */
-export const simulateCache = (request: SimulateRequest): Promise<SimulatedLayer[]> => typedAsync(() => addon().simulate(request));
+/** Runs a record through the routing and the cache that the engine runs, each layer from empty. BadArgumentError, CapacityError. */
+export const replay = (request: ReplayRequest, onProgress: Progress = () => {}): Promise<ReplayedLayer[][]> => typedAsync(() => addon().replay(request, onProgress));
+
+/** LRU at the model's own choice, at every capacity in one pass. BadArgumentError. */
+export const lruCurve = (request: RouteTrace & { uncountedTokens?: number }): Promise<LruCurveLayer[]> => typedAsync(() => addon().lruCurve(request));
 
 export class Engine {
   private constructor(private readonly addon: EngineAddon, private readonly handle: EngineHandle) {}

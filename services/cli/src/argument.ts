@@ -31,6 +31,23 @@ export function listOf(one: (text: string) => number): (text: string) => number 
   };
 }
 
+const MOST_RANGE_VALUES = 10_000;
+
+/** Values and ranges `from:to:step`, both ends included, between commas; ascending, each once. */
+export function rangesOf(one: (text: string) => number): (text: string) => number[] {
+  return (text) => {
+    const values = text.split(',').flatMap((part) => {
+      const bounds = part.split(':');
+      if (bounds.length === 1) return [one(part)];
+      const [from, to, step] = [one(bounds[0]!), one(bounds[1]!), bounds.length === 3 ? Number(bounds[2]) : 1];
+      if (bounds.length > 3 || !(step > 0) || !(to >= from) || (to - from) / step > MOST_RANGE_VALUES) throw new InvalidArgumentError('Write values, or ranges from:to:step that go up, such as 8:32:4.');
+      // Whole steps from the start, so that 0:0.3:0.1 ends with 0.3.
+      return Array.from({ length: Math.floor((to - from) / step + 1e-9) + 1 }, (_, i) => one(String(Number((from + i * step).toPrecision(12)))));
+    });
+    return [...new Set(values)].sort((a, b) => a - b);
+  };
+}
+
 /** Names between commas, each once. */
 export function namesOf<T extends string>(known: readonly T[]): (text: string) => T[] {
   return (text) => {

@@ -19,6 +19,7 @@ import { addLearnerQueries } from './commands/learner';
 import { addMeasure } from './commands/measure';
 import { addModel } from './commands/model';
 import { addOperators } from './commands/operator';
+import { addReplay } from './commands/replay';
 import { addRollout } from './commands/rollout';
 import { addRun } from './commands/run-program';
 import { addSupportBundle } from './commands/support-bundle';
@@ -48,6 +49,7 @@ Study a model on this machine:
   moefleet engine inspect --model model.gguf
   moefleet engine eval --model model.gguf --text unseen.txt --lambda 0.3 --capacity 16 --compare
   moefleet engine simulate --routes phone.route.csv --capacity 16,32,64
+  moefleet replay --trace run.windows --lambda 0,0.1,0.2 --capacity 8:32:4
 
 Exit codes: 0 done; 1 failed; 2 bad input; 3 only offline devices are missing; 130 interrupted.
 Environment: MOEFLEET_OPERATOR (coordinator), MOEFLEET_CA (its fleet's ca.pem), MOEFLEET_LOG_LEVEL (debug prints stack traces).
@@ -108,5 +110,6 @@ export function buildProgram(context: Context): Command {
 
   addEngineBench(addEngine(program, context), context);
   addModel(program, context);
+  addReplay(program, context);
   return program;
 }

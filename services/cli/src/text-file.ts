@@ -1,16 +1,20 @@
-/** Texts that a command reads or writes by name. */
+/** Files that a command reads or writes by name. */
 import { closeSync, existsSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { Failure, UsageFailure } from './failure';
 
-/** The whole file, which must be UTF-8. Throws UsageFailure naming the file. */
-export function readTextFile(flag: string, path: string): string {
-  let bytes: Buffer;
+/** Throws UsageFailure naming the file. */
+export function readFileBytes(flag: string, path: string): Buffer {
   try {
-    bytes = readFileSync(path);
+    return readFileSync(path);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     throw new UsageFailure(`${flag}: cannot read ${path}: ${code === 'ENOENT' ? 'no such file' : (error as Error).message}`, { cause: error });
   }
+}
+
+/** The whole file, which must be UTF-8. Throws UsageFailure naming the file. */
+export function readTextFile(flag: string, path: string): string {
+  const bytes = readFileBytes(flag, path);
   try {
     // Kept as it is, a byte order mark included: what is scored is the file.
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
@@ -25,11 +29,11 @@ export function refuseExisting(flag: string, path: string): void {
 }
 
 /** Throws Failure naming the file; what was written by then stays. */
-export function writeTextFile(flag: string, path: string, parts: Iterable<string>): void {
+export function writeNewFile(flag: string, path: string, parts: Iterable<string | Buffer>): void {
   try {
     const file = openSync(path, 'wx');
     try {
-      for (const part of parts) writeSync(file, part);
+      for (const part of parts) writeSync(file, Buffer.from(part));
     } finally {
       closeSync(file);
     }

@@ -178,7 +178,7 @@ async function scoreQuality(flags: BenchFlags, plan: BenchPlan, listener: { onPr
   for (const [index, arm] of bent.entries()) {
     const outcome = await runEngineJob({
       t: 'evaluate', settings: { ...arm.settings, modelPath: flags.qualityModel }, text: plan.text, textPath: plan.textPath,
-      tokens: flags.qualityTokens, context: 256, promptTokens: 0, stepped: false, compare: true, recordRoutes: false,
+      tokens: flags.qualityTokens, context: 256, promptTokens: 0, stepped: false, compare: true, recordRoutes: false, recordScores: false,
     }, { onProgress: (fraction) => listener.onProgress((index + fraction) / bent.length, `perplexity of ${arm.name}:`) }, context.signal);
     scored.set(arm.name, qualityOf(outcome));
   }

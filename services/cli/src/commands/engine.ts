@@ -1,6 +1,7 @@
 /** `moefleet engine inspect|eval|generate`: the native engine on this machine, without a fleet. */
 import { type Command, Option } from 'commander';
 import type { EvalResult, Eviction, Prefetch, Routing, RoutingSpec } from '@moefleet/edge-agent/engine';
+import { formatRoutes, formatWindows } from '@moefleet/replay';
 import { formatSize } from '@moefleet/runtime';
 import { integerFrom, listOf, numberFrom, sizeAbove } from '../argument';
 import { type DiskProfile, parseProfile } from '../bench/disk-profile';
@@ -8,13 +9,13 @@ import { addCommonOptions, readCommonOptions } from '../config';
 import type { Context } from '../context';
 import type { EngineSettings, EvaluateOutcome, GenerateOutcome, InspectOutcome } from '../engine/engine-job';
 import { type JobListener, runEngineJob } from '../engine/engine-process';
-import { formatRoutes } from '../engine/route-file';
 import { type PrefetchFigures, prefetchFigures } from '../engine/prefetch-figures';
 import { UsageFailure } from '../failure';
 import { jsonText } from '../json-text';
 import { ProgressLine } from '../progress-line';
 import { capacityText, fixed, pairs, percent, table } from '../table';
-import { readTextFile, refuseExisting, writeTextFile } from '../text-file';
+import { readTextFile, refuseExisting, writeNewFile } from '../text-file';
+import { recordedWindows } from './record-windows';
 import { addSimulate } from './simulate';
 
 /** Node and the libraries, beyond what the engine accounts for. */
@@ -65,6 +66,8 @@ function addEval(engine: Command, context: Context): void {
     .option('--stepped', 'decode one token at a time through the real cache, instead of in batches against a virtual one')
     .addOption(new Option('--seed <n>', 'of --routing sensitivity').argParser(integerFrom(0)).default(0))
     .option('--record-routes <file>', 'write which experts every token used, for `engine simulate`; the file must not exist')
+    .option('--record-windows <file>', 'write what the routers said of every token, for `moefleet replay`; the file must not exist')
+    .option('--exact-windows', 'with --record-windows: four bytes a score instead of one, so that λ 0 is replayed exactly')
     .option('--verify', VERIFY)
     .option('--compare', 'also score with the model\'s own routing and print the loss')
     .addHelpText('after', `${ROUTING_HELP}
@@ -88,18 +91,21 @@ Examples:
     }
     const text = readTextFile('--text', flags.text);
     if (flags.recordRoutes !== undefined) refuseExisting('--record-routes', flags.recordRoutes);
+    if (flags.recordWindows !== undefined) refuseExisting('--record-windows', flags.recordWindows);
+    if (flags.recordWindows !== undefined && flags.promptTokens > 0) throw new UsageFailure('--record-windows: not together with --prompt-tokens, as a prompt\'s last layer is not computed in full; leave one out');
     const outcome = await runEngineJob({
       t: 'evaluate', settings: settings(flags, windowTokens), text, textPath: flags.text, tokens: flags.tokens ?? null,
       context: windowTokens, promptTokens: flags.promptTokens, stepped: flags.stepped ?? false, compare: flags.compare ?? false,
-      recordRoutes: flags.recordRoutes !== undefined,
+      recordRoutes: flags.recordRoutes !== undefined, recordScores: flags.recordWindows !== undefined,
     }, listen(context), context.signal);
-    if (flags.recordRoutes !== undefined) writeTextFile('--record-routes', flags.recordRoutes, formatRoutes(outcome.info, outcome.result.routes!, windowTokens, flags.promptTokens));
+    if (flags.recordRoutes !== undefined) writeNewFile('--record-routes', flags.recordRoutes, formatRoutes(outcome.info, outcome.result.routes!, windowTokens, flags.promptTokens));
+    if (flags.recordWindows !== undefined) writeNewFile('--record-windows', flags.recordWindows, formatWindows(await recordedWindows(outcome, windowTokens, flags.exactWindows ?? false)));
     const evaluated = evalJson(flags, outcome);
     context.stdout.write(readCommonOptions(self, context.env).json ? jsonText(evaluated) : evalText(evaluated));
   });
 }
 
-interface EvalFlags { text: string; tokens?: number; promptTokens: number; windows?: boolean; stepped?: boolean; compare?: boolean; recordRoutes?: string; }
+interface EvalFlags { text: string; tokens?: number; promptTokens: number; windows?: boolean; stepped?: boolean; compare?: boolean; recordRoutes?: string; recordWindows?: string; exactWindows?: boolean; }
 
 function addGenerate(engine: Command, context: Context): void {
   const command = addEngineOptions(addRoutingOptions(engine.command('generate')
@@ -272,7 +278,7 @@ function evalJson(flags: EngineFlags & EvalFlags, { result, baseline, spec, coun
   const loss = baseline ? result.crossEntropy - baseline.crossEntropy : null;
   return {
     ...specJson(spec), context: flags.context!, promptTokens: flags.promptTokens,
-    ...without(result, 'tokenNll', 'routes', 'steps', 'evalNs', ...(flags.windows ? [] : ['windows' as const])),
+    ...without(result, 'tokenNll', 'routes', 'scores', 'steps', 'evalNs', ...(flags.windows ? [] : ['windows' as const])),
     perplexity: Math.exp(result.crossEntropy),
     seconds: result.evalNs / 1e9,
     ...(flags.stepped ? { prefetched: prefetchFigures(counters) } : {}),

@@ -77,7 +77,7 @@ async function score(path: string, flags: QuantizeFlags, context: Context): Prom
   const line = new ProgressLine(context.stderr);
   const job: Extract<EngineJob, { t: 'evaluate' }> = {
     t: 'evaluate', text: readTextFile('--eval', flags.eval!), textPath: flags.eval!, tokens: flags.tokens ?? null, context: CONTEXT_TOKENS,
-    promptTokens: 0, stepped: false, compare: false, recordRoutes: false,
+    promptTokens: 0, stepped: false, compare: false, recordRoutes: false, recordScores: false,
     settings: {
       modelPath: path, cache: { t: 'all' }, contextTokens: CONTEXT_TOKENS, threads: flags.threads, lanes: 0, prefillBytes: 0, directIo: true,
       routing: {

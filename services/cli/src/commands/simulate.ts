@@ -1,18 +1,20 @@
-/** `moefleet engine simulate`: what every eviction policy would have missed on a recorded run. */
+/** `moefleet engine simulate`: a replay at the model's own choice, held against the bound that no policy passes. */
 import { type Command, Option } from 'commander';
+import { type Policy, POLICIES, type Trace, traceOfRoutes } from '@moefleet/replay';
 import { integerFrom, listOf, namesOf, numberFrom } from '../argument';
 import { addCommonOptions, readCommonOptions } from '../config';
 import type { Context } from '../context';
-import { type Policy, POLICIES, type SimulatedRow } from '../engine/engine-job';
-import { runEngineJob } from '../engine/engine-process';
-import { parseRoutes, type RecordedRoutes } from '../engine/route-file';
-import { UsageFailure } from '../failure';
 import { jsonText } from '../json-text';
-import { ProgressLine } from '../progress-line';
 import { fixed, percent, table } from '../table';
 import { readTextFile } from '../text-file';
+import { asUsage, replayGrid } from './replay';
 
 interface SimulateFlags { routes: string; policy: Policy[]; capacity: number | number[]; halfLife: number; phase?: number; perLayer?: boolean; }
+
+interface SimulatedRow {
+  policy: Policy; capacity: number; references: number; misses: number; missRate: number;
+  perLayer?: { layer: number; references: number; misses: number; missRate: number }[];
+}
 
 export function addSimulate(engine: Command, context: Context): void {
   const command = engine.command('simulate')
@@ -37,23 +39,25 @@ Examples:
   moefleet engine simulate --routes own.route.csv --capacity 8,16 --per-layer
 `);
   addCommonOptions(command, { operator: false }).action(async (flags: SimulateFlags, self: Command) => {
-    const routes = parseRoutes(flags.routes, readTextFile('--routes', flags.routes), flags.phase ?? null);
+    const routes = await asUsage(() => traceOfRoutes(flags.routes, readTextFile('--routes', flags.routes), flags.phase ?? null));
     const rows = await simulate(flags, routes, context);
     context.stdout.write(readCommonOptions(self, context.env).json ? jsonText(rows) : simulateText(flags, routes, rows));
   });
 }
 
-async function simulate(flags: SimulateFlags, routes: RecordedRoutes, context: Context): Promise<SimulatedRow[]> {
-  const capacities = [flags.capacity].flat();
-  const small = capacities.find((capacity) => capacity < routes.topK);
-  if (small !== undefined) throw new UsageFailure(`--capacity: ${small} is below the ${routes.topK} experts one token of ${flags.routes} needs; use ${routes.topK} or more`);
-  const line = new ProgressLine(context.stderr);
-  const { rows } = await runEngineJob({ t: 'simulate', routes, routesPath: flags.routes, policies: flags.policy, capacities, halfLifeTokens: flags.halfLife },
-    { onProgress: (fraction, what) => line.update(fraction, what) }, context.signal).finally(() => line.end());
-  return flags.perLayer ? rows : rows.map(({ policy, capacity, references, misses, missRate }) => ({ policy, capacity, references, misses, missRate }));
+async function simulate(flags: SimulateFlags, routes: Trace, context: Context): Promise<SimulatedRow[]> {
+  const own = { routings: ['original'], lambdas: [], topJs: [], maxRanks: [], massThresholds: [] } as const;
+  // A cache that holds more than there is holds all.
+  const capacities = [...new Set([flags.capacity].flat().map((capacity) => Math.min(capacity, routes.experts)))];
+  const rows = await replayGrid(context, routes, { ...own, policies: flags.policy, halfLifeTokens: flags.halfLife, capacities });
+  const inOrder = capacities.flatMap((capacity) => rows.filter((row) => row.capacity === capacity));
+  return inOrder.map(({ policy, capacity, slots, misses, missRate, perLayer }) => ({
+    policy, capacity, references: slots, misses, missRate,
+    ...(flags.perLayer ? { perLayer: perLayer.map((layer) => ({ layer: layer.layer, references: layer.slots, misses: layer.misses, missRate: layer.missRate })) } : {}),
+  }));
 }
 
-function simulateText(flags: SimulateFlags, routes: RecordedRoutes, rows: SimulatedRow[]): string {
+function simulateText(flags: SimulateFlags, routes: Trace, rows: SimulatedRow[]): string {
   const events = routes.layerEvents.reduce((sum, each) => sum + each, 0);
   const head = `${flags.routes}: ${events} events in ${routes.layers.length} layers, ${routes.topK} of ${routes.experts} experts each, phase ${routes.phase}\n\n`;
   const total = table(['POLICY', 'CAPACITY', 'REFERENCES', 'MISSES', 'MISS RATE', 'OF THE WAY TO BELADY'], rows.map((row) => [

@@ -7,10 +7,10 @@ import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { freemem } from 'node:os';
 import {
-  capacitiesForBytes, Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec, simulateCache,
+  capacitiesForBytes, Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec,
 } from '@moefleet/edge-agent/engine';
 import {
-  type DecodeOutcome, type EngineJob, type EngineSettings, type EvaluateOutcome, fileOf, type FitOutcome, type FromChild, type GenerateOutcome, type InspectOutcome, type Outcomes, type SimulateOutcome,
+  type DecodeOutcome, type EngineJob, type EngineSettings, type EvaluateOutcome, fileOf, type FitOutcome, type FromChild, type GenerateOutcome, type InspectOutcome, type Outcomes,
   type ToChild,
 } from './engine-job';
 import { isModelFileJob, type ModelFileJob, performModelFileJob } from './model-file-job';
@@ -53,7 +53,6 @@ async function run(job: EngineJob): Promise<void> {
 }
 
 async function perform(job: EngineJob): Promise<Outcomes[keyof Outcomes]> {
-  if (job.t === 'simulate') return simulate(job);
   const path = fileOf(job);
   await access(path, constants.R_OK).catch((error: NodeJS.ErrnoException) => {
     throw new BadInputError(`${path}: cannot read the model file (${error.code === 'ENOENT' ? 'no such file' : error.message})`);
@@ -63,7 +62,7 @@ async function perform(job: EngineJob): Promise<Outcomes[keyof Outcomes]> {
   return performModelFileJob(job, (done, total, what) => send({ t: 'progress', fraction: done / total, what, bytes: { done, total } }));
 }
 
-function start(job: Exclude<EngineJob, { t: 'simulate' } | ModelFileJob>): Promise<Outcomes[keyof Outcomes]> {
+function start(job: Exclude<EngineJob, ModelFileJob>): Promise<Outcomes[keyof Outcomes]> {
   switch (job.t) {
     case 'inspect': return inspect(job.settings);
     case 'evaluate': return evaluate(job);
@@ -92,13 +91,13 @@ async function evaluate(job: Extract<EngineJob, { t: 'evaluate' }>): Promise<Eva
     const tokens = scoredTokens(all, job);
     const runs = job.compare ? 2 : 1;
     const one = (what: string, index: number, spec: RoutingSpec) => engine.evaluate(
-      { tokens, context: job.context, promptTokens: job.promptTokens, spec, stepped: job.stepped, recordRoutes: job.recordRoutes && index === runs - 1 },
+      { tokens, context: job.context, promptTokens: job.promptTokens, spec, stepped: job.stepped, recordRoutes: job.recordRoutes && index === runs - 1, recordScores: job.recordScores && index === runs - 1 },
       (done, total) => send({ t: 'progress', fraction: (index + done / total) / runs, what }),
       cancelled.signal,
     );
     const baseline = job.compare ? await one("scoring with the model's own routing", 0, { ...spec, routing: 'original' }) : null;
     const result = await one(`scoring with ${spec.routing}`, runs - 1, spec);
-    return { info, result, baseline, spec, counters: engine.counters(), peakRssBytes: peakRssBytes() };
+    return { info, modelHash: job.recordScores ? await modelHash(job.settings.modelPath) : '', result, baseline, spec, counters: engine.counters(), peakRssBytes: peakRssBytes() };
   } finally {
     await engine.close();
   }
@@ -170,24 +169,6 @@ async function generate(job: Extract<EngineJob, { t: 'generate' }>): Promise<Gen
   } finally {
     await engine.close();
   }
-}
-
-async function simulate({ routes, policies, capacities, halfLifeTokens }: Extract<EngineJob, { t: 'simulate' }>): Promise<SimulateOutcome> {
-  const { layers, experts, topK, layerEvents } = routes;
-  const runs = capacities.flatMap((capacity) => policies.map((policy) => ({ policy, capacity })));
-  const rows = [];
-  for (const [done, { policy, capacity }] of runs.entries()) {
-    send({ t: 'progress', fraction: done / runs.length, what: `${policy}, capacity ${capacity}` });
-    const figures = await simulateCache({ experts, topK, routes: routes.routes, layerEvents, policy, capacity, halfLifeTokens, changes: routes.changes });
-    const perLayer = figures.map((layer, i) => ({ layer: layers[i]!, ...layer, missRate: layer.misses / layer.references }));
-    const [references, misses] = [sum(figures.map((layer) => layer.references)), sum(figures.map((layer) => layer.misses))];
-    rows.push({ policy, capacity, references, misses, missRate: misses / references, perLayer });
-  }
-  return { rows };
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((total, value) => total + value, 0);
 }
 
 async function open(settings: EngineSettings, mayKeepAll: boolean): Promise<{ engine: Engine; info: ModelInfo; spec: RoutingSpec }> {

@@ -1,7 +1,6 @@
 /** What crosses between the command line and the child process that holds the native engine. */
-import type { EngineCounters, EngineMemory, EvalResult, FitResult, GenerateResult, ModelInfo, RoutingSpec, SimulateRequest } from '@moefleet/edge-agent/engine';
+import type { EngineCounters, EngineMemory, EvalResult, FitResult, GenerateResult, ModelInfo, RoutingSpec } from '@moefleet/edge-agent/engine';
 import { isModelFileJob, type ModelFileJob, modelFileOf, type ModelFileOutcomes } from './model-file-job';
-import type { RecordedRoutes } from './route-file';
 
 /** How much of the model may be in memory: experts per layer, bytes over all layers, or everything. */
 export type CacheSize = { t: 'all' } | { t: 'capacity'; capacity: number } | { t: 'bytes'; bytes: number };
@@ -37,39 +36,29 @@ export interface EngineSettings {
 export type EngineJob =
   | { t: 'inspect'; settings: EngineSettings }
   /** `tokens` null: as many whole windows as the text gives */
-  | { t: 'evaluate'; settings: EngineSettings; text: string; textPath: string; tokens: number | null; context: number; promptTokens: number; stepped: boolean; compare: boolean; recordRoutes: boolean }
+  | { t: 'evaluate'; settings: EngineSettings; text: string; textPath: string; tokens: number | null; context: number; promptTokens: number; stepped: boolean; compare: boolean; recordRoutes: boolean; recordScores: boolean }
   /** one token at a time through the real cache, `passes` times over the same tokens, from an empty cache */
   | { t: 'decode'; settings: EngineSettings; text: string; textPath: string; tokens: number; context: number; passes: number }
   /** `heldOut`: the share of the windows that is scored instead */
   | { t: 'fitPrefetch'; settings: EngineSettings; text: string; textPath: string; tokens: number | null; context: number; heldOut: number; capacity: number | null }
   | { t: 'generate'; settings: EngineSettings; prompt: string; tokens: number; temperature: number; topP: number; seed: number }
-  | { t: 'simulate'; routes: RecordedRoutes; routesPath: string; policies: Policy[]; capacities: number[]; halfLifeTokens: number }
   | ModelFileJob;
 
 /** What the job is about, for messages. */
 export function fileOf(job: EngineJob): string {
   if (isModelFileJob(job)) return modelFileOf(job);
-  return job.t === 'simulate' ? job.routesPath : job.settings.modelPath;
-}
-
-export type Policy = SimulateRequest['policy'];
-export const POLICIES = ['lru', 'lfu', 'lfru', 'adaptive', 'belady'] as const satisfies readonly Policy[];
-
-export interface SimulatedRow {
-  policy: Policy; capacity: number; references: number; misses: number; missRate: number;
-  perLayer?: { layer: number; references: number; misses: number; missRate: number }[];
+  return job.settings.modelPath;
 }
 
 export interface InspectOutcome { info: ModelInfo; modelHash: string; engine: string; memory: EngineMemory; capacities: number[]; contextTokens: number; }
-/** The result's `routes` are there where they were asked for. */
-export interface EvaluateOutcome { info: ModelInfo; result: EvalResult; baseline: EvalResult | null; spec: RoutingSpec; counters: EngineCounters; peakRssBytes: number; }
+/** The result's `routes` and `scores` are there where they were asked for. */
+export interface EvaluateOutcome { info: ModelInfo; modelHash: string; result: EvalResult; baseline: EvalResult | null; spec: RoutingSpec; counters: EngineCounters; peakRssBytes: number; }
 export interface DecodeOutcome { result: EvalResult; spec: RoutingSpec; memory: EngineMemory; counters: EngineCounters; peakRssBytes: number; cpuSeconds: number; }
 /** `capacity` is that of the held-out windows. */
 export interface FitOutcome { result: FitResult; tokens: number; heldOutTokens: number; capacity: number; topK: number; }
 export interface GenerateOutcome { text: string; result: GenerateResult; spec: RoutingSpec; memory: EngineMemory; counters: EngineCounters; peakRssBytes: number; }
-export interface SimulateOutcome { rows: SimulatedRow[]; }
 
-export interface Outcomes extends ModelFileOutcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; decode: DecodeOutcome; fitPrefetch: FitOutcome; generate: GenerateOutcome; simulate: SimulateOutcome; }
+export interface Outcomes extends ModelFileOutcomes { inspect: InspectOutcome; evaluate: EvaluateOutcome; decode: DecodeOutcome; fitPrefetch: FitOutcome; generate: GenerateOutcome; }
 
 export type ToChild = { t: 'job'; job: EngineJob } | { t: 'cancel' };
 

@@ -17,7 +17,7 @@ import { mean, sum } from '../statistics.mjs';
 import { EVICTIONS } from '../strategies.mjs';
 import { plot } from '../svg-plot.mjs';
 
-const { simulateCache } = createRequire(import.meta.url)('@moefleet/edge-agent/engine');
+const { replay: replayTrace } = createRequire(import.meta.url)('@moefleet/edge-agent/engine');
 
 export const name = 'eviction';
 export const title = 'Eviction policies and Belady\'s bound';
@@ -41,8 +41,9 @@ export function byLayer(routes, layers, topK) {
 async function replay(routes, { layers, topK, experts }, { eviction, halfLifeTokens }, capacity) {
   const layerEvents = new Array(layers).fill(routes.length / (layers * topK));
   try {
-    const result = await simulateCache({ experts, topK, routes, layerEvents, policy: eviction, halfLifeTokens, capacity });
-    return { references: sum(result.map((layer) => layer.references)), misses: sum(result.map((layer) => layer.misses)) };
+    const whatIf = { routing: 'original', lambda: 0, topJ: 0, generation: 0, eviction, evictionHalfLifeTokens: halfLifeTokens, capacities: new Array(layers).fill(capacity) };
+    const [result] = await replayTrace({ experts, topK, routes, layerEvents, whatIfs: [whatIf] });
+    return { references: sum(result.map((layer) => layer.hits + layer.misses)), misses: sum(result.map((layer) => layer.misses)) };
   } catch (error) {
     if (error.code === 'BAD_ARGUMENT' && eviction === 'adaptive') return null;
     throw error;

@@ -6,11 +6,13 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
+import { EffectiveSpec } from "./device";
 
 export enum Compression {
   COMPRESSION_UNSPECIFIED = 0,
   COMPRESSION_NONE = 1,
   COMPRESSION_DEFLATE = 2,
+  COMPRESSION_ZSTD = 3,
   UNRECOGNIZED = -1,
 }
 
@@ -25,6 +27,9 @@ export function compressionFromJSON(object: any): Compression {
     case 2:
     case "COMPRESSION_DEFLATE":
       return Compression.COMPRESSION_DEFLATE;
+    case 3:
+    case "COMPRESSION_ZSTD":
+      return Compression.COMPRESSION_ZSTD;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -40,7 +45,52 @@ export function compressionToJSON(object: Compression): string {
       return "COMPRESSION_NONE";
     case Compression.COMPRESSION_DEFLATE:
       return "COMPRESSION_DEFLATE";
+    case Compression.COMPRESSION_ZSTD:
+      return "COMPRESSION_ZSTD";
     case Compression.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/** What a row of scores looks like: one token at one MoE layer. */
+export enum RouterEncoding {
+  /** ROUTER_ENCODING_UNSPECIFIED - float32 minimum, float32 step (little endian), then a byte per expert; a score is minimum + step * byte. */
+  ROUTER_ENCODING_UNSPECIFIED = 0,
+  /** ROUTER_ENCODING_MASKED_BYTES - The same with bytes from 0 to 254; 255 is a masked expert, which can never be selected. */
+  ROUTER_ENCODING_MASKED_BYTES = 1,
+  /** ROUTER_ENCODING_FLOAT32 - float32 (little endian) per expert; not finite: masked. */
+  ROUTER_ENCODING_FLOAT32 = 2,
+  UNRECOGNIZED = -1,
+}
+
+export function routerEncodingFromJSON(object: any): RouterEncoding {
+  switch (object) {
+    case 0:
+    case "ROUTER_ENCODING_UNSPECIFIED":
+      return RouterEncoding.ROUTER_ENCODING_UNSPECIFIED;
+    case 1:
+    case "ROUTER_ENCODING_MASKED_BYTES":
+      return RouterEncoding.ROUTER_ENCODING_MASKED_BYTES;
+    case 2:
+    case "ROUTER_ENCODING_FLOAT32":
+      return RouterEncoding.ROUTER_ENCODING_FLOAT32;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return RouterEncoding.UNRECOGNIZED;
+  }
+}
+
+export function routerEncodingToJSON(object: RouterEncoding): string {
+  switch (object) {
+    case RouterEncoding.ROUTER_ENCODING_UNSPECIFIED:
+      return "ROUTER_ENCODING_UNSPECIFIED";
+    case RouterEncoding.ROUTER_ENCODING_MASKED_BYTES:
+      return "ROUTER_ENCODING_MASKED_BYTES";
+    case RouterEncoding.ROUTER_ENCODING_FLOAT32:
+      return "ROUTER_ENCODING_FLOAT32";
+    case RouterEncoding.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
   }
@@ -138,7 +188,7 @@ export interface TraceRef {
   timeMs: bigint;
 }
 
-/** Router logits of consecutive decode tokens, all MoE layers. */
+/** Router scores of consecutive decode tokens, all MoE layers. */
 export interface RouterWindow {
   windowId: string;
   modelHash: string;
@@ -150,11 +200,16 @@ export interface RouterWindow {
   lambda: number;
   generation: bigint;
   compression: Compression;
-  /**
-   * Per token, per layer: float32 minimum, float32 step (little endian), then `experts` bytes; a logit is
-   * minimum + step * byte.
-   */
+  /** Rows token by token, all layers of each, compressed. */
   data: Buffer;
+  encoding: RouterEncoding;
+  /** Experts a token takes; 0 from agents of earlier releases, whose windows cannot be replayed. */
+  topK: number;
+  /** Block index and bytes of one expert, per MoE layer in layer order. */
+  moeLayers: number[];
+  expertBytes: bigint[];
+  /** In force while it was captured; what the scores came from. */
+  spec: EffectiveSpec | undefined;
 }
 
 function createBaseTelemetryFrame(): TelemetryFrame {
@@ -1519,6 +1574,11 @@ function createBaseRouterWindow(): RouterWindow {
     generation: 0n,
     compression: 0,
     data: Buffer.alloc(0),
+    encoding: 0,
+    topK: 0,
+    moeLayers: [],
+    expertBytes: [],
+    spec: undefined,
   };
 }
 
@@ -1559,6 +1619,32 @@ export const RouterWindow: MessageFns<RouterWindow> = {
     }
     if (message.data.length !== 0) {
       writer.uint32(82).bytes(message.data);
+    }
+    if (message.encoding !== 0) {
+      writer.uint32(88).int32(message.encoding);
+    }
+    if (message.topK !== 0) {
+      writer.uint32(96).uint32(message.topK);
+    }
+    if (message.moeLayers.length !== 0) {
+      writer.uint32(106).fork();
+      for (const v of message.moeLayers) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    if (message.expertBytes.length !== 0) {
+      writer.uint32(114).fork();
+      for (const v of message.expertBytes) {
+        if (BigInt.asUintN(64, v) !== v) {
+          throw new globalThis.Error("a value provided in array field expertBytes of type uint64 is too large");
+        }
+        writer.uint64(v);
+      }
+      writer.join();
+    }
+    if (message.spec !== undefined) {
+      EffectiveSpec.encode(message.spec, writer.uint32(122).fork()).join();
     }
     return writer;
   },
@@ -1656,6 +1742,66 @@ export const RouterWindow: MessageFns<RouterWindow> = {
             message.data = Buffer.from(reader.bytes());
             continue;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.encoding = reader.int32() as any;
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.topK = reader.uint32();
+            continue;
+          }
+          case 13: {
+            if (tag === 104) {
+              message.moeLayers.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 106) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.moeLayers.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 14: {
+            if (tag === 112) {
+              message.expertBytes.push(reader.uint64() as bigint);
+
+              continue;
+            }
+
+            if (tag === 114) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.expertBytes.push(reader.uint64() as bigint);
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.spec = EffectiveSpec.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1688,6 +1834,23 @@ export const RouterWindow: MessageFns<RouterWindow> = {
       generation: isSet(object.generation) ? BigInt(object.generation) : 0n,
       compression: isSet(object.compression) ? compressionFromJSON(object.compression) : 0,
       data: isSet(object.data) ? Buffer.from(bytesFromBase64(object.data)) : Buffer.alloc(0),
+      encoding: isSet(object.encoding) ? routerEncodingFromJSON(object.encoding) : 0,
+      topK: isSet(object.topK)
+        ? globalThis.Number(object.topK)
+        : isSet(object.top_k)
+        ? globalThis.Number(object.top_k)
+        : 0,
+      moeLayers: globalThis.Array.isArray(object?.moeLayers)
+        ? object.moeLayers.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.moe_layers)
+        ? object.moe_layers.map((e: any) => globalThis.Number(e))
+        : [],
+      expertBytes: globalThis.Array.isArray(object?.expertBytes)
+        ? object.expertBytes.map((e: any) => BigInt(e))
+        : globalThis.Array.isArray(object?.expert_bytes)
+        ? object.expert_bytes.map((e: any) => BigInt(e))
+        : [],
+      spec: isSet(object.spec) ? EffectiveSpec.fromJSON(object.spec) : undefined,
     };
   },
 
@@ -1723,6 +1886,21 @@ export const RouterWindow: MessageFns<RouterWindow> = {
     if (message.data.length !== 0) {
       obj.data = base64FromBytes(message.data);
     }
+    if (message.encoding !== 0) {
+      obj.encoding = routerEncodingToJSON(message.encoding);
+    }
+    if (message.topK !== 0) {
+      obj.topK = Math.round(message.topK);
+    }
+    if (message.moeLayers?.length) {
+      obj.moeLayers = message.moeLayers.map((e) => Math.round(e));
+    }
+    if (message.expertBytes?.length) {
+      obj.expertBytes = message.expertBytes.map((e) => e.toString());
+    }
+    if (message.spec !== undefined) {
+      obj.spec = EffectiveSpec.toJSON(message.spec);
+    }
     return obj;
   },
 
@@ -1743,6 +1921,13 @@ export const RouterWindow: MessageFns<RouterWindow> = {
       : 0n;
     message.compression = object.compression ?? 0;
     message.data = object.data ?? Buffer.alloc(0);
+    message.encoding = object.encoding ?? 0;
+    message.topK = object.topK ?? 0;
+    message.moeLayers = object.moeLayers?.map((e) => e) || [];
+    message.expertBytes = object.expertBytes?.map((e) => BigInt(e)) || [];
+    message.spec = (object.spec !== undefined && object.spec !== null)
+      ? EffectiveSpec.fromPartial(object.spec)
+      : undefined;
     return message;
   },
 };

@@ -2,14 +2,14 @@ import { inspectModel } from '@moefleet/edge-agent/engine';
 import { join } from 'node:path';
 import { formatRoutes, parseRoutes } from './route-file';
 
-const MODEL = join(__dirname, '..', '..', '..', '..', 'test', 'fixtures', 'tinymoe-17m-q8_0.gguf');
+const MODEL = join(__dirname, '..', '..', '..', 'test', 'fixtures', 'tinymoe-17m-q8_0.gguf');
 const HEADER = 'turn,phase,step,layer,slot,expert,weight';
 const parse = (lines: string[], phase: number | null = null) => parseRoutes('r.csv', lines.join('\n'), phase);
 
 test('groups the events of each layer, best ranked first, whatever the order of the columns', () => {
-  const parsed = parse(['# route_trace v1', '# model=m n_layer=9 n_expert=16 n_expert_used=2', 'expert,slot,layer,step,phase,turn',
+  const parsed = parse(['# route_trace v1', '# model=m n_layer=9 n_expert=16 n_expert_used=2', '# layer=2 expert_bytes=64 dense_bytes=8', '# layer=7 expert_bytes=32', 'expert,slot,layer,step,phase,turn',
     '3,0,2,5,1,0', '1,1,2,5,1,0', '4,0,7,5,1,0', '3,0,2,6,1,0', '2,1,2,6,1,0', '9,0,7,6,1,0', '1,1,7,6,1,0']);
-  expect(parsed).toEqual({ experts: 16, topK: 2, phase: 1, layers: [2, 7], layerEvents: [2, 2], routes: Int32Array.of(3, 1, 3, 2, 4, -1, 9, 1), changes: new Int32Array() });
+  expect(parsed).toEqual({ experts: 16, topK: 2, phase: 1, layers: [2, 7], layerEvents: [2, 2], routes: Int32Array.of(3, 1, 3, 2, 4, -1, 9, 1), changes: new Int32Array(), expertBytes: [64, 32] });
 });
 
 test('places a change of capacity before the next event of its layer, in either phase', () => {

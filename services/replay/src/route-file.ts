@@ -9,12 +9,18 @@
  * A comment `# capacity layer=3 experts=12` says that this layer's cache held so many experts from the layer's next event on:
  * by a spec or because memory was short.
  */
-import type { ModelInfo, SimulateRequest } from '@moefleet/edge-agent/engine';
-import { UsageFailure } from '../failure';
+import type { ModelInfo } from '@moefleet/edge-agent/engine';
+import { TraceError } from './trace-error';
 
 /** What the engine takes; `layers[i]` is the block that `layerEvents[i]` belongs to. */
-export interface RecordedRoutes extends Pick<SimulateRequest, 'experts' | 'topK' | 'routes' | 'layerEvents'> {
+export interface RecordedRoutes {
+  experts: number;
+  topK: number;
+  routes: Int32Array;
+  layerEvents: number[];
   changes: Int32Array;
+  /** of one expert, per layer; null where the file does not say */
+  expertBytes: number[] | null;
   layers: number[];
   phase: number;
 }
@@ -39,7 +45,7 @@ interface Phase {
 
 /**
  * Reads the events of one phase; by default those of decode, which are the ones recorded token by token: a prompt that is
- * computed as one batch is recorded layer by layer. Throws UsageFailure naming the line, the value and what to do.
+ * computed as one batch is recorded layer by layer. Throws TraceError naming the line, the value and what to do.
  */
 export function parseRoutes(path: string, text: string, wanted: number | null): RecordedRoutes {
   const reader = new RouteReader(path);
@@ -56,6 +62,7 @@ export function parseRoutes(path: string, text: string, wanted: number | null): 
 class RouteReader {
   private line = 0;
   private experts: number | null = null;
+  private readonly expertBytes = new Map<number, number>();
   private highest = -1;
   private columns: string[] | null = null;
   private places: number[] = [];
@@ -79,16 +86,21 @@ class RouteReader {
 
   finish(wanted: number | null): RecordedRoutes {
     const found = [...this.phases.keys()].sort((a, b) => a - b);
-    if (found.length === 0) throw new UsageFailure(`--routes: ${this.path} holds no routes; it needs a header (${COLUMNS.join(',')}) and a row for each routed expert`);
+    if (found.length === 0) throw new TraceError(`${this.path} holds no routes; it needs a header (${COLUMNS.join(',')}) and a row for each routed expert`);
     const phase = wanted ?? this.decodePhase(found);
     const chosen = this.phases.get(phase);
-    if (!chosen) throw new UsageFailure(`--phase: ${this.path} holds no rows of phase ${phase}; use ${found.join(' or ')}`);
+    if (!chosen) throw new TraceError(`--phase: ${this.path} holds no rows of phase ${phase}; use ${found.join(' or ')}`);
     const layers = [...chosen.layers.keys()].sort((a, b) => a - b);
     const events = layers.map((layer) => chosen.layers.get(layer)!);
     const topK = events.flat().reduce((most, ids) => Math.max(most, ids.length), 0);
     const routes = new Int32Array(events.reduce((sum, each) => sum + each.length, 0) * topK).fill(-1);
     events.flat().forEach((ids, index) => routes.set(ids, index * topK));
-    return { experts: this.experts ?? this.highest + 1, topK, routes, layers, layerEvents: events.map((each) => each.length), changes: this.changesOf(phase, layers), phase };
+    return { experts: this.experts ?? this.highest + 1, topK, routes, layers, layerEvents: events.map((each) => each.length), changes: this.changesOf(phase, layers), expertBytes: this.bytesOf(layers), phase };
+  }
+
+  private bytesOf(layers: readonly number[]): number[] | null {
+    const bytes = layers.map((layer) => this.expertBytes.get(layer));
+    return bytes.every((each) => each !== undefined) ? bytes : null;
   }
 
   private changesOf(phase: number, layers: readonly number[]): Int32Array {
@@ -99,7 +111,7 @@ class RouteReader {
   private decodePhase(found: readonly number[]): number {
     const single = found.filter((phase) => !this.isBatched(phase));
     const most = single.reduce<number | null>((best, phase) => (best === null || this.phases.get(phase)!.rows > this.phases.get(best)!.rows ? phase : best), null);
-    if (most === null) throw new UsageFailure(`--routes: ${this.path} holds no decode rows: its tokens are recorded layer by layer, as a prompt is; name the phase to take with --phase ${found.join(' or ')}`);
+    if (most === null) throw new TraceError(`${this.path} holds no decode rows: its tokens are recorded layer by layer, as a prompt is; name the phase to take with --phase ${found.join(' or ')}`);
     return most;
   }
 
@@ -111,6 +123,8 @@ class RouteReader {
   private readComment(line: string): void {
     const said = /\bn_expert=(\S*)/.exec(line);
     if (said) this.experts = this.whole('n_expert', said[1]!, 1, MOST_EXPERTS);
+    const bytes = /\blayer=(\S+)\s+expert_bytes=(\S+)/.exec(line);
+    if (bytes) this.expertBytes.set(this.whole('layer', bytes[1]!, 0, 65_535), this.whole('expert_bytes', bytes[2]!, 0, Number.MAX_SAFE_INTEGER));
     if (/^#\s*capacity\s/.test(line)) this.readChange(line);
   }
 
@@ -177,7 +191,7 @@ class RouteReader {
   }
 
   private fail(message: string): never {
-    throw new UsageFailure(`${this.path}:${this.line}: ${message}`);
+    throw new TraceError(`${this.path}:${this.line}: ${message}`);
   }
 }
 
