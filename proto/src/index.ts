@@ -7,6 +7,7 @@ export * from './gen/moefleet/v1/device';
 export * from './gen/moefleet/v1/fleet';
 export * from './gen/moefleet/v1/identity';
 export * from './gen/moefleet/v1/inventory';
+export * from './gen/moefleet/v1/knowledge';
 export * from './gen/moefleet/v1/learner';
 export * from './gen/moefleet/v1/operator';
 export * from './gen/moefleet/v1/rollout';

@@ -3,7 +3,7 @@ import { type PackageDefinition, loadFileDescriptorSetFromBuffer, loadSync } fro
 import type { ServerCredentials } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import {
-  AccessServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, IdentityServiceService, InventoryServiceService, LearnerServiceService, OperatorServiceService,
+  AccessServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, IdentityServiceService, InventoryServiceService, KnowledgeServiceService, LearnerServiceService, OperatorServiceService,
   RolloutServiceService,
 } from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
@@ -16,6 +16,7 @@ import { accessService } from './access-service';
 import { fleetService } from './fleet-service';
 import { identityService } from './identity-service';
 import { inventoryService } from './inventory-service';
+import { knowledgeService } from './knowledge-service';
 import { learnerService } from './learner-service';
 import { operatorAuth } from './operator-auth';
 import { type OperatorDeps, operatorService } from './operator-service';
@@ -24,7 +25,7 @@ import { rolloutService } from './rollout-service';
 /** A quality surface of many layers and points fits. */
 const MOST_MESSAGE_BYTES = 16 * 1024 * 1024;
 /** What is served here; '' is the server as a whole. */
-const HEALTH_NAMES = ['', ...['Operator', 'Learner', 'Access', 'Inventory', 'Identity', 'Rollout', 'Fleet'].map((name) => `moefleet.v1.${name}Service`)];
+const HEALTH_NAMES = ['', ...['Operator', 'Learner', 'Knowledge', 'Access', 'Inventory', 'Identity', 'Rollout', 'Fleet'].map((name) => `moefleet.v1.${name}Service`)];
 
 export class OperatorServer implements Service {
   readonly name = 'operator API';
@@ -40,6 +41,7 @@ export class OperatorServer implements Service {
     }, credentials);
     this.listener.server.addService(OperatorServiceService, operatorService(deps));
     this.listener.server.addService(LearnerServiceService, learnerService(deps));
+    this.listener.server.addService(KnowledgeServiceService, knowledgeService(deps));
     this.listener.server.addService(AccessServiceService, accessService(deps));
     this.listener.server.addService(RolloutServiceService, rolloutService(deps));
     this.listener.server.addService(FleetServiceService, fleetService(deps));

@@ -151,10 +151,12 @@ export function checkSurface(surface: QualitySurface | undefined): QualitySurfac
   checkDigest('surface.model_hash', surface.modelHash);
   checkDigest('surface.text_hash', surface.textHash);
   finite('surface.baseline_cross_entropy', surface.baselineCrossEntropy);
+  for (const [at, nats] of surface.baselineWindows.entries()) finite(`surface.baseline_windows[${at}]`, nats);
   if (surface.points.length > MOST_POINTS) throw new InvalidRequestError('surface.points', `${surface.points.length} points`, `at most ${MOST_POINTS}`);
   for (const [at, point] of surface.points.entries()) {
     share(`surface.points[${at}].lambda`, point.lambda);
     for (const name of ['crossEntropyLoss', 'crossEntropyLossStderr', 'missRate', 'swapRate', 'massLost'] as const) finite(`surface.points[${at}].${name}`, point[name]);
+    for (const [layer, rate] of point.layerMissRates.entries()) share(`surface.points[${at}].layer_miss_rates[${layer}]`, rate);
   }
   return surface;
 }

@@ -60,6 +60,8 @@ export class Keys {
   labels(id: string): string { return this.device(id, 'labels'); }
   /** hash: model hash → bytes of the Proposal in force; `last` → bytes of the last outcome */
   learned(id: string): string { return this.device(id, 'learned'); }
+  /** string: bytes of the DeviceKnowledge that the learner keeps */
+  knowledge(id: string): string { return this.device(id, 'knowledge'); }
   /** list: bytes of RouterWindows, newest first */
   windows(id: string): string { return this.device(id, 'windows'); }
   /** string: sum of the bytes in `windows` */

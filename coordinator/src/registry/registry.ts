@@ -6,6 +6,7 @@ import { DeviceStore, type WindowBound } from './device-store';
 import { FleetEvents } from './fleet-events';
 import { IdentityStore } from './identity-store';
 import { Keys } from './keys';
+import { KnowledgeStore } from './knowledge-store';
 import { LearnerStore } from './learner-store';
 import { MeasureStore } from './measure-store';
 import { OperatorStore } from './operator-store';
@@ -32,6 +33,7 @@ export class Registry {
   readonly pinExpiry: PinExpiryStore;
   readonly rollouts: RolloutStore;
   readonly learner: LearnerStore;
+  readonly knowledge: KnowledgeStore;
   readonly identities: IdentityStore;
   readonly events: FleetEvents;
   readonly audit: AuditStore;
@@ -51,6 +53,7 @@ export class Registry {
     this.pins = new PinStore(link, keys, this.pinExpiry, log, options.now);
     this.rollouts = new RolloutStore(link, keys, options.mostRollouts);
     this.learner = new LearnerStore(link, keys);
+    this.knowledge = new KnowledgeStore(link, keys, log);
     this.stagedRollouts = new StagedRolloutStore(link, keys, log);
     this.measures = new MeasureStore(link, keys);
     this.operators = new OperatorStore(link, keys);

@@ -5,18 +5,21 @@ const LEAST = { MOEFLEET_LEARNER_MODEL: 'm.gguf', MOEFLEET_LEARNER_TEXT: 't.txt'
 
 test('needs no more than a model and a text', () => {
   expect(readConfig(LEAST)).toMatchObject({ tokens: 4096, threads: 1, redisPrefix: 'moefleet', operatorAddress: '127.0.0.1:7401' });
-  expect(readConfig(LEAST).budgetNats).toBeCloseTo(Math.log(1.01), 12);
+  expect(readConfig(LEAST).budget.meanNats).toBeCloseTo(Math.log(1.01), 12);
+  expect(readConfig(LEAST).budget.worstNats).toBeCloseTo(Math.log(1.02), 12);
   expect(Object.isFrozen(readConfig(LEAST))).toBe(true);
 });
 
 test.each(['2%', '2', ' 2.0 % '])('reads a budget of "%s" as two percent of perplexity', (budget) => {
-  expect(readConfig({ ...LEAST, MOEFLEET_LEARNER_BUDGET: budget }).budgetNats).toBeCloseTo(Math.log(1.02), 12);
+  expect(readConfig({ ...LEAST, MOEFLEET_LEARNER_BUDGET: budget }).budget.meanNats).toBeCloseTo(Math.log(1.02), 12);
 });
 
 test.each([
   [{ MOEFLEET_LEARNER_MODEL: '' }, /--model/], [{ MOEFLEET_LEARNER_TEXT: undefined }, /--text/],
   [{ MOEFLEET_LEARNER_TOKENS: '1000' }, /--tokens: "1000" is not a multiple of 256/], [{ MOEFLEET_LEARNER_TOKENS: '256' }, /--tokens/],
   [{ MOEFLEET_LEARNER_BUDGET: '0%' }, /--budget: "0%"/], [{ MOEFLEET_LEARNER_BUDGET: '-1' }, /--budget/], [{ MOEFLEET_LEARNER_BUDGET: '101%' }, /--budget/],
+  [{ MOEFLEET_LEARNER_WORST_BUDGET: 'much' }, /--worst-budget: "much"/], [{ MOEFLEET_LEARNER_TEXT: 'a/t.txt,b/t.txt' }, /--text: .*"t" is there twice/],
+  [{ MOEFLEET_LEARNER_BUDGET_FOR: 'class=phone' }, /--budget-for: "class=phone"/], [{ MOEFLEET_LEARNER_BUDGET_FOR: 'class in: 1%' }, /--budget-for/],
   [{ MOEFLEET_OPERATOR: 'nowhere' }, /--operator: "nowhere"/], [{ MOEFLEET_REDIS_URL: 'http://x' }, /--redis-url: "http:\/\/x"/],
   [{ MOEFLEET_LOG_LEVEL: 'loud' }, /--log-level/], [{ MOEFLEET_LEARNER_THREADS: '0' }, /--threads/],
 ])('refuses %j and names it', (values, text) => {

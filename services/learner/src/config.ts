@@ -1,5 +1,8 @@
 /** The learner's settings: flags over environment, checked once. */
 import { readFileSync } from 'node:fs';
+import { basename, extname } from 'node:path';
+import { type BudgetRule, parseBudgetRules, readPercent } from './quality-budget';
+import type { QualityBudget } from './model';
 import { ConfigError, type Env, readInteger, readOperatorToken, type Setting, TOKEN_SETTING } from '@moefleet/runtime';
 
 /** Tokens per window of the text; each window starts with an empty KV cache. */
@@ -7,9 +10,11 @@ export const WINDOW_TOKENS = 256;
 
 export const SETTINGS: readonly Setting[] = [
   { flags: '--model <file>', env: 'MOEFLEET_LEARNER_MODEL', description: 'GGUF file of the model to learn about; devices that run another are left alone' },
-  { flags: '--text <file>', env: 'MOEFLEET_LEARNER_TEXT', description: 'UTF-8 text that stands for what the devices are used for; the model should not have seen it' },
+  { flags: '--text <files>', env: 'MOEFLEET_LEARNER_TEXT', description: 'UTF-8 text that stands for what the devices are used for; a.txt,b.txt,... for several uses. The model should not have seen it' },
   { flags: '--tokens <n>', env: 'MOEFLEET_LEARNER_TOKENS', description: `tokens of the text to score, a multiple of ${WINDOW_TOKENS}; four times as many halve the error`, fallback: '4096' },
-  { flags: '--budget <percent>', env: 'MOEFLEET_LEARNER_BUDGET', description: 'perplexity a device may lose to λ', fallback: '1%' },
+  { flags: '--budget <percent>', env: 'MOEFLEET_LEARNER_BUDGET', description: 'perplexity a device may lose to λ, in the mean over the texts', fallback: '1%' },
+  { flags: '--worst-budget <percent>', env: 'MOEFLEET_LEARNER_WORST_BUDGET', description: 'the same in the text where it loses the most', fallback: 'twice --budget' },
+  { flags: '--budget-for <rules>', env: 'MOEFLEET_LEARNER_BUDGET_FOR', description: 'other budgets for some devices, the first rule that holds: "device/phone-7: 0.5%; class=phone,tier=free: 2%/4%" (mean/worst)' },
   { flags: '--threads <n>', env: 'MOEFLEET_LEARNER_THREADS', description: 'compute threads while measuring', fallback: '1' },
   { flags: '--operator <address>', env: 'MOEFLEET_OPERATOR', description: 'operator API of a coordinator', fallback: '127.0.0.1:7401' },
   { flags: '--ca <file>', env: 'MOEFLEET_CA', description: 'certificate of the fleet\'s CA, ca.pem, where the coordinator runs with --tls-dir' },
@@ -21,10 +26,11 @@ export const SETTINGS: readonly Setting[] = [
 
 export interface LearnerConfig {
   readonly modelPath: string;
-  readonly textPath: string;
+  /** one per domain */
+  readonly textPaths: readonly string[];
   readonly tokens: number;
-  /** nats per token a device may lose: ln(1 + perplexity share) */
-  readonly budgetNats: number;
+  readonly budget: QualityBudget;
+  readonly budgetRules: readonly BudgetRule[];
   readonly threads: number;
   readonly operatorAddress: string;
   /** PEM; null: plaintext */
@@ -44,11 +50,14 @@ export function readConfig(values: Env): LearnerConfig {
   if (tokens % WINDOW_TOKENS !== 0) throw new ConfigError('--tokens', String(tokens), `a multiple of ${WINDOW_TOKENS}`);
   const logLevel = values['MOEFLEET_LOG_LEVEL'] || 'info';
   if (!LOG_LEVELS.includes(logLevel)) throw new ConfigError('--log-level', logLevel, `one of ${LOG_LEVELS.join(', ')}`);
+  const mean = readPercent('--budget', values['MOEFLEET_LEARNER_BUDGET'] || '1%');
+  const worst = values['MOEFLEET_LEARNER_WORST_BUDGET'] ? readPercent('--worst-budget', values['MOEFLEET_LEARNER_WORST_BUDGET']) : 2 * mean;
   return Object.freeze({
     modelPath: required(values, '--model', 'MOEFLEET_LEARNER_MODEL', 'the GGUF file of the model the devices run'),
-    textPath: required(values, '--text', 'MOEFLEET_LEARNER_TEXT', 'a UTF-8 text file to measure quality on'),
+    textPaths: readTexts(required(values, '--text', 'MOEFLEET_LEARNER_TEXT', 'a UTF-8 text file to measure quality on')),
     tokens,
-    budgetNats: Math.log1p(readPercent(values['MOEFLEET_LEARNER_BUDGET'])),
+    budget: { meanNats: Math.log1p(mean), worstNats: Math.log1p(worst) },
+    budgetRules: parseBudgetRules(values['MOEFLEET_LEARNER_BUDGET_FOR'] || ''),
     threads: readInteger('--threads', values['MOEFLEET_LEARNER_THREADS'], 1, 1, 1024),
     operatorAddress: readAddress(values['MOEFLEET_OPERATOR'] || '127.0.0.1:7401'),
     caPem: readCa(values['MOEFLEET_CA']),
@@ -65,12 +74,13 @@ function required(values: Env, flag: string, env: string, what: string): string 
   return value;
 }
 
-/** `1%` and `1` are both one percent. */
-function readPercent(text: string | undefined): number {
-  const match = /^\s*(\d+(?:\.\d+)?)\s*%?\s*$/.exec(text || '1%');
-  const percent = Number(match?.[1]);
-  if (!match || !(percent > 0) || percent > 100) throw new ConfigError('--budget', text ?? '', 'a percentage above 0% and up to 100%, such as 1%');
-  return percent / 100;
+/** Two texts of one name could not be told apart. */
+function readTexts(text: string): string[] {
+  const paths = text.split(',').map((path) => path.trim()).filter(Boolean);
+  const names = paths.map((path) => basename(path, extname(path)));
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (paths.length === 0 || twice) throw new ConfigError('--text', text, twice ? `texts of different names ("${twice}" is there twice)` : 'a UTF-8 text file');
+  return paths;
 }
 
 function readAddress(address: string): string {

@@ -2,12 +2,13 @@ import { status } from '@grpc/grpc-js';
 import { createLogger } from '@moefleet/runtime';
 import { until } from '../../../test/harness/ports';
 import { CoordinatorLink, CoordinatorRefusedError } from './coordinator-link';
-import { emptySurface } from './quality-surface';
+import { emptyKnowledge } from './knowledge';
+import { emptySurface } from './measured-surface';
 import { learnableDevice } from './testing/learnable-device';
 import { ScriptedRegistry } from './testing/scripted-registry';
 
 const log = createLogger('test', 'silent');
-const surface = emptySurface({ modelHash: 'm', textHash: 't', tokens: 512, context: 256 });
+const surface = emptySurface({ modelHash: 'm', engineVersion: 'e' }, { name: 'a', textHash: 't' }, 512);
 let registry: ScriptedRegistry;
 let link: CoordinatorLink;
 let signal: AbortSignal;
@@ -29,6 +30,12 @@ test('tells a surface that nobody has stored from one that somebody has', async 
   expect(await link.getSurface('m', 't', signal)).toEqual(surface);
 });
 
+test('keeps what is known of devices, however many', async () => {
+  const many = Array.from({ length: 1200 }, (_, i) => emptyKnowledge(`d${i}`, 'm', 'phone'));
+  await link.putKnowledge(many, signal);
+  expect(await link.listKnowledge(signal)).toEqual(many);
+});
+
 test('waits for a coordinator that is away, and goes on when it is back', async () => {
   registry.devices = [learnableDevice('a')];
   registry.stop();
@@ -38,6 +45,11 @@ test('waits for a coordinator that is away, and goes on when it is back', async 
   expect(settled).toBe(false);
   await registry.start();
   expect((await listed).map((device) => device.id)).toEqual(['a']);
+});
+
+test('a stored surface that is damaged is measured anew, not waited for', async () => {
+  registry.fails = { code: status.DATA_LOSS, details: 'no quality surface' };
+  expect(await link.getSurface('m', 't', signal)).toBeNull();
 });
 
 test('gives up at once when it is told to', async () => {

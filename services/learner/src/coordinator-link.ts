@@ -5,12 +5,14 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type CallOptions, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { bearerInterceptor, type Device, LearnerServiceClient, type Proposal, type QualitySurface } from '@moefleet/proto';
+import { bearerInterceptor, type Device, type DeviceKnowledge, KnowledgeServiceClient, LearnerServiceClient, type Proposal, type QualitySurface } from '@moefleet/proto';
 import { backoffMs, COORDINATOR_NAME, type Logger } from '@moefleet/runtime';
 
 const DEADLINE_MS = 10_000;
 const BACKOFF = { baseMs: 250, maxMs: 10_000 };
 const MAX_MESSAGE_BYTES = 1 << 30;
+/** A few KiB each; a coordinator takes 16 MiB. */
+const KNOWLEDGE_PER_CALL = 500;
 
 type LinkState = { t: 'up' } | { t: 'away'; sinceMs: number };
 
@@ -28,6 +30,7 @@ type Unary<Request, Response> = (
 
 export class CoordinatorLink {
   private readonly client: LearnerServiceClient;
+  private readonly knowledge: KnowledgeServiceClient;
   private state: LinkState = { t: 'up' };
 
   constructor(
@@ -38,18 +41,41 @@ export class CoordinatorLink {
     private readonly nowMs: () => number = Date.now,
     caPem: Buffer | null = null,
   ) {
+    const interceptors = token === null ? [] : [bearerInterceptor(token)];
     this.client = new LearnerServiceClient(address, caPem ? credentials.createSsl(caPem) : credentials.createInsecure(), {
       ...(caPem ? { 'grpc.ssl_target_name_override': COORDINATOR_NAME } : {}),
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
       'grpc.enable_retries': 0,
-      interceptors: token === null ? [] : [bearerInterceptor(token)],
+      interceptors,
       'grpc.max_reconnect_backoff_ms': BACKOFF.maxMs,
     });
+    this.knowledge = new KnowledgeServiceClient(address, credentials.createInsecure(), { channelOverride: this.client.getChannel(), interceptors });
   }
 
   async listLearnable(signal: AbortSignal): Promise<Device[]> {
     return (await this.persist('ListLearnable', this.client.listLearnable.bind(this.client), {}, signal)).devices;
+  }
+
+  /** A coordinator of an earlier release keeps none: what is known then lives as long as this learner does not. */
+  async listKnowledge(signal: AbortSignal): Promise<DeviceKnowledge[]> {
+    try {
+      return (await this.persist('ListKnowledge', this.knowledge.listKnowledge.bind(this.knowledge), {}, signal)).devices;
+    } catch (error) {
+      if (error instanceof CoordinatorRefusedError && error.code === status.UNIMPLEMENTED) return [];
+      throw error;
+    }
+  }
+
+  async putKnowledge(devices: readonly DeviceKnowledge[], signal: AbortSignal): Promise<void> {
+    for (let at = 0; at < devices.length; at += KNOWLEDGE_PER_CALL) {
+      try {
+        await this.persist('PutKnowledge', this.knowledge.putKnowledge.bind(this.knowledge), { devices: devices.slice(at, at + KNOWLEDGE_PER_CALL) }, signal);
+      } catch (error) {
+        if (error instanceof CoordinatorRefusedError && error.code === status.UNIMPLEMENTED) return;
+        throw error;
+      }
+    }
   }
 
   /** null where none has been stored. */
@@ -58,6 +84,10 @@ export class CoordinatorLink {
       return (await this.persist('GetSurface', this.client.getSurface.bind(this.client), { modelHash, textHash }, signal)).surface ?? null;
     } catch (error) {
       if (error instanceof CoordinatorRefusedError && error.code === status.NOT_FOUND) return null;
+      if (error instanceof CoordinatorRefusedError && error.code === status.DATA_LOSS) {
+        this.log.warn({ detail: error.message }, 'stored surface cannot be read, measuring anew');
+        return null;
+      }
       throw error;
     }
   }
@@ -77,6 +107,7 @@ export class CoordinatorLink {
   }
 
   close(): void {
+    this.knowledge.close();
     this.client.close();
   }
 

@@ -3,16 +3,17 @@ import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { freemem } from 'node:os';
-import { Engine, inspectModel, type ModelInfo, modelHash } from '@moefleet/edge-agent/engine';
+import { basename, extname } from 'node:path';
+import { Engine, engineVersion, inspectModel, type ModelInfo, modelHash } from '@moefleet/edge-agent/engine';
 import type { EvaluationSource, FromChild, ToChild } from './evaluation-protocol';
-import { type Evaluation, type EvaluationPoint, EvaluationInputError, type EvaluationSubject } from './evaluator';
+import { type Domain, type Evaluation, type EvaluationPoint, EvaluationInputError, type EvaluationSubject } from './evaluator';
 
 /** Engine error codes that say that the model, and not the machine, is to blame. */
 const BAD_INPUT_CODES = ['MODEL_FORMAT', 'NOT_MOE', 'BAD_ARGUMENT', 'CAPACITY', 'CONTEXT_FULL'];
 
 const MODEL_CODES = ['MODEL_FORMAT', 'NOT_MOE'];
 
-interface Opened { engine: Engine; tokens: Int32Array; context: number; }
+interface Opened { engine: Engine; /** per domain */ tokens: Int32Array[]; context: number; }
 
 let opened: Opened | null = null;
 let modelPath = '';
@@ -24,7 +25,7 @@ process.on('disconnect', () => process.exit(0));
 process.on('message', (message: ToChild) => {
   switch (message.t) {
     case 'open': return void answer(async () => ({ t: 'opened', subject: await open(message.source) }));
-    case 'evaluate': return void answer(async () => ({ t: 'evaluated', evaluation: await evaluate(message.point) }));
+    case 'evaluate': return void answer(async () => ({ t: 'evaluated', evaluation: await evaluate(message.point, message.domain) }));
     case 'cancel': return running.abort();
   }
 });
@@ -43,15 +44,7 @@ async function answer(work: () => Promise<FromChild>): Promise<void> {
 
 async function open(source: EvaluationSource): Promise<EvaluationSubject> {
   modelPath = source.modelPath;
-  const bytes = await readFile(source.textPath).catch((error: NodeJS.ErrnoException) => {
-    throw new EvaluationInputError(`${source.textPath}: cannot be read (${error.code === 'ENOENT' ? 'no such file' : error.message}); name a UTF-8 text with --text`);
-  });
-  let text: string;
-  try {
-    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch {
-    throw new EvaluationInputError(`${source.textPath}: not UTF-8 text; convert it first, e.g. with iconv -t UTF-8`);
-  }
+  const texts = await Promise.all(source.textPaths.map(readText));
   await access(source.modelPath, constants.R_OK).catch((error: NodeJS.ErrnoException) => {
     throw new EvaluationInputError(`${source.modelPath}: cannot read the model file (${error.code === 'ENOENT' ? 'no such file' : error.message}); name it with --model`);
   });
@@ -62,31 +55,43 @@ async function open(source: EvaluationSource): Promise<EvaluationSubject> {
     keepAll: info.fileBytes * 2 < freemem(),
     spec: { routing: 'cache_prior', lambda: 0, topJ: 0, capacities: info.moeLayers.map(() => info.experts), generation: 0 },
   });
-  const tokens = engine.tokenize(text, false, false);
-  if (tokens.length < source.tokens + 1) {
+  const tokens = texts.map(({ text }) => engine.tokenize(text, false, false));
+  const short = tokens.findIndex(({ length }) => length < source.tokens + 1);
+  if (short >= 0) {
     await engine.close();
-    throw new EvaluationInputError(`${source.textPath}: the text has ${tokens.length} tokens, ${source.tokens + 1} are needed; give a longer text or fewer --tokens`);
+    throw new EvaluationInputError(`${source.textPaths[short]}: the text has ${tokens[short]!.length} tokens, ${source.tokens + 1} are needed; give a longer text or fewer --tokens`);
   }
-  opened = { engine, tokens: tokens.slice(0, source.tokens + 1), context: source.context };
-  return subjectOf(info, await modelHash(source.modelPath), bytes);
+  opened = { engine, tokens: tokens.map((all) => all.slice(0, source.tokens + 1)), context: source.context };
+  return subjectOf(info, await modelHash(source.modelPath), texts.map(({ domain }) => domain));
 }
 
-function subjectOf(info: ModelInfo, hash: string, text: Buffer): EvaluationSubject {
+async function readText(path: string): Promise<{ text: string; domain: Domain }> {
+  const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
+    throw new EvaluationInputError(`${path}: cannot be read (${error.code === 'ENOENT' ? 'no such file' : error.message}); name a UTF-8 text with --text`);
+  });
+  try {
+    const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+    return { text, domain: { name: basename(path, extname(path)), textHash: createHash('sha256').update(bytes).digest('hex') } };
+  } catch {
+    throw new EvaluationInputError(`${path}: not UTF-8 text; convert it first, e.g. with iconv -t UTF-8`);
+  }
+}
+
+function subjectOf(info: ModelInfo, hash: string, domains: Domain[]): EvaluationSubject {
   return {
-    modelHash: hash, textHash: createHash('sha256').update(text).digest('hex'),
-    moeLayers: info.moeLayers.length, experts: info.experts, topK: info.topK,
+    modelHash: hash, domains, moeLayers: info.moeLayers.length, experts: info.experts, topK: info.topK, expertBytes: info.expertBytes, engineVersion: engineVersion(),
   };
 }
 
-async function evaluate(point: EvaluationPoint): Promise<Evaluation> {
+async function evaluate(point: EvaluationPoint, domain: number): Promise<Evaluation> {
   if (!opened) throw new Error('evaluate before open');
   const { engine, tokens, context } = opened;
   const result = await engine.evaluate({
-    tokens, context, stepped: false,
+    tokens: tokens[domain]!, context, stepped: false,
     spec: { routing: 'cache_prior', lambda: point.lambda, topJ: point.topJ, capacities: [...point.capacities], generation: 0 },
   }, (done, total) => send({ t: 'progress', fraction: done / total }), running.signal);
   return {
-    crossEntropy: result.crossEntropy, windows: windowMeans(result.tokenNll, context), missRate: result.missRate,
+    crossEntropy: result.crossEntropy, windows: windowMeans(result.tokenNll, context), missRate: result.missRate, layerMissRates: result.perLayer.map((layer) => layer.missRate),
     swapRate: result.swapRate, massLost: result.massLost, evalNs: result.evalNs,
   };
 }

@@ -49,8 +49,8 @@ export class EvaluationProcess implements Evaluator {
     }
   }
 
-  async evaluate(point: EvaluationPoint, onProgress: (fraction: number) => void, signal: AbortSignal): Promise<Evaluation> {
-    const answer = await this.ask({ t: 'evaluate', point }, onProgress, signal);
+  async evaluate(point: EvaluationPoint, domain: number, onProgress: (fraction: number) => void, signal: AbortSignal): Promise<Evaluation> {
+    const answer = await this.ask({ t: 'evaluate', point, domain }, onProgress, signal);
     if (answer.t !== 'evaluated') throw new Error(`the evaluation process answered ${answer.t} to evaluate`);
     return answer.evaluation;
   }

@@ -1,11 +1,11 @@
 /** What crosses between the learner and its evaluation process. */
 import type { Evaluation, EvaluationPoint, EvaluationSubject } from './evaluator';
 
-export interface EvaluationSource { modelPath: string; textPath: string; tokens: number; context: number; threads: number; }
+export interface EvaluationSource { modelPath: string; textPaths: readonly string[]; tokens: number; context: number; threads: number; }
 
 export type ToChild =
   | { t: 'open'; source: EvaluationSource }
-  | { t: 'evaluate'; point: EvaluationPoint }
+  | { t: 'evaluate'; point: EvaluationPoint; domain: number }
   | { t: 'cancel' };
 
 export type FromChild =

@@ -1,18 +1,29 @@
-/** The engine as the learner sees it: one model, one text, and the routing to score it with. */
+/** The engine as the learner sees it: one model, some texts, and the routing to score them with. */
 
 /** A model or a text that cannot be learned from; what to do is in the message. */
 export class EvaluationInputError extends Error {
   override readonly name = 'EvaluationInputError';
 }
 
+/** One kind of use, and the text that stands for it. */
+export interface Domain {
+  /** for people: the file's name without its ending */
+  name: string;
+  /** SHA-256 of the text's bytes, hex */
+  textHash: string;
+}
+
 export interface EvaluationSubject {
   /** hex */
   modelHash: string;
-  /** SHA-256 of the text's bytes, hex */
-  textHash: string;
+  domains: Domain[];
   moeLayers: number;
   experts: number;
   topK: number;
+  /** per MoE layer */
+  expertBytes: number[];
+  /** surfaces of another engine are measured anew */
+  engineVersion: string;
 }
 
 export interface EvaluationPoint { lambda: number; topJ: number; capacities: readonly number[]; }
@@ -23,6 +34,7 @@ export interface Evaluation {
   /** mean nats per token of each window */
   windows: Float64Array;
   missRate: number;
+  layerMissRates: number[];
   swapRate: number;
   massLost: number;
   evalNs: number;
@@ -30,7 +42,7 @@ export interface Evaluation {
 
 export interface Evaluator {
   readonly subject: EvaluationSubject;
-  /** `onProgress` in [0,1]. Rejects when `signal` is aborted. */
-  evaluate(point: EvaluationPoint, onProgress: (fraction: number) => void, signal: AbortSignal): Promise<Evaluation>;
+  /** `domain`: an index into `subject.domains`. `onProgress` in [0,1]. Rejects when `signal` is aborted. */
+  evaluate(point: EvaluationPoint, domain: number, onProgress: (fraction: number) => void, signal: AbortSignal): Promise<Evaluation>;
   close(): Promise<void>;
 }

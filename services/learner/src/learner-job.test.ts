@@ -1,37 +1,22 @@
 import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Reported, ValueSource_Layer } from '@moefleet/proto';
+import { SurfacePoint } from '@moefleet/proto';
 import { createLogger } from '@moefleet/runtime';
 import { until } from '../../../test/harness/ports';
 import { CoordinatorLink } from './coordinator-link';
 import { EvaluationProcess } from './evaluation-process';
 import { EvaluationInputError, type EvaluationSubject, type Evaluator } from './evaluator';
-import { type LearnerJobParts, runLearnerJob, wantedCapacities } from './learner-job';
-import { baselineOf, pointsAt } from './quality-surface';
+import { type LearnerJobParts, runLearnerJob } from './learner-job';
+import { emptySurface, pointAt } from './measured-surface';
 import { learnableDevice } from './testing/learnable-device';
 import { ScriptedRegistry } from './testing/scripted-registry';
 
 const FIXTURES = join(__dirname, '..', '..', '..', 'test', 'fixtures');
 const MODEL = join(FIXTURES, 'tinymoe-17m-q8_0.gguf');
-const SOURCE = { modelPath: MODEL, textPath: join(FIXTURES, 'wikitext.txt'), tokens: 512, context: 256, threads: 1 };
+const SOURCE = { modelPath: MODEL, textPaths: [join(FIXTURES, 'wikitext.txt')], tokens: 512, context: 256, threads: 1 };
 const log = createLogger('test', 'silent');
 const never = new AbortController().signal;
-
-test('wants each capacity once, those of most devices first, and none that the model cannot use', () => {
-  const subject: EvaluationSubject = { modelHash: 'model-a', textHash: 't', moeLayers: 2, experts: 32, topK: 4 };
-  const device = (id: string, maxCapacities: number[], modelHash = 'model-a') => learnableDevice(id, { maxCapacities, modelHash });
-  expect(wantedCapacities([
-    device('a', [8, 8]), device('b', [16, 16]), device('c', [16, 16]), device('d', [3, 8]), device('e', [33, 33]), device('f', [8]), device('g', []),
-    device('h', [12, 12], 'model-b'),
-  ], subject)).toEqual([[16, 16], [8, 8]]);
-  const pinned = {
-    ...device('i', [16, 16]),
-    reported: Reported.fromPartial({ effective: { capacities: [12, 12] } }),
-    sources: [{ field: 'capacities', layer: ValueSource_Layer.LAYER_DEVICE_PIN, detail: '' }],
-  };
-  expect(wantedCapacities([pinned], subject)).toEqual([[12, 12]]);
-});
 
 describe('with the real engine on the reference model', () => {
   let registry: ScriptedRegistry;
@@ -59,32 +44,37 @@ describe('with the real engine on the reference model', () => {
 
   function parts(open: (signal: AbortSignal) => Promise<Evaluator> = (signal) => EvaluationProcess.open(SOURCE, signal)): LearnerJobParts {
     return {
-      registry: link, identify: async () => subject, log, tokens: SOURCE.tokens, budgetNats: Math.log1p(0.01), nowMs: () => 99,
+      registry: link, identify: async () => subject, log, tokens: SOURCE.tokens, budget: { meanNats: Math.log1p(0.01), worstNats: Math.log1p(0.02) }, budgetRules: [], nowMs: () => 99,
       openEvaluator: (signal) => { opened += 1; return open(signal); },
       report: (activity) => { activities.push(activity); },
     };
   }
   const layers = (capacity: number) => Array<number>(6).fill(capacity);
   const device = (id: string, capacity: number) => learnableDevice(id, { modelHash: subject.modelHash, maxCapacities: layers(capacity) });
+  const only = () => registry.surfaces.get(subject.domains[0]!.textHash)!;
 
-  test('measures a surface once, proposes from it, and measures no more than what a new device adds', async () => {
+  test('measures where the budget runs, proposes what it has measured, and measures no more than what a new device adds', async () => {
     registry.devices = [device('half', 16), learnableDevice('other', { modelHash: 'model-b', maxCapacities: layers(16) })];
     const first = await runLearnerJob(parts(), never);
     expect(first).toMatchObject({ devices: 2, proposed: 1, rolloutId: 'rollout-1' });
     expect(registry.puts).toBe(first.measuredPoints);
+    expect(first.measuredPoints).toBeLessThan(20);
 
-    const points = pointsAt(registry.surface!, layers(16));
-    const baseline = baselineOf(points)!;
+    const baseline = pointAt(only(), { lambda: 0, topJ: 0, capacities: layers(16) })!;
     expect(baseline.missRate).toBeGreaterThan(0.1);
-    expect(registry.surface!.baselineCrossEntropy).toBeGreaterThan(3);
-    for (const lambda of [0.05, 0.1]) expect(points.find((point) => point.lambda === lambda && point.topJ === 1)!.missRate).toBeLessThan(baseline.missRate);
+    expect(baseline.layerMissRates).toHaveLength(6);
+    expect(only()).toMatchObject({ engineVersion: subject.engineVersion, domain: 'wikitext' });
+    expect(only().baselineCrossEntropy).toBeGreaterThan(3);
+    expect(only().points.some(({ lambda, missRate }) => lambda > 0 && missRate < baseline.missRate / 2)).toBe(true);
 
-    const [half, other] = registry.proposed[0]!;
-    expect(half).toMatchObject({ deviceId: 'half', proposed: true, capacities: layers(16), textHash: subject.textHash, timeMs: 99n });
-    const taken = half!.lambda === 0 ? baseline : points.find((point) => point.lambda === half!.lambda && point.topJ === half!.topJ)!;
-    expect(half).toMatchObject({ predictedMissRate: taken.missRate, predictedCrossEntropyLoss: taken.crossEntropyLoss, baselineMissRate: baseline.missRate });
-    expect(other).toMatchObject({ deviceId: 'other', proposed: false });
-    expect(activities.some((activity) => /measuring λ 0.05 topJ 1 at capacity 16: \d+%/.test(activity))).toBe(true);
+    const proposals = new Map(registry.proposed[0]!.map((one) => [one.deviceId, one]));
+    const half = proposals.get('half')!;
+    expect(half).toMatchObject({ proposed: true, capacities: layers(16), textHash: subject.domains[0]!.textHash, timeMs: 99n, baselineMissRate: baseline.missRate });
+    const taken = pointAt(only(), half)!;
+    expect(half.predictedMissRate).toBeCloseTo(taken.missRate, 9);
+    expect(proposals.get('other')).toMatchObject({ proposed: false });
+    expect(registry.knowledge.get('half')!.choice!.chosen).toMatchObject({ lambda: half.lambda, measured: true });
+    expect(activities.some((activity) => /measuring λ 0.2 topJ 1 at capacity 16: \d+%/.test(activity))).toBe(true);
     expect(activities.at(-1)).toBe('');
 
     const again = await runLearnerJob(parts(), never);
@@ -93,10 +83,10 @@ describe('with the real engine on the reference model', () => {
     expect(registry.proposed[1]).toEqual(registry.proposed[0]);
 
     registry.devices.push(device('quarter', 8));
+    const points = only().points.filter(({ capacities }) => capacities[0] === 16);
     expect((await runLearnerJob(parts(), never)).proposed).toBe(2);
-    expect(pointsAt(registry.surface!, layers(16))).toEqual(points);
-    const quarter = baselineOf(pointsAt(registry.surface!, layers(8)))!;
-    expect(quarter.missRate).toBeGreaterThan(baseline.missRate);
+    expect(only().points.filter(({ capacities }) => capacities[0] === 16)).toEqual(points);
+    expect(pointAt(only(), { lambda: 0, topJ: 0, capacities: layers(8) })!.missRate).toBeGreaterThan(baseline.missRate);
   });
 
   test('keeps what is measured when it is stopped, and goes on from there to the same surface', async () => {
@@ -107,19 +97,34 @@ describe('with the real engine on the reference model', () => {
     stop.abort(new Error('stopping'));
     await expect(running).rejects.toThrow('stopping');
     expect(registry.proposed).toEqual([]);
-    const kept = registry.surface!.points;
+    const kept = only().points;
 
     const resumed = await runLearnerJob(parts(), never);
-    expect(registry.surface!.points.slice(0, kept.length)).toEqual(kept);
-    const interrupted = registry.surface!.points;
+    expect(only().points.slice(0, kept.length)).toEqual(kept);
+    const interrupted = only().points;
 
-    registry.surface = null;
+    registry.surfaces.clear();
     const whole = await runLearnerJob(parts(), never);
     expect(resumed.measuredPoints + kept.length).toBe(whole.measuredPoints);
     interrupted.forEach((point, i) => {
-      expect(point).toMatchObject({ lambda: registry.surface!.points[i]!.lambda, topJ: registry.surface!.points[i]!.topJ });
-      expect(point.crossEntropyLoss).toBeCloseTo(registry.surface!.points[i]!.crossEntropyLoss, 9);
+      expect(point).toMatchObject({ lambda: only().points[i]!.lambda, topJ: only().points[i]!.topJ });
+      expect(point.crossEntropyLoss).toBeCloseTo(only().points[i]!.crossEntropyLoss, 9);
     });
+  });
+
+  test('measures every text, and tells the worst beside the mean', async () => {
+    const several = { ...SOURCE, textPaths: ['wikitext.txt', 'code.txt'].map((name) => join(FIXTURES, name)) };
+    const evaluator = await EvaluationProcess.open(several, never);
+    const domains = evaluator.subject;
+    await evaluator.close();
+    registry.devices = [device('half', 16)];
+    await runLearnerJob({ ...parts((signal) => EvaluationProcess.open(several, signal)), identify: async () => domains }, never);
+    expect([...registry.surfaces.values()].map(({ domain }) => domain).sort()).toEqual(['code', 'wikitext']);
+    const choice = registry.knowledge.get('half')!.choice!;
+    expect(choice.domains.map(({ domain }) => domain)).toEqual(['wikitext', 'code']);
+    expect(choice.chosen!.worst!.loss!.upper).toBeGreaterThanOrEqual(Math.max(...choice.domains.map(({ loss }) => loss!.upper)) - 1e-12);
+    expect(choice.chosen!.loss!.upper).toBeLessThanOrEqual(choice.meanBudgetNats);
+    expect(choice.chosen!.worst!.loss!.upper).toBeLessThanOrEqual(choice.worstBudgetNats);
   });
 
   test('fails the run, and tells why, when the engine\'s process dies', async () => {
@@ -136,11 +141,13 @@ describe('with the real engine on the reference model', () => {
     expect(registry.proposed).toEqual([]);
   });
 
-  test('measures anew where the stored surface is of another part of the text', async () => {
+  test('sets a stored surface of another model aside, and measures anew', async () => {
     registry.devices = [device('all', 32)];
-    registry.surface = { modelHash: subject.modelHash, textHash: subject.textHash, tokens: 1024, context: 256, baselineCrossEntropy: 9, points: [], measuredMs: 0n };
+    const point = SurfacePoint.fromPartial({ lambda: 0, capacities: layers(32), missRate: 0.9, layerMissRates: layers(0.9) });
+    registry.surfaces.set(subject.domains[0]!.textHash, { ...emptySurface(subject, subject.domains[0]!, 512), points: [point], baselineWindows: [1, 1], modelHash: 'model-b' });
     expect((await runLearnerJob(parts(), never)).measuredPoints).toBe(1);
-    expect(registry.surface.tokens).toBe(512);
+    expect(only().modelHash).toBe(subject.modelHash);
+    expect(pointAt(only(), { lambda: 0, topJ: 0, capacities: layers(32) })!.missRate).toBeLessThan(0.1);
     expect(registry.proposed[0]![0]).toMatchObject({ proposed: true, lambda: 0 });
   });
 });
@@ -156,9 +163,9 @@ describe('opening the evaluation process', () => {
   };
 
   test.each([
-    ['a text that is not there', () => ({ textPath: '/nowhere/t.txt' }), /\/nowhere\/t.txt: cannot be read \(no such file\)/],
-    ['a text that is too short', () => ({ textPath: file('short.txt', 'a few words') }), /short.txt: the text has \d+ tokens, 513 are needed/],
-    ['a text that is not UTF-8', () => ({ textPath: file('latin.txt', Buffer.from([0x66, 0xfc, 0x72])) }), /latin.txt: not UTF-8/],
+    ['a text that is not there', () => ({ textPaths: ['/nowhere/t.txt'] }), /\/nowhere\/t.txt: cannot be read \(no such file\)/],
+    ['a text that is too short', () => ({ textPaths: [file('short.txt', 'a few words')] }), /short.txt: the text has \d+ tokens, 513 are needed/],
+    ['a text that is not UTF-8', () => ({ textPaths: [file('latin.txt', Buffer.from([0x66, 0xfc, 0x72]))] }), /latin.txt: not UTF-8/],
     ['a model that is none', () => ({ modelPath: file('none.gguf', 'no model') }), /none.gguf/],
     ['a model that is cut off', () => {
       const path = join(folder, 'cut.gguf');

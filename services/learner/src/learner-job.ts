@@ -1,126 +1,183 @@
 /**
- * One run of the learner: which devices run the model, what their limits allow, what of the surface is missing, what
- * to propose. It may be run twice, stopped anywhere and started elsewhere: each point is stored as soon as it is
- * measured, and proposals follow from the surface alone.
+ * One run of the learner: what the devices' newest telemetry says, what of the surfaces is missing where the budget runs,
+ * what to propose, and whether exactly that has been measured. It may be run twice, stopped anywhere and started
+ * elsewhere: each point is stored as soon as it is measured, and the rest follows from what is stored.
  */
-import type { Device, Proposal, QualitySurface } from '@moefleet/proto';
+import { type Device, DeviceKnowledge, type Proposal } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
-import { WINDOW_TOKENS } from './config';
-import { deviceCapacities } from './device-capacities';
-import type { EvaluationSubject, Evaluator } from './evaluator';
-import { nextPoint } from './grid-walk';
-import { proposeConfig } from './proposal';
-import { emptySurface, pointsAt, sameCapacities } from './quality-surface';
+import { measuredLambdas, nextPoint } from './budget-walk';
+import type { EvaluationPoint, EvaluationSubject, Evaluator } from './evaluator';
+import { type FleetProposal, lookAtAll, proposeAll, shapeOfSubject, wantedCapacities, withPriors } from './fleet-learning';
+import { emptySurface, type MeasuredSurface, toDomain, whyUnusable } from './measured-surface';
+import { type QualityBudget, QualitySurface, sameSetting, type Setting } from './model';
+import { capacityText } from './proposal';
+import { type BudgetRule, loosestBudget } from './quality-budget';
 import { SurfaceMeasurement } from './surface-measurement';
 
 /** The registry, as far as a run needs it. */
 export interface LearnerRegistry {
   listLearnable(signal: AbortSignal): Promise<Device[]>;
-  getSurface(modelHash: string, textHash: string, signal: AbortSignal): Promise<QualitySurface | null>;
-  putSurface(surface: QualitySurface, signal: AbortSignal): Promise<void>;
+  listKnowledge(signal: AbortSignal): Promise<DeviceKnowledge[]>;
+  putKnowledge(devices: readonly DeviceKnowledge[], signal: AbortSignal): Promise<void>;
+  getSurface(modelHash: string, textHash: string, signal: AbortSignal): Promise<MeasuredSurface | null>;
+  putSurface(surface: MeasuredSurface, signal: AbortSignal): Promise<void>;
   propose(proposals: Proposal[], signal: AbortSignal): Promise<string>;
 }
 
 export interface LearnerJobParts {
   registry: LearnerRegistry;
-  /** which model and text this learner measures */
+  /** which model and texts this learner measures */
   identify(signal: AbortSignal): Promise<EvaluationSubject>;
   openEvaluator(signal: AbortSignal): Promise<Evaluator>;
   /** what it does now; empty when it does nothing */
   report(activity: string, done: number, total: number): void;
   log: Logger;
   tokens: number;
-  budgetNats: number;
+  budget: QualityBudget;
+  budgetRules: readonly BudgetRule[];
   nowMs(): number;
 }
 
 export interface LearnerJobResult { devices: number; proposed: number; measuredPoints: number; rolloutId: string; }
 
+/** Settings about to be proposed that are measured exactly first, in one run. */
+const MOST_CHECKED = 24;
+/** Measuring exactly may change the choice, which is then measured in turn. */
+const CHECK_ROUNDS = 3;
+
 export async function runLearnerJob(parts: LearnerJobParts, signal: AbortSignal): Promise<LearnerJobResult> {
   const { registry, report, log } = parts;
+  const run = new LearnerRun(parts, signal);
   try {
     report('reading which devices there are', 0, 0);
     const devices = await registry.listLearnable(signal);
     const subject = await parts.identify(signal);
-    const wanted = wantedCapacities(devices, subject);
-    const stored = wanted.length > 0 ? await storedSurface(parts, subject, signal) : null;
-    const { surface, measuredPoints } = await complete(parts, subject, stored, wanted, signal);
-    const proposals = devices.map((device) => proposeConfig(surface ?? noSurface(parts, subject), device, { nats: parts.budgetNats }, parts.nowMs()));
+    const known = new Map((await registry.listKnowledge(signal)).map((one) => [one.deviceId, one]));
+    const nowMs = parts.nowMs();
+    const sight = lookAtAll(devices, known, subject, nowMs);
+    const { learnt, priors } = withPriors(sight.learnt);
+    const wanted = wantedCapacities(learnt, subject);
+    if (wanted.length > 0) await run.load(subject);
+    await run.walk(wanted);
+    const propose = () => proposeAll(learnt, { ...parts, surface: run.surface(), subject, priors, levels: run.evenLevels(), nowMs });
+    const made = await run.checked(propose);
     report('proposing', wanted.length, wanted.length);
+    const proposals = [...made.proposals, ...sight.others];
+    const changed = made.knowledge.filter((one) => !same(one, known.get(one.deviceId)));
+    if (changed.length > 0) await registry.putKnowledge(changed, signal);
     const rolloutId = proposals.length > 0 ? await registry.propose(proposals, signal) : '';
     const proposed = proposals.filter((proposal) => proposal.proposed).length;
-    log.info({ devices: devices.length, proposed, measuredPoints, rolloutId }, 'learner run done');
-    return { devices: devices.length, proposed, measuredPoints, rolloutId };
+    log.info({ devices: devices.length, proposed, measuredPoints: run.measuredPoints, rolloutId, quarantined: quarantined(made.knowledge) }, 'learner run done');
+    return { devices: devices.length, proposed, measuredPoints: run.measuredPoints, rolloutId };
   } finally {
+    await run.close();
     report('', 0, 0);
   }
 }
 
-/** The capacities that devices with this model are learned about at, each once, those of most devices first. */
-export function wantedCapacities(devices: readonly Device[], subject: EvaluationSubject): number[][] {
-  const counted: { capacities: number[]; devices: number }[] = [];
-  for (const device of devices) {
-    const capacities = [...deviceCapacities(device).capacities];
-    const fits = capacities.length === subject.moeLayers && capacities.every((capacity) => capacity >= subject.topK && capacity <= subject.experts);
-    if (device.info?.model?.hash !== subject.modelHash || !fits) continue;
-    const known = counted.find((one) => sameCapacities(one.capacities, capacities));
-    if (known) known.devices += 1;
-    else counted.push({ capacities, devices: 1 });
+function same(a: DeviceKnowledge, b: DeviceKnowledge | undefined): boolean {
+  return b !== undefined && Buffer.compare(DeviceKnowledge.encode(a).finish(), DeviceKnowledge.encode(b).finish()) === 0;
+}
+
+/** Some of them, for the log. */
+function quarantined(knowledge: readonly DeviceKnowledge[]): string[] {
+  return knowledge.flatMap(({ deviceId, quarantine }) => (quarantine ? [`${deviceId}: ${quarantine.reason}`] : [])).slice(0, 20);
+}
+
+/** The surfaces of one run, and the engine, which is opened where something is missing. */
+class LearnerRun {
+  private subject: EvaluationSubject | null = null;
+  private surfaces: MeasuredSurface[] = [];
+  private evaluator: Evaluator | null = null;
+  private measurement: SurfaceMeasurement | null = null;
+
+  constructor(private readonly parts: LearnerJobParts, private readonly signal: AbortSignal) {}
+
+  get measuredPoints(): number {
+    return this.measurement?.measuredPoints ?? 0;
   }
-  return counted.sort((a, b) => b.devices - a.devices).map((one) => one.capacities);
-}
 
-/** What was measured before with the same text, tokens and windows. */
-async function storedSurface(parts: LearnerJobParts, subject: EvaluationSubject, signal: AbortSignal): Promise<QualitySurface | null> {
-  const stored = await parts.registry.getSurface(subject.modelHash, subject.textHash, signal);
-  if (!stored) return null;
-  if (stored.tokens === parts.tokens && stored.context === WINDOW_TOKENS) return stored;
-  parts.log.info({ storedTokens: stored.tokens, tokens: parts.tokens }, 'stored surface was measured on another part of the text, measuring anew');
-  return null;
-}
+  /** What was measured before with the same texts, tokens, windows and engine. */
+  async load(subject: EvaluationSubject): Promise<void> {
+    const { registry, log, tokens } = this.parts;
+    this.subject = subject;
+    this.surfaces = await Promise.all(subject.domains.map(async (domain) => {
+      const stored = await registry.getSurface(subject.modelHash, domain.textHash, this.signal);
+      const reason = stored && whyUnusable(stored, subject, domain, tokens);
+      if (reason) log.warn({ domain: domain.name, reason }, 'stored surface set aside, measuring anew');
+      return stored && !reason ? { ...stored, domain: domain.name } : emptySurface(subject, domain, tokens);
+    }));
+  }
 
-function noSurface(parts: LearnerJobParts, subject: EvaluationSubject): QualitySurface {
-  return emptySurface({ ...subject, tokens: parts.tokens, context: WINDOW_TOKENS });
-}
+  surface(): QualitySurface {
+    return this.subject ? new QualitySurface(this.surfaces.map(toDomain), shapeOfSubject(this.subject)) : new QualitySurface([], { experts: 0, topK: 0, expertBytes: [] });
+  }
 
-/** Measures what is missing; opens the engine only where something is. */
-async function complete(
-  parts: LearnerJobParts, subject: EvaluationSubject, stored: QualitySurface | null, wanted: readonly number[][], signal: AbortSignal,
-): Promise<{ surface: QualitySurface | null; measuredPoints: number }> {
-  const { experts, topK } = subject;
-  const missing = wanted.filter((capacities) =>
-    nextPoint(stored ? pointsAt(stored, capacities) : [], { capacities, experts, topK, budgetNats: parts.budgetNats }));
-  if (missing.length === 0) return { surface: stored, measuredPoints: 0 };
+  /** Capacities that all layers share, of which every domain has been measured at λ 0; ascending. */
+  evenLevels(): number[] {
+    const even = new Set(this.surfaces[0]?.points.filter(({ lambda, capacities }) => lambda === 0 && capacities.every((one) => one === capacities[0])).map(({ capacities }) => capacities[0]!));
+    return [...even].sort((a, b) => a - b);
+  }
 
-  let surface = stored ?? noSurface(parts, subject);
-  let measuredPoints = 0;
-  const evaluator = await parts.openEvaluator(signal);
-  try {
+  async walk(wanted: readonly number[][]): Promise<void> {
+    const budget = loosestBudget(this.parts.budgetRules, this.parts.budget);
+    for (const [index, capacities] of wanted.entries()) {
+      const limits = { capacities, shape: shapeOfSubject(this.subject!), budget };
+      const before = this.measuredPoints;
+      for (;;) {
+        const point = nextPoint(this.surface(), measuredLambdas(this.surfaces), limits);
+        if (!point) break;
+        await this.measure({ ...point, capacities }, wanted.length > 1 ? ` (${index + 1} of ${wanted.length})` : '', index, wanted.length);
+      }
+      if (this.measuredPoints > before) this.parts.log.info({ capacities, points: this.measuredPoints - before }, 'capacity measured');
+    }
+  }
+
+  /** Proposals of which the most frequent settings have been measured as they are, not read off between points. */
+  async checked(propose: () => FleetProposal): Promise<FleetProposal> {
+    let made = propose();
+    for (let round = 0, left = MOST_CHECKED; round < CHECK_ROUNDS; round += 1) {
+      const missing = unmeasured(made).slice(0, left);
+      if (missing.length === 0) break;
+      left -= missing.length;
+      for (const [index, setting] of missing.entries()) await this.measure(setting, ' (about to be proposed)', index, missing.length);
+      made = propose();
+    }
+    return made;
+  }
+
+  async close(): Promise<void> {
+    await this.evaluator?.close();
+  }
+
+  private async measure(point: EvaluationPoint, where: string, done: number, total: number): Promise<void> {
+    this.report = (fraction, { lambda, topJ, capacities }) => this.parts.report(
+      `measuring λ ${lambda}${lambda > 0 ? ` topJ ${topJ}` : ''} at capacity ${capacityText(capacities)}${where}: ${Math.floor(fraction * 100)}%, ${this.measuredPoints} points measured`, done, total);
+    await (await this.opened()).measure({ lambda: point.lambda, topJ: point.topJ, capacities: point.capacities });
+  }
+
+  private report: (fraction: number, point: EvaluationPoint) => void = () => {};
+
+  private async opened(): Promise<SurfaceMeasurement> {
+    if (this.measurement) return this.measurement;
+    this.evaluator = await this.parts.openEvaluator(this.signal);
     // The files may have been replaced since they were identified.
-    if (evaluator.subject.modelHash !== subject.modelHash || evaluator.subject.textHash !== subject.textHash) {
-      throw new Error('model or text changed while the run began; the next run takes the new ones');
-    }
-    const measurement = new SurfaceMeasurement(evaluator);
-    for (const [index, capacities] of missing.entries()) {
-      const where = `capacity ${textOf(capacities)}${missing.length > 1 ? ` (${index + 1} of ${missing.length})` : ''}`;
-      surface = await measurement.measure(surface, {
-        capacities, budgetNats: parts.budgetNats, signal,
-        onProgress: ({ lambda, topJ }, fraction) => parts.report(
-          `measuring λ ${lambda}${lambda > 0 ? ` topJ ${topJ}` : ''} at ${where}: ${Math.floor(fraction * 100)}%, ${measuredPoints} points measured`, index, missing.length),
-        onPoint: async (next) => {
-          measuredPoints += 1;
-          await parts.registry.putSurface(next, signal);
-        },
-      });
-      parts.log.info({ capacities, points: pointsAt(surface, capacities).length }, 'capacity measured');
-    }
-  } finally {
-    await evaluator.close();
+    if (JSON.stringify(this.evaluator.subject) !== JSON.stringify(this.subject)) throw new Error('model or text changed while the run began; the next run takes the new ones');
+    this.measurement = new SurfaceMeasurement(this.evaluator, this.surfaces, {
+      signal: this.signal, onProgress: (point, fraction) => this.report(fraction, point), onPoint: (surface) => this.parts.registry.putSurface(surface, this.signal),
+    });
+    return this.measurement;
   }
-  return { surface, measuredPoints };
 }
 
-function textOf(capacities: readonly number[]): string {
-  const [low, high] = [Math.min(...capacities), Math.max(...capacities)];
-  return low === high ? String(low) : `${low}-${high}`;
+/** Those of most devices first. */
+function unmeasured({ chosen }: FleetProposal): Setting[] {
+  const counted: { setting: Setting; devices: number }[] = [];
+  for (const { setting, quality } of chosen) {
+    if (quality.measured) continue;
+    const known = counted.find((one) => sameSetting(one.setting, setting));
+    if (known) known.devices += 1;
+    else counted.push({ setting, devices: 1 });
+  }
+  return counted.sort((a, b) => b.devices - a.devices).map(({ setting }) => setting);
 }

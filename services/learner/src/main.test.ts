@@ -95,7 +95,7 @@ test('gives its job back when it is stopped in the middle, and leaves no process
     learner.child.kill('SIGTERM');
     expect(await learner.ended).toBe(0);
     expect(await (await queue.getJob(id!))!.getState()).toBe('waiting');
-    expect(registry.surface!.points.length).toBe(registry.puts);
+    expect([...registry.surfaces.values()].flatMap(({ points }) => points).length).toBe(registry.puts);
     expect(registry.proposed).toEqual([]);
   } finally {
     learner.child.kill('SIGKILL');

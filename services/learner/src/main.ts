@@ -25,12 +25,12 @@ export async function runLearner(flags: Record<string, unknown>, env: NodeJS.Pro
   }
   const log = createLogger('learner', config.logLevel);
   const open = (signal: AbortSignal) => EvaluationProcess.open({
-    modelPath: config.modelPath, textPath: config.textPath, tokens: config.tokens, context: WINDOW_TOKENS, threads: config.threads,
+    modelPath: config.modelPath, textPaths: config.textPaths, tokens: config.tokens, context: WINDOW_TOKENS, threads: config.threads,
   }, signal);
-  const subjects = new SubjectCache([config.modelPath, config.textPath], open);
+  const subjects = new SubjectCache([config.modelPath, ...config.textPaths], open);
   try {
     const subject = await subjects.get(new AbortController().signal);
-    log.info({ ...subject, model: config.modelPath, text: config.textPath, tokens: config.tokens }, 'model and text read');
+    log.info({ ...subject, model: config.modelPath, texts: config.textPaths, tokens: config.tokens }, 'model and text read');
   } catch (error) {
     if (error instanceof EvaluationInputError) return refuse(error);
     log.fatal({ err: error }, 'the model cannot be evaluated');
@@ -64,7 +64,8 @@ function learnerWork(
       },
       log,
       tokens: config.tokens,
-      budgetNats: config.budgetNats,
+      budget: config.budget,
+      budgetRules: config.budgetRules,
       nowMs: Date.now,
     }, signal);
   };

@@ -1,105 +1,172 @@
 /**
- * The decision: of the measured points at the device's capacity (the largest its own limit allows, unless an operator
- * has pinned another), the one with the fewest misses whose loss stays inside the budget even at its upper bound.
- * Nothing is interpolated and nothing is assumed for a capacity that was not measured.
+ * What is proposed for a device, in messages: the model's decision, what it was predicted from and what bound it, in
+ * words for people and in figures for `moefleet learner explain`. Where there is no decision, the reason.
  */
-import type { Device, Proposal, QualitySurface, SurfacePoint } from '@moefleet/proto';
-import { ValueSource_Layer } from '@moefleet/proto';
-import { deviceCapacities } from './device-capacities';
-import { holdsEverything, lossBound, withinBudget } from './grid-walk';
-import { baselineOf, pointOf, pointsAt, sameCapacities } from './quality-surface';
+import { type Device, type DeviceKnowledge, type Predicted, type Proposal, Routing, ValueSource_Layer } from '@moefleet/proto';
+import { type DeviceCapacities, splitByMisses } from './device-capacities';
+import { evidenceOf, outcomeMessages, type OutcomeRecord, outcomesOf } from './knowledge';
+import {
+  bytesOfCapacities, type Decision, type ModelShape, missRatio, posterior, proposeSetting, type QualityBudget, type QualitySurface, sameCapacities, type Scored, type Setting,
+  type SettingDecision, type SpeedPrior,
+} from './model';
 
-/** A new point replaces the current one where it saves a twentieth of its misses. */
-const LEAST_GAIN = 0.05;
 /** What the agent takes where topJ is not set; for λ 0, where it means nothing. */
 const DEFAULT_TOP_J = 2;
+/** A split that saves less is not worth the change. */
+const LEAST_SPLIT_GAIN = 0.02;
 
-export interface Budget { nats: number; }
+export interface ProposalContext {
+  surface: QualitySurface;
+  modelHash: string;
+  textHashes: readonly string[];
+  shape: ModelShape;
+  /** uniform capacities that were measured, ascending */
+  levels: readonly number[];
+  prior: SpeedPrior;
+  budget: QualityBudget;
+  explore: boolean;
+  nowMs: number;
+}
 
-/** `surface` null: nothing has been measured for this model and text. */
-export function proposeConfig(surface: QualitySurface | null, device: Device, budget: Budget, nowMs: number): Proposal {
-  const model = device.info?.model;
-  const limits = device.info?.limits;
-  const none = (reason: string): Proposal => ({
-    deviceId: device.id, modelHash: model?.hash ?? '', lambda: 0, topJ: 0, capacities: [], predictedMissRate: 0,
-    predictedCrossEntropyLoss: 0, baselineMissRate: 0, reason, proposed: false, timeMs: BigInt(nowMs), textHash: surface?.textHash ?? '',
-  });
+export interface DeviceProposal { proposal: Proposal; knowledge: DeviceKnowledge; /** null: frozen */ chosen: Scored | null }
 
-  if (!model?.hash) return none('no model is loaded on the device');
-  if (!surface) return none('the quality of its model has not been measured');
-  if (surface.modelHash !== model.hash) return none(`the device runs model ${short(model.hash)}, the learner measures ${short(surface.modelHash)}`);
-  if (!limits || limits.maxCapacities.length === 0) return none('the device has not told what its cache limit holds');
-  const { capacities, pinned } = deviceCapacities(device);
-  if (capacities.some((capacity) => capacity < model.topK)) {
-    return none(`the device's cache limit holds ${Math.min(...capacities)} experts of a layer, a token needs ${model.topK}`);
-  }
-  const points = pointsAt(surface, capacities);
-  const baseline = baselineOf(points);
-  if (!baseline) return none(`the model has not been measured at capacity ${capacityText(capacities)} yet`);
-
-  const best = fewestMisses(points, limits.maxLambda, budget);
-  const current = currentPoint(device, points, capacities);
-  const kept = current && allowed(current, limits.maxLambda, budget) && best.missRate > current.missRate * (1 - LEAST_GAIN) ? current : null;
-  const chosen = kept ?? best;
+/** A device that the learner has no opinion on, and why. */
+export function noProposal(device: Device, reason: string, nowMs: number): Proposal {
   return {
-    ...none(''),
-    lambda: chosen.lambda,
-    topJ: chosen.lambda === 0 ? Math.min(DEFAULT_TOP_J, model.topK) : chosen.topJ,
-    capacities: [...capacities],
-    predictedMissRate: chosen.missRate,
-    predictedCrossEntropyLoss: chosen.crossEntropyLoss,
-    baselineMissRate: baseline.missRate,
-    reason: holdsEverything({ capacities, experts: model.experts })
-      ? `every expert fits into capacity ${capacityText(capacities)}, λ has nothing to save`
-      : `${pointText(chosen, baseline, `capacity ${capacityText(capacities)} (${pinned ? 'pinned by an operator' : 'the device\'s limit'})`, budget)}; ${boundText(points, chosen, limits.maxLambda, budget)}` +
-        (kept && kept !== best ? `; kept, as ${nameOf(best)} would save less than a twentieth of its misses` : ''),
-    proposed: true,
+    deviceId: device.id, modelHash: device.info?.model?.hash ?? '', lambda: 0, topJ: 0, capacities: [], predictedMissRate: 0,
+    predictedCrossEntropyLoss: 0, baselineMissRate: 0, reason, proposed: false, timeMs: BigInt(nowMs), textHash: '',
   };
 }
 
-function allowed(point: SurfacePoint, maxLambda: number, budget: Budget): boolean {
-  return point.lambda <= maxLambda && withinBudget(point, budget.nats);
+/** Why nothing can be said of the device at all; null where something can. */
+export function whyNotLearnt(device: Device, modelHash: string): string | null {
+  const model = device.info?.model;
+  const limits = device.info?.limits;
+  if (!model?.hash) return 'no model is loaded on the device';
+  if (model.hash !== modelHash) return `the device runs model ${short(model.hash)}, the learner measures ${short(modelHash)}`;
+  if (!limits || limits.maxCapacities.length === 0) return 'the device has not told what its cache limit holds';
+  if (limits.maxCapacities.some((capacity) => capacity < model.topK)) {
+    return `the device's cache limit holds ${Math.min(...limits.maxCapacities)} experts of a layer, a token needs ${model.topK}`;
+  }
+  return null;
 }
 
-/** λ 0 is always allowed, so there is one. Equal misses: the smaller loss. */
-function fewestMisses(points: readonly SurfacePoint[], maxLambda: number, budget: Budget): SurfacePoint {
-  return points
-    .filter((point) => allowed(point, maxLambda, budget))
-    .reduce((best, point) => (point.missRate < best.missRate || (point.missRate === best.missRate && lossBound(point) < lossBound(best)) ? point : best));
+export function proposeFor(device: Device, knowledge: DeviceKnowledge, at: DeviceCapacities, context: ProposalContext): DeviceProposal {
+  const { surface, shape, budget, nowMs } = context;
+  const outcomes = outcomesOf(knowledge);
+  const evidence = evidenceOf(knowledge.speed);
+  const inputs = {
+    shape, surface, budget, maxLambda: device.info?.limits?.maxLambda ?? 0, current: currentSetting(device, at), history: outcomes, explore: context.explore,
+    speed: evidence.windows > 0 || context.prior.devices > 0 ? posterior(evidence, context.prior) : null,
+    observed: observedOf(outcomes.at(-1)), quarantined: knowledge.quarantine?.reason ?? null,
+  };
+  let decision = proposeSetting({ ...inputs, capacities: at.capacities.length > 0 ? [at.capacities] : [] });
+  if (decision.t === 'propose' && at.from !== 'operator') decision = withSplit(decision, inputs.current, context, (capacities) => proposeSetting({ ...inputs, capacities }));
+  if (decision.t === 'frozen') {
+    return { proposal: { ...noProposal(device, decision.reason, nowMs), textHash: context.textHashes[0] ?? '' }, knowledge: { ...knowledge, choice: undefined }, chosen: null };
+  }
+  const ratio = missRatio(inputs);
+  const undone = decision.why === 'undone' ? outcomes.map((one, i) => (i === outcomes.length - 1 ? { ...one, undone: true } : one)) : outcomes;
+  return {
+    chosen: decision.chosen,
+    proposal: proposalOf(device, decision, at, context),
+    knowledge: { ...knowledge, outcomes: outcomeMessages(undone), choice: choiceOf(decision, inputs.maxLambda, ratio, at, context) },
+  };
 }
 
-/** What the learner had this device run so far, where it is on the surface; an operator's pin is not ours to keep. */
-function currentPoint(device: Device, points: readonly SurfacePoint[], capacities: readonly number[]): SurfacePoint | undefined {
+/** The same bytes, split over the layers by what they save, where that is clearly better; what runs is always a candidate. */
+function withSplit(even: SettingDecision, current: Setting | null, { surface, shape, levels }: ProposalContext, decide: (capacities: (readonly number[])[]) => Decision): Decision {
+  const { setting, quality } = even.best;
+  const capacities = [setting.capacities];
+  const split = splitByMisses(surface, shape, setting, levels);
+  const better = split && surface.predict({ ...setting, capacities: split });
+  if (better && better.missRate < quality.missRate * (1 - LEAST_SPLIT_GAIN)) capacities.push(split);
+  const fits = current && current.capacities.length === setting.capacities.length && bytesOfCapacities(shape, current.capacities) <= bytesOfCapacities(shape, setting.capacities);
+  if (fits && !capacities.some((one) => sameCapacities(one, current.capacities)) && surface.candidates(current.capacities).length > 0) capacities.push(current.capacities);
+  return capacities.length === 1 ? even : decide(capacities);
+}
+
+/** What the learner had this device run so far; an operator's value is not ours to keep. */
+function currentSetting(device: Device, at: DeviceCapacities): Setting | null {
   const ours = device.sources.some((source) => source.field === 'lambda' && source.layer === ValueSource_Layer.LAYER_LEARNER);
   const { desired } = device;
-  if (!ours || desired?.lambda === undefined) return undefined;
-  if (desired.cache?.$case === 'capacities' && !sameCapacities(desired.cache.value.experts, capacities)) return undefined;
-  return pointOf(points, desired.lambda, desired.topJ ?? DEFAULT_TOP_J);
+  if (!ours || desired?.lambda === undefined) return null;
+  const capacities = desired.cache?.$case === 'capacities' ? desired.cache.value.experts : at.capacities;
+  return { routing: Routing.ROUTING_CACHE_PRIOR, lambda: desired.lambda, topJ: desired.topJ ?? DEFAULT_TOP_J, capacities };
 }
 
-function pointText(point: SurfacePoint, baseline: SurfacePoint, where: string, budget: Budget): string {
-  const at = `${nameOf(point)} at ${where}`;
-  if (point.lambda === 0) return `${at}: ${share(point.missRate)} of slots miss`;
-  return `${at}: ${share(point.missRate)} of slots miss instead of ${share(baseline.missRate)}, for ${perplexity(point.crossEntropyLoss)} perplexity, ` +
-    `at most ${perplexity(lossBound(point))} of a budget of ${perplexity(budget.nats)}`;
+function observedOf(outcome: OutcomeRecord | undefined) {
+  return outcome && outcome.slots > 0 ? { setting: outcome.setting, slots: outcome.slots, misses: outcome.misses } : null;
 }
 
-/** Why no point with fewer misses was taken. */
-function boundText(points: readonly SurfacePoint[], chosen: SurfacePoint, maxLambda: number, budget: Budget): string {
-  const better = points.filter((point) => point.missRate < chosen.missRate);
-  const overLambda = better.filter((point) => point.lambda > maxLambda && withinBudget(point, budget.nats));
-  if (overLambda.length > 0) return `bound by the device's own limit of λ ${maxLambda}`;
-  const overBudget = better.filter((point) => !withinBudget(point, budget.nats)).sort((a, b) => lossBound(a) - lossBound(b));
-  const next = overBudget[0];
-  if (next) return `bound by the budget: ${nameOf(next)} would miss ${share(next.missRate)} but may cost ${perplexity(lossBound(next))}`;
-  return 'no measured point misses less';
+function proposalOf(device: Device, decision: SettingDecision, at: DeviceCapacities, { modelHash, textHashes, shape, budget, nowMs }: ProposalContext): Proposal {
+  const { chosen, baseline } = decision;
+  const { lambda, topJ, capacities } = chosen.setting;
+  return {
+    deviceId: device.id, modelHash, lambda, topJ: lambda === 0 ? Math.min(DEFAULT_TOP_J, shape.topK) : topJ, capacities: [...capacities],
+    predictedMissRate: chosen.missRate, predictedCrossEntropyLoss: chosen.quality.loss.mean, baselineMissRate: baseline.missRate,
+    reason: reasonText(decision, at, budget), proposed: true, timeMs: BigInt(nowMs), textHash: textHashes[0] ?? '',
+  };
 }
 
-function nameOf(point: SurfacePoint): string {
-  return point.lambda === 0 ? 'λ 0' : `λ ${point.lambda} topJ ${point.topJ}`;
+const FROM_TEXT: Record<DeviceCapacities['from'], string> = {
+  'device limit': 'the device\'s limit', 'safe memory': 'what it has shown it can spare', operator: 'pinned by an operator',
+};
+
+function reasonText(decision: SettingDecision, at: DeviceCapacities, budget: QualityBudget): string {
+  const { chosen, baseline, boundBy, why, best } = decision;
+  const where = `capacity ${capacityText(chosen.setting.capacities)} (${FROM_TEXT[at.from]}${sameCapacities(chosen.setting.capacities, at.capacities) ? '' : ', split by misses'})`;
+  if (boundBy.t === 'resident') return `every expert fits into ${where}, λ has nothing to save`;
+  const { loss, worst } = chosen.quality;
+  const speed = chosen.speed ? `, ${chosen.speed.tokensPerSecond.toFixed(1)} tokens/s${chosen.setting.lambda > 0 ? ` instead of ${baseline.speed!.tokensPerSecond.toFixed(1)}` : ''}` : '';
+  const what = chosen.setting.lambda === 0
+    ? `${nameOf(chosen)} at ${where}: ${share(chosen.missRate)} of slots miss${speed}`
+    : `${nameOf(chosen)} at ${where}: ${share(chosen.missRate)} of slots miss instead of ${share(baseline.missRate)}${speed}, for ${perplexity(loss.mean)} perplexity, ` +
+      `at most ${perplexity(loss.upper)} of a budget of ${perplexity(budget.meanNats)}${chosen.quality.domains.length > 1 ? ` (${worst.domain}: at most ${perplexity(worst.upper)} of ${perplexity(budget.worstNats)})` : ''}`;
+  const kept = why === 'kept' && best !== chosen ? `; kept, as ${nameOf(best)} would gain too little` : '';
+  const other = why === 'exploring' ? '; bent less than it could be for a while, to see what misses cost on such devices' : why === 'undone' ? '; back to it, as the latest change has made the device slower' : '';
+  return `${what}; ${boundText(decision, budget)}${kept}${other}`;
 }
 
-function capacityText(capacities: readonly number[]): string {
+/** Why nothing faster was taken. */
+function boundText({ boundBy }: SettingDecision, budget: QualityBudget): string {
+  switch (boundBy.t) {
+    case 'maxLambda': return `bound by the device's own limit of λ ${boundBy.maxLambda}`;
+    case 'budget': {
+      const { quality } = boundBy.next;
+      const cost = boundBy.which === 'mean' ? `${perplexity(quality.loss.upper)}` : `${perplexity(quality.worst.upper)} in ${boundBy.domain}, beyond ${perplexity(budget.worstNats)}`;
+      return `bound by the budget: ${nameOf(boundBy.next)} would miss ${share(boundBy.next.missRate)} but may cost ${cost}`;
+    }
+    case 'speed': return 'bound by speed: fewer misses would not make it faster';
+    case 'measured': return 'no measured setting is faster';
+    case 'resident': return 'every expert is resident';
+  }
+}
+
+function choiceOf(decision: SettingDecision, maxLambda: number, ratio: number, at: DeviceCapacities, { budget, textHashes }: ProposalContext): DeviceKnowledge['choice'] {
+  const { chosen, boundBy } = decision;
+  return {
+    chosen: predicted(chosen), baseline: predicted(decision.baseline), beyond: 'next' in boundBy ? predicted(boundBy.next) : undefined,
+    boundBy: boundBy.t === 'budget' ? (boundBy.which === 'mean' ? 'mean budget' : 'worst domain budget') : boundBy.t === 'maxLambda' ? 'device limit' : boundBy.t,
+    why: decision.why, meanBudgetNats: budget.meanNats, worstBudgetNats: budget.worstNats, maxLambda, missRatio: ratio, textHashes: [...textHashes],
+    domains: chosen.quality.domains.map(({ domain, ...loss }) => ({ domain, loss })),
+    capacityFrom: at.from, capacitySplit: sameCapacities(chosen.setting.capacities, at.capacities) ? 'even' : 'by misses',
+  };
+}
+
+function predicted({ setting, quality, missRate, speed }: Scored): Predicted {
+  const { domain, ...loss } = quality.worst;
+  return {
+    ...setting, capacities: [...setting.capacities], loss: quality.loss, worst: { domain, loss }, missRate,
+    tokensPerSecond: speed?.tokensPerSecond ?? 0, tokensPerSecondSd: speed?.sd ?? 0, measured: quality.measured,
+  };
+}
+
+function nameOf({ setting: { lambda, topJ } }: Scored): string {
+  return lambda === 0 ? 'λ 0' : `λ ${lambda} topJ ${topJ}`;
+}
+
+export function capacityText(capacities: readonly number[]): string {
   const [low, high] = [Math.min(...capacities), Math.max(...capacities)];
   return low === high ? String(low) : `${low} to ${high}`;
 }

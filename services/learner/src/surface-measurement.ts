@@ -1,48 +1,47 @@
-/** Measures what a surface lacks at given capacities, point by point, in the order of the grid walk. */
-import { type QualitySurface, Routing } from '@moefleet/proto';
-import type { Evaluation, Evaluator } from './evaluator';
-import { nextPoint } from './grid-walk';
+/** Measures points of the surfaces of all domains, one text after another, and keeps each as soon as it is measured. */
+import { Routing } from '@moefleet/proto';
+import type { EvaluationPoint, Evaluator } from './evaluator';
+import { type MeasuredSurface, pointAt, withPoint } from './measured-surface';
 import { pairedLoss } from './paired-loss';
-import { pointsAt, withPoint } from './quality-surface';
 
 export interface MeasureOptions {
-  capacities: readonly number[];
-  budgetNats: number;
   signal: AbortSignal;
-  /** `fraction` of the point under way */
-  onProgress(point: { lambda: number; topJ: number }, fraction: number): void;
-  /** after each point */
-  onPoint(surface: QualitySurface): Promise<void>;
+  /** `fraction` of the point under way, all domains together */
+  onProgress(point: EvaluationPoint, fraction: number): void;
+  /** after each point of a domain */
+  onPoint(surface: MeasuredSurface): Promise<void>;
 }
 
-/** Scores λ 0 once: its cross-entropy is the same at every capacity, and each loss is paired with it. */
 export class SurfaceMeasurement {
-  private baseline: Evaluation | null = null;
+  measuredPoints = 0;
 
-  constructor(private readonly evaluator: Evaluator) {}
+  /** `surfaces` in the order of the subject's domains. */
+  constructor(private readonly evaluator: Evaluator, readonly surfaces: MeasuredSurface[], private readonly options: MeasureOptions) {}
 
-  async measure(surface: QualitySurface, options: MeasureOptions): Promise<QualitySurface> {
-    const { capacities, budgetNats, signal } = options;
-    const { experts, topK } = this.evaluator.subject;
-    for (;;) {
-      const point = nextPoint(pointsAt(surface, capacities), { capacities, experts, topK, budgetNats });
-      if (!point) return surface;
-      const score = (lambda: number, topJ: number) => this.evaluator.evaluate({ lambda, topJ, capacities }, (fraction) => options.onProgress(point, fraction), signal);
-      const evaluation = await score(point.lambda, point.topJ);
-      if (point.lambda === 0) this.baseline ??= evaluation;
-      // A surface that was begun earlier holds the figures of λ 0, but not its windows.
-      this.baseline ??= await score(0, 0);
-      const loss = point.lambda === 0 ? { mean: 0, stderr: 0 } : pairedLoss(evaluation.windows, this.baseline.windows);
-      surface = withPoint({
-        ...surface,
-        baselineCrossEntropy: this.baseline.crossEntropy,
-        measuredMs: surface.measuredMs + BigInt(Math.round(evaluation.evalNs / 1e6)),
-      }, {
-        lambda: point.lambda, topJ: point.topJ, routing: Routing.ROUTING_CACHE_PRIOR, capacities: [...capacities],
-        crossEntropyLoss: loss.mean, crossEntropyLossStderr: loss.stderr,
-        missRate: evaluation.missRate, swapRate: evaluation.swapRate, massLost: evaluation.massLost,
-      });
-      await options.onPoint(surface);
+  /** The point at λ 0 comes first wherever another one is asked for: a loss is the difference to it. */
+  async measure(point: EvaluationPoint): Promise<void> {
+    const { surfaces, options } = this;
+    for (const domain of surfaces.keys()) {
+      const progress = (fraction: number) => options.onProgress(point, (domain + fraction) / surfaces.length);
+      const baseline = { ...point, lambda: 0, topJ: 0 };
+      if (!pointAt(surfaces[domain]!, baseline)) await this.evaluate(baseline, domain, progress);
+      if (!pointAt(surfaces[domain]!, point)) await this.evaluate(point, domain, progress);
     }
+  }
+
+  private async evaluate(point: EvaluationPoint, domain: number, onProgress: (fraction: number) => void): Promise<void> {
+    const evaluation = await this.evaluator.evaluate(point, domain, onProgress, this.options.signal);
+    let surface = this.surfaces[domain]!;
+    // The cross-entropy at λ 0 is the same at every capacity.
+    if (point.lambda === 0) surface = { ...surface, baselineCrossEntropy: evaluation.crossEntropy, baselineWindows: [...evaluation.windows] };
+    const loss = point.lambda === 0 ? { mean: 0, stderr: 0 } : pairedLoss(evaluation.windows, surface.baselineWindows);
+    surface = withPoint({ ...surface, measuredMs: surface.measuredMs + BigInt(Math.round(evaluation.evalNs / 1e6)) }, {
+      lambda: point.lambda, topJ: point.topJ, routing: Routing.ROUTING_CACHE_PRIOR, capacities: [...point.capacities],
+      crossEntropyLoss: loss.mean, crossEntropyLossStderr: loss.stderr,
+      missRate: evaluation.missRate, swapRate: evaluation.swapRate, massLost: evaluation.massLost, layerMissRates: evaluation.layerMissRates,
+    });
+    this.surfaces[domain] = surface;
+    this.measuredPoints += 1;
+    await this.options.onPoint(surface);
   }
 }

@@ -65,7 +65,8 @@ const LEAST_SPREAD = 0.25;
 const MOST_KEPT = 512;
 
 interface Knot { lambda: number; loss: number; stderr: number; missRate: number; layerMissRates: readonly number[]; massLost: number }
-interface Level { share: number; capacities: readonly number[]; uniform: boolean; knots: readonly Knot[] }
+/** `even`: the layers' capacities differ by one at most, so that it stands for its share of experts */
+interface Level { share: number; capacities: readonly number[]; even: boolean; knots: readonly Knot[] }
 interface Line { routing: Routing; topJ: number; levels: readonly Level[] }
 interface Read extends Omit<Knot, 'lambda'> { measured: boolean }
 
@@ -160,7 +161,7 @@ function levelOf(points: readonly MeasuredPoint[], shape: ModelShape): Level {
   const missRates = falling(sorted.map((point) => point.missRate));
   const byLayer = capacities.map((_, layer) => falling(layers.map((rates) => rates[layer]!)));
   return {
-    capacities, share: residentShare(shape, capacities), uniform: capacities.every((capacity) => capacity === capacities[0]),
+    capacities, share: residentShare(shape, capacities), even: Math.max(...capacities) - Math.min(...capacities) <= 1,
     knots: sorted.map((point, i) => ({
       lambda: point.lambda, loss: losses[i]!, stderr: point.lambda === 0 ? 0 : point.stderr, missRate: missRates[i]!,
       layerMissRates: byLayer.map((rates) => rates[i]!), massLost: point.massLost,
@@ -174,14 +175,16 @@ function readLine(line: Line, setting: Setting, shape: ModelShape): Read | null 
   const read = exact && readLevel(exact, lambda);
   if (read) return read;
   const share = residentShare(shape, capacities);
-  const even = line.levels.filter((level) => level.uniform && reaches(level, lambda));
+  const even = line.levels.filter((level) => level.even && reaches(level, lambda));
   const below = even.filter((level) => level.share <= share).at(-1);
   if (!below) return null;
   const above = even.find((level) => level.share > share);
   const low = readLevel(below, lambda)!;
   const high = above ? readLevel(above, lambda)! : nothingLost(capacities.length);
   const at = (share - below.share) / Math.max((above?.share ?? 1) - below.share, 1e-12);
-  return { ...mix(low, high, Math.min(at, 1)), layerMissRates: layersAt(even, setting, shape), measured: false };
+  const layerMissRates = layersAt(even, setting, shape);
+  // Every layer has as many slots as any other.
+  return { ...mix(low, high, Math.min(at, 1)), missRate: average(layerMissRates), layerMissRates, measured: false };
 }
 
 /** Each layer at its own capacity, which may differ from the others'. */

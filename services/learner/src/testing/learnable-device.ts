@@ -9,7 +9,7 @@ export function learnableDevice(id: string, options: DeviceOptions = {}): Device
     id, online: true, lastSeenMs: 0n, reported: undefined, desiredGeneration: 0n, desired: undefined, desiredHash: Buffer.alloc(0),
     drift: false, telemetry: undefined, sources: [], traceUrl: '', labels: {}, operatorLabels: {}, bootId: '', held: false, identity: undefined,
     info: DeviceInfo.fromPartial({
-      model: { hash: modelHash, experts, topK, moeLayers: maxCapacities.map((_, i) => i), status: 2 },
+      model: { hash: modelHash, experts, topK, moeLayers: maxCapacities.map((_, i) => i), expertBytes: maxCapacities.map(() => 78_336n), status: 2 },
       limits: { maxCacheBytes: 1n, maxLambda, maxCapacities },
     }),
   };

@@ -1,10 +1,12 @@
-/** The other side of the wire, for tests: a real LearnerService whose devices a test writes and whose surface it keeps. */
+/** The other side of the wire, for tests: real services whose devices a test writes, and that keep surfaces and knowledge. */
 import { Server, ServerCredentials, type ServiceError, status } from '@grpc/grpc-js';
-import { type Device, LearnerServiceService, type LearnerServiceServer, type Proposal, type QualitySurface } from '@moefleet/proto';
+import { type Device, type DeviceKnowledge, KnowledgeServiceService, type KnowledgeServiceServer, LearnerServiceService, type LearnerServiceServer, type Proposal, type QualitySurface } from '@moefleet/proto';
 
 export class ScriptedRegistry {
   devices: Device[] = [];
-  surface: QualitySurface | null = null;
+  /** by text */
+  readonly surfaces = new Map<string, QualitySurface>();
+  readonly knowledge = new Map<string, DeviceKnowledge>();
   puts = 0;
   readonly proposed: Proposal[][] = [];
   readonly activities: string[] = [];
@@ -28,13 +30,13 @@ export class ScriptedRegistry {
       listLearnable: (_call, callback) => callback(failure(), { devices: this.devices }),
       getSurface: (call, callback) => {
         const error = failure();
-        const known = this.surface?.modelHash === call.request.modelHash && this.surface.textHash === call.request.textHash;
-        callback(error ?? (known ? null : { code: status.NOT_FOUND, details: 'no such surface' }), { surface: this.surface ?? undefined });
+        const surface = this.surfaces.get(call.request.textHash);
+        callback(error ?? (surface ? null : { code: status.NOT_FOUND, details: 'no such surface' }), { surface });
       },
       putSurface: (call, callback) => {
         const error = failure();
         if (!error) {
-          this.surface = call.request.surface!;
+          this.surfaces.set(call.request.surface!.textHash, call.request.surface!);
           this.puts += 1;
         }
         callback(error, {});
@@ -51,6 +53,16 @@ export class ScriptedRegistry {
     };
     const server = new Server();
     server.addService(LearnerServiceService, service);
+    const knowledge: KnowledgeServiceServer = {
+      listKnowledge: (_call, callback) => callback(failure(), { devices: [...this.knowledge.values()] }),
+      putKnowledge: (call, callback) => {
+        const error = failure();
+        if (!error) for (const one of call.request.devices) this.knowledge.set(one.deviceId, one);
+        callback(error, {});
+      },
+      explainLearner: (_call, callback) => callback({ code: status.UNIMPLEMENTED }),
+    };
+    server.addService(KnowledgeServiceService, knowledge);
     this.port = await new Promise<number>((resolve, reject) =>
       server.bindAsync(`127.0.0.1:${this.port}`, ServerCredentials.createInsecure(), (error, bound) => (error ? reject(error) : resolve(bound))));
     this.server = server;

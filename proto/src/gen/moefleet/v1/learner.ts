@@ -38,6 +38,12 @@ export interface QualitySurface {
   baselineCrossEntropy: number;
   points: SurfacePoint[];
   measuredMs: bigint;
+  /** What the text is called, for people. */
+  domain: string;
+  /** Of the engine that measured it; another may compute otherwise. */
+  engineVersion: string;
+  /** Mean nats per token of each window at lambda 0, in the order of the text: what losses are paired with. */
+  baselineWindows: number[];
 }
 
 export interface SurfacePoint {
@@ -52,6 +58,8 @@ export interface SurfacePoint {
   missRate: number;
   swapRate: number;
   massLost: number;
+  /** miss_rate of each MoE layer, in layer order; empty from learners of earlier releases. */
+  layerMissRates: number[];
 }
 
 export interface GetSurfaceRequest {
@@ -208,7 +216,18 @@ export const ListLearnableResponse: MessageFns<ListLearnableResponse> = {
 };
 
 function createBaseQualitySurface(): QualitySurface {
-  return { modelHash: "", textHash: "", tokens: 0, context: 0, baselineCrossEntropy: 0, points: [], measuredMs: 0n };
+  return {
+    modelHash: "",
+    textHash: "",
+    tokens: 0,
+    context: 0,
+    baselineCrossEntropy: 0,
+    points: [],
+    measuredMs: 0n,
+    domain: "",
+    engineVersion: "",
+    baselineWindows: [],
+  };
 }
 
 export const QualitySurface: MessageFns<QualitySurface> = {
@@ -236,6 +255,19 @@ export const QualitySurface: MessageFns<QualitySurface> = {
         throw new globalThis.Error("value provided for field message.measuredMs of type uint64 too large");
       }
       writer.uint32(56).uint64(message.measuredMs);
+    }
+    if (message.domain !== "") {
+      writer.uint32(66).string(message.domain);
+    }
+    if (message.engineVersion !== "") {
+      writer.uint32(74).string(message.engineVersion);
+    }
+    if (message.baselineWindows.length !== 0) {
+      writer.uint32(82).fork();
+      for (const v of message.baselineWindows) {
+        writer.double(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -309,6 +341,40 @@ export const QualitySurface: MessageFns<QualitySurface> = {
             message.measuredMs = reader.uint64() as bigint;
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.domain = reader.string();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.engineVersion = reader.string();
+            continue;
+          }
+          case 10: {
+            if (tag === 81) {
+              message.baselineWindows.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 82) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.baselineWindows.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -346,6 +412,17 @@ export const QualitySurface: MessageFns<QualitySurface> = {
         : isSet(object.measured_ms)
         ? BigInt(object.measured_ms)
         : 0n,
+      domain: isSet(object.domain) ? globalThis.String(object.domain) : "",
+      engineVersion: isSet(object.engineVersion)
+        ? globalThis.String(object.engineVersion)
+        : isSet(object.engine_version)
+        ? globalThis.String(object.engine_version)
+        : "",
+      baselineWindows: globalThis.Array.isArray(object?.baselineWindows)
+        ? object.baselineWindows.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.baseline_windows)
+        ? object.baseline_windows.map((e: any) => globalThis.Number(e))
+        : [],
     };
   },
 
@@ -372,6 +449,15 @@ export const QualitySurface: MessageFns<QualitySurface> = {
     if (message.measuredMs !== 0n) {
       obj.measuredMs = message.measuredMs.toString();
     }
+    if (message.domain !== "") {
+      obj.domain = message.domain;
+    }
+    if (message.engineVersion !== "") {
+      obj.engineVersion = message.engineVersion;
+    }
+    if (message.baselineWindows?.length) {
+      obj.baselineWindows = message.baselineWindows.map((e) => floatToJson(e));
+    }
     return obj;
   },
 
@@ -389,6 +475,9 @@ export const QualitySurface: MessageFns<QualitySurface> = {
     message.measuredMs = (object.measuredMs !== undefined && object.measuredMs !== null)
       ? BigInt(object.measuredMs)
       : 0n;
+    message.domain = object.domain ?? "";
+    message.engineVersion = object.engineVersion ?? "";
+    message.baselineWindows = object.baselineWindows?.map((e) => e) || [];
     return message;
   },
 };
@@ -404,6 +493,7 @@ function createBaseSurfacePoint(): SurfacePoint {
     missRate: 0,
     swapRate: 0,
     massLost: 0,
+    layerMissRates: [],
   };
 }
 
@@ -439,6 +529,13 @@ export const SurfacePoint: MessageFns<SurfacePoint> = {
     }
     if (message.massLost !== 0) {
       writer.uint32(73).double(message.massLost);
+    }
+    if (message.layerMissRates.length !== 0) {
+      writer.uint32(82).fork();
+      for (const v of message.layerMissRates) {
+        writer.double(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -538,6 +635,24 @@ export const SurfacePoint: MessageFns<SurfacePoint> = {
             message.massLost = reader.double();
             continue;
           }
+          case 10: {
+            if (tag === 81) {
+              message.layerMissRates.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 82) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.layerMissRates.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -587,6 +702,11 @@ export const SurfacePoint: MessageFns<SurfacePoint> = {
         : isSet(object.mass_lost)
         ? globalThis.Number(object.mass_lost)
         : 0,
+      layerMissRates: globalThis.Array.isArray(object?.layerMissRates)
+        ? object.layerMissRates.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.layer_miss_rates)
+        ? object.layer_miss_rates.map((e: any) => globalThis.Number(e))
+        : [],
     };
   },
 
@@ -619,6 +739,9 @@ export const SurfacePoint: MessageFns<SurfacePoint> = {
     if (message.massLost !== 0) {
       obj.massLost = floatToJson(message.massLost);
     }
+    if (message.layerMissRates?.length) {
+      obj.layerMissRates = message.layerMissRates.map((e) => floatToJson(e));
+    }
     return obj;
   },
 
@@ -636,6 +759,7 @@ export const SurfacePoint: MessageFns<SurfacePoint> = {
     message.missRate = object.missRate ?? 0;
     message.swapRate = object.swapRate ?? 0;
     message.massLost = object.massLost ?? 0;
+    message.layerMissRates = object.layerMissRates?.map((e) => e) || [];
     return message;
   },
 };

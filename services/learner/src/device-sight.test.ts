@@ -1,0 +1,99 @@
+import { type Device, Reported, Routing, TelemetryFrame } from '@moefleet/proto';
+import { lookAt } from './device-sight';
+import { deviceCapacities } from './device-capacities';
+import { memoryOf } from './knowledge';
+import { frame, SHAPE } from './model/testing/synthetic';
+import { learnableDevice } from './testing/learnable-device';
+
+const GENERATION = 3n;
+
+/** The device once it has decoded so much; `changed` afterwards. */
+function seen(telemetry: TelemetryFrame | undefined, changed: Partial<Device> = {}): Device {
+  const device = learnableDevice('a');
+  device.info!.model!.expertBytes = SHAPE.expertBytes.map(BigInt);
+  device.info!.limits!.maxCacheBytes = 32n << 20n;
+  return {
+    ...device, bootId: 'boot-1', telemetry,
+    reported: Reported.fromPartial({ appliedGeneration: GENERATION, effective: { routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0.2, topJ: 1, capacities: [16, 16], cacheBytes: 32n << 20n } }),
+    ...changed,
+  };
+}
+
+function look(...devices: Device[]) {
+  let known: ReturnType<typeof lookAt> | null = null;
+  for (const [i, device] of devices.entries()) known = lookAt(device, known, 1000 * i);
+  return known!;
+}
+
+const steady = (count: number, from = 1) => Array.from({ length: count }, (_, i) => seen(frame({ sequence: from + i, tokens: 300 * (from + i) })));
+
+test('learns speed and misses from frame to frame, under the setting in force', () => {
+  const known = look(...steady(5));
+  expect(known.speed).toMatchObject({ windows: 4n, tokens: 1200n });
+  expect(known.outcomes).toHaveLength(1);
+  expect(known.outcomes[0]).toMatchObject({ lambda: 0.2, topJ: 1, windows: 4n, slots: 9600n, misses: 2400n });
+  expect(known.outcomes[0]!.observedTokensPerSecond).toBeCloseTo(50, 6);
+});
+
+test('the same frame twice counts once, and a new boot begins with its first frame', () => {
+  const device = seen(frame({ sequence: 2, tokens: 600 }));
+  const once = look(steady(1)[0]!, device);
+  expect(lookAt(device, once, 5000)).toMatchObject({ speed: { windows: 1n } });
+  const rebooted = lookAt(seen(frame({ sequence: 1, tokens: 300 }), { bootId: 'boot-2' }), once, 6000);
+  expect(rebooted).toMatchObject({ bootId: 'boot-2', speed: { windows: 1n } });
+});
+
+test('a window in which the setting changed tells of neither', () => {
+  const changed = seen(frame({ sequence: 2, tokens: 600 }));
+  changed.reported!.appliedGeneration = GENERATION + 1n;
+  changed.reported!.effective!.lambda = 0.3;
+  const known = look(steady(1)[0]!, changed);
+  expect(known.speed).toBeUndefined();
+  const after = lookAt({ ...changed, telemetry: frame({ sequence: 3, tokens: 900 }) }, known, 9000);
+  expect(after.outcomes.map(({ lambda }) => lambda)).toEqual([0.3]);
+});
+
+test('a device that contradicts itself is quarantined with the reason, teaches nothing, and is believed after three sound windows', () => {
+  const good = look(...steady(3));
+  const bad = frame({ sequence: 4, tokens: 1200 });
+  bad.layers[0]!.massLost = Number.NaN;
+  const known = lookAt(seen(bad), good, 5000);
+  expect(known.quarantine).toMatchObject({ windows: 1n, sinceMs: 5000n, reason: expect.stringMatching(/massLost is NaN/) });
+  expect(known.speed).toEqual(good.speed);
+  expect(known.frame).toEqual(good.frame);
+
+  const [one, two, three] = [5, 6, 7].map((sequence) => seen(frame({ sequence, tokens: 300 * sequence })));
+  const twice = lookAt(two!, lookAt(one!, known, 6000), 7000);
+  expect(twice.quarantine).toMatchObject({ sound: 2 });
+  expect(twice.speed).toEqual(good.speed);
+  expect(lookAt(three!, twice, 8000)).toMatchObject({ quarantine: undefined, speed: { windows: 3n } });
+});
+
+test('with another model it begins anew', () => {
+  const known = look(...steady(4));
+  const other = seen(frame({ sequence: 9, tokens: 3000 }));
+  other.info!.model!.hash = 'model-b';
+  expect(lookAt(other, known, 9000)).toMatchObject({ modelHash: 'model-b', speed: undefined, outcomes: [] });
+});
+
+test('a shortage of memory makes what is safe smaller, and with it what the device is given', () => {
+  const short = frame({ sequence: 2, tokens: 600 });
+  short.cacheShrinks = 1n;
+  const known = look(steady(1)[0]!, seen(short));
+  expect(known.memory).toMatchObject({ safeBytes: BigInt(Math.floor(0.8 * (32 << 20))), badBytes: 32n << 20n, shortages: 1 });
+  expect(deviceCapacities(seen(short), memoryOf(known), SHAPE)).toEqual({ capacities: [12, 12], from: 'safe memory' });
+  expect(deviceCapacities(seen(short), null, SHAPE)).toEqual({ capacities: [16, 16], from: 'device limit' });
+});
+
+test('drift is told with the setting it came under', () => {
+  const throttled = Array.from({ length: 12 }, (_, i) => {
+    const sequence = 21 + i;
+    const next = frame({ sequence, tokens: 300 * sequence });
+    // Twice the time per token from the 20th frame on.
+    next.decodeNs = BigInt(300 * 20 * 20e6 + 300 * (i + 1) * 40e6);
+    return seen(next);
+  });
+  const known = look(...steady(20), ...throttled);
+  expect(known.speed).toMatchObject({ driftCause: 'compute', driftSlower: true });
+  expect(known.outcomes.at(-1)).toMatchObject({ drifted: true });
+});
