@@ -128,7 +128,7 @@ if (wantTests) {
 
 const results = bundleArch === null ? join(here, 'build') : join(here, 'build', `bundle-${arch}`);
 mkdirSync(results, { recursive: true });
-for (const name of bundleArch === null ? ['moefleet_engine.node', 'moefleet_bench'] : ['moefleet_engine.node']) {
+for (const name of bundleArch === null ? ['moefleet_engine.node', 'moefleet_bench'] : ['moefleet_engine.node', 'routing_decisions']) {
   const built = join(folder, name);
   const target = join(results, name);
   if (existsSync(target) && statSync(target).mtimeMs >= statSync(built).mtimeMs) continue;
