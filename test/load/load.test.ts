@@ -20,6 +20,11 @@ test('200 hollow agents connect, apply every λ, and every frame they send is co
   expect(figures.framesCounted).toBe(figures.framesSent);
 });
 
+test('over TLS each agent has a session and a certificate of its own, and λ is changed with the first admin\'s token', async () => {
+  const figures = await load('--agents', '40', '--tls', '--seconds', '2', '--interval', '1000', '--pushes', '1');
+  expect(figures).toMatchObject({ connected: 40, acknowledged: 40, tcpConnections: 40, tlsSessions: 40, certificates: 40, framesShed: 0, falseOffline: 0 });
+});
+
 test('agents that stop reading, vanish and restart disturb no other', async () => {
   const figures = await load('--agents', '60', '--seconds', '4', '--interval', '500', '--pushes', '0', '--stalled', '5', '--vanishing', '5', '--churn', '5');
   expect(figures).toMatchObject({ connected: 60, falseOffline: 0, framesShed: 0 });

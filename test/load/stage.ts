@@ -1,13 +1,13 @@
 /** What a load runs against: a Redis of its own and fresh coordinators, each its own process, on free loopback ports. */
-import { type ChannelCredentials, credentials } from '@grpc/grpc-js';
+import { credentials } from '@grpc/grpc-js';
 import { FleetCa } from '@moefleet/coordinator/identity/fleet-ca';
 import { COORDINATOR_NAME } from '@moefleet/runtime';
-import { OperatorServiceClient } from '@moefleet/proto';
+import { bearerInterceptor, OperatorServiceClient } from '@moefleet/proto';
 import { Child } from '@moefleet/demo/child-process';
 import { freePort } from '@moefleet/demo/free-port';
 import { CLI_PATH } from '@moefleet/demo/local-fleet';
 import { connects } from '@moefleet/demo/port-connects';
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Address } from './hollow-fleet/fleet-orders';
@@ -23,11 +23,16 @@ export interface StageOptions {
   nodeFlags: string[];
 }
 
+export interface OperatorAccess { caPem: string; token: string }
+
 export class RunningCoordinator {
   readonly operator: OperatorServiceClient;
 
-  constructor(readonly child: Child, private readonly ports: { gateway: number; operator: number; http: number }, channel: ChannelCredentials) {
-    this.operator = new OperatorServiceClient(`127.0.0.1:${ports.operator}`, channel, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, 'grpc.ssl_target_name_override': COORDINATOR_NAME });
+  /** `access`: the fleet's CA in PEM and an operator's token; null: plaintext, without authentication. */
+  constructor(readonly child: Child, private readonly ports: { gateway: number; operator: number; http: number }, access: OperatorAccess | null) {
+    this.operator = new OperatorServiceClient(`127.0.0.1:${ports.operator}`, access ? credentials.createSsl(Buffer.from(access.caPem)) : credentials.createInsecure(), {
+      'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, 'grpc.ssl_target_name_override': COORDINATOR_NAME, interceptors: access ? [bearerInterceptor(access.token)] : [],
+    });
   }
 
   get pid(): number { return this.child.pid!; }
@@ -51,6 +56,7 @@ export class Stage {
   redisPort = 0;
   readonly coordinators: RunningCoordinator[] = [];
   private redis: Child | null = null;
+  private readonly children: Child[] = [];
   private authority: FleetCa | null = null;
   private readonly ports: { gateway: number; operator: number; http: number }[] = [];
 
@@ -58,6 +64,7 @@ export class Stage {
 
   /** null: plaintext */
   get tlsFolder(): string | null { return this.options.tls ? join(this.folder, 'fleet') : null; }
+  private get adminTokenFile(): string { return join(this.folder, 'admin.token'); }
   get redisUrl(): string { return `redis://127.0.0.1:${this.redisPort}`; }
   get operatorPort(): number { return this.ports[0]!.operator; }
   get redisPid(): number { return this.redis!.pid!; }
@@ -87,17 +94,22 @@ export class Stage {
       args: [
         ...this.options.nodeFlags, CLI_PATH, 'coordinator', 'run', '--redis-url', this.redisUrl, '--redis-prefix', this.prefix, '--coordinator-id', `coordinator-${at}`,
         '--gateway', `127.0.0.1:${gateway}`, '--operator', `127.0.0.1:${operator}`, '--http', `127.0.0.1:${http}`,
-        '--telemetry-interval', String(this.options.telemetryIntervalMs), '--learn-every', '0', ...(this.tlsFolder ? ['--tls-dir', this.tlsFolder] : []), '--log-level', process.env['MOEFLEET_LOAD_LOG'] ?? 'warn',
+        '--telemetry-interval', String(this.options.telemetryIntervalMs), '--learn-every', '0',
+        ...(this.tlsFolder ? ['--tls-dir', this.tlsFolder, '--admin-token-file', this.adminTokenFile] : []), '--log-level', process.env['MOEFLEET_LOAD_LOG'] ?? 'warn',
       ],
     });
-    this.coordinators[at] = new RunningCoordinator(child, this.ports[at], this.authority ? credentials.createSsl(Buffer.from(this.authority.certificatePem)) : credentials.createInsecure());
+    this.children.push(child);
+    // The first admin is made before the HTTP server, so that the token lies there when that answers.
     await child.until('an answer on its gateway', async () => ((await connects(gateway)) && (await connects(http))) || null, START_TIMEOUT_MS);
+    const access = this.authority ? { caPem: this.authority.certificatePem, token: readFileSync(this.adminTokenFile, 'utf8').trim() } : null;
+    this.coordinators[at]?.operator.close();
+    this.coordinators[at] = new RunningCoordinator(child, this.ports[at], access);
     return this.coordinators[at];
   }
 
   async stop(): Promise<void> {
     for (const { operator } of this.coordinators) operator.close();
-    await Promise.all(this.coordinators.map(({ child }) => child.stop()));
+    await Promise.all(this.children.map((child) => child.stop()));
     await this.redis?.stop();
     rmSync(this.folder, { recursive: true, force: true });
   }
