@@ -26,6 +26,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--telemetry-interval <ms>', env: 'MOEFLEET_TELEMETRY_INTERVAL_MS', description: 'milliseconds between a device\'s telemetry frames', fallback: '1000' },
   { flags: '--frames-per-second <n>', env: 'MOEFLEET_FRAMES_PER_SECOND', description: 'telemetry frames per second this coordinator holds to, by stretching the interval as devices join', fallback: '2000' },
   { flags: '--hellos-per-second <n>', env: 'MOEFLEET_HELLOS_PER_SECOND', description: 'devices let in per second; the rest waits or is told when to come again', fallback: '400' },
+  { flags: '--connections-per-second <n>', env: 'MOEFLEET_CONNECTIONS_PER_SECOND', description: 'connections of agents per second whose TLS handshake is begun, and how many may be under way; the rest waits or is reset', fallback: '400' },
   { flags: '--device-messages-per-second <n>', env: 'MOEFLEET_DEVICE_MESSAGES_PER_SECOND', description: 'messages one device may send; beyond it telemetry is shed, then the device cut off for a while', fallback: '50' },
   { flags: '--device-bytes-per-second <n>', env: 'MOEFLEET_DEVICE_BYTES_PER_SECOND', description: 'bytes one device may send, likewise', fallback: '1048576' },
   { flags: '--coordinator-id <id>', env: 'MOEFLEET_COORDINATOR_ID', description: 'name of this coordinator in leases and logs; default: host name and a random part' },
@@ -56,6 +57,7 @@ export interface CoordinatorConfig {
   readonly telemetryIntervalMs: number;
   readonly framesPerSecond: number;
   readonly hellosPerSecond: number;
+  readonly connectionsPerSecond: number;
   readonly deviceBudget: { readonly messagesPerSecond: number; readonly bytesPerSecond: number };
   readonly requireOperatorToken: boolean;
   readonly adminTokenFile: string;
@@ -99,6 +101,7 @@ export function readConfig(values: Env): CoordinatorConfig {
     telemetryIntervalMs: readInteger('MOEFLEET_TELEMETRY_INTERVAL_MS', values['MOEFLEET_TELEMETRY_INTERVAL_MS'], 1000, 50, 3_600_000),
     framesPerSecond: readInteger('MOEFLEET_FRAMES_PER_SECOND', values['MOEFLEET_FRAMES_PER_SECOND'], 2000, 1, 1_000_000),
     hellosPerSecond: readInteger('MOEFLEET_HELLOS_PER_SECOND', values['MOEFLEET_HELLOS_PER_SECOND'], 400, 1, 100_000),
+    connectionsPerSecond: readInteger('MOEFLEET_CONNECTIONS_PER_SECOND', values['MOEFLEET_CONNECTIONS_PER_SECOND'], 400, 1, 100_000),
     deviceBudget: {
       messagesPerSecond: readInteger('MOEFLEET_DEVICE_MESSAGES_PER_SECOND', values['MOEFLEET_DEVICE_MESSAGES_PER_SECOND'], 50, 1, 100_000),
       bytesPerSecond: readInteger('MOEFLEET_DEVICE_BYTES_PER_SECOND', values['MOEFLEET_DEVICE_BYTES_PER_SECOND'], 1024 * 1024, 1024, 1024 * 1024 * 1024),

@@ -1,17 +1,35 @@
 /** A gRPC server that listens on one address and stops within a moment. */
-import { Server, ServerCredentials, type ServerOptions } from '@grpc/grpc-js';
+import { type ConnectionInjector, Server, ServerCredentials, type ServerOptions } from '@grpc/grpc-js';
+import type { Socket } from 'node:net';
 import { formatAddress, type ListenAddress } from './listen-address';
+import { TcpListener } from './tcp-listener';
 
 /** After it, calls that have not ended are cut. */
 const STOP_GRACE_MS = 1000;
 
+/** Decides which connections get in, and when. */
+export interface Gate {
+  /** accepted, and paused */
+  offer(socket: Socket): void;
+  close(): void;
+}
+
 export class GrpcListener {
   readonly server: Server;
+  private readonly tcp: TcpListener;
+  private readonly gate: Gate;
+  private injector: ConnectionInjector | null = null;
   private bound: string | null = null;
 
-  /** `credentials` is asked when it begins to listen; `config.ts` has refused addresses for which plaintext is not good enough. */
-  constructor(private readonly address: ListenAddress, options: ServerOptions, private readonly credentials: () => ServerCredentials = ServerCredentials.createInsecure) {
+  /**
+   * `credentials` is asked when it begins to listen; `config.ts` has refused addresses for which plaintext is not good
+   * enough. `gate` is given what takes a connection in; without one each is taken at once.
+   */
+  constructor(private readonly address: ListenAddress, options: ServerOptions, private readonly credentials: () => ServerCredentials = ServerCredentials.createInsecure,
+    gate: (admit: (socket: Socket) => void) => Gate = (admit) => ({ offer: admit, close() {} })) {
     this.server = new Server(options);
+    this.gate = gate((socket) => this.admit(socket));
+    this.tcp = new TcpListener((socket) => this.gate.offer(socket));
   }
 
   /** host:port that it listens on; throws before `listen`. */
@@ -22,20 +40,30 @@ export class GrpcListener {
 
   async listen(): Promise<void> {
     const { host, port } = this.address;
-    const boundPort = await new Promise<number>((resolve, reject) => {
-      this.server.bindAsync(formatAddress(host, port), this.credentials(), (error, got) => {
-        if (error) reject(new Error(`cannot listen on ${formatAddress(host, port)}: ${error.message}; is another coordinator running there?`, { cause: error }));
-        else resolve(got);
-      });
-    });
-    this.bound = formatAddress(host, boundPort);
+    this.injector = this.server.createConnectionInjector(this.credentials());
+    try {
+      this.bound = formatAddress(host, await this.tcp.listen(this.address));
+    } catch (error) {
+      throw new Error(`cannot listen on ${formatAddress(host, port)}: ${(error as Error).message}; is another coordinator running there?`, { cause: error });
+    }
   }
 
-  /** Sends GOAWAY, waits a moment for open calls, cuts the rest. */
+  /** Accepts no more, sends GOAWAY, waits a moment for open calls, cuts the rest. */
   async close(): Promise<void> {
+    this.tcp.close();
+    this.gate.close();
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(() => { this.server.forceShutdown(); resolve(); }, STOP_GRACE_MS);
+      const timer = setTimeout(() => {
+        this.injector?.drain(0);
+        this.server.forceShutdown();
+        resolve();
+      }, STOP_GRACE_MS);
       this.server.tryShutdown(() => { clearTimeout(timer); resolve(); });
     });
+  }
+
+  private admit(socket: Socket): void {
+    this.injector!.injectConnection(socket);
+    socket.resume();
   }
 }

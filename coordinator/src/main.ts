@@ -70,6 +70,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
     metrics: async () => {
       metrics.redisUp.set(link.up ? 1 : 0);
       metrics.devicesOnline.set(sessions.size);
+      metrics.queued.set({ queue: 'connections' }, gateway.waitingConnections);
       metrics.queued.set({ queue: 'hellos' }, gateway.waiting);
       metrics.queued.set({ queue: 'frames' }, telemetry.size);
       metrics.telemetryInterval.set(gateway.telemetryIntervalMs / 1000);

@@ -9,6 +9,7 @@ export class Metrics {
   private readonly registers = [new PromRegistry()];
 
   readonly streams = this.gauge('streams', 'Agent streams that are open, those that have not yet said hello included');
+  readonly connections = this.counter('connections_total', 'Connections of agents before their TLS handshake: admitted, refused because too many came at once, or silent and cut after they had been admitted', ['outcome']);
   readonly devicesOnline = this.gauge('devices_online', 'Devices connected to this coordinator');
   readonly redisUp = this.gauge('redis_up', 'Whether Redis answers: 1 or 0');
   readonly streamsEnded = this.counter('streams_ended_total', 'Agent streams that have ended, by gRPC status', ['code']);
@@ -19,7 +20,7 @@ export class Metrics {
   readonly acknowledged = this.histogram('desired_acknowledged_seconds', 'From sending a desired spec to the device saying APPLIED or FAILED', [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]);
   readonly redisAnswers = this.histogram('redis_command_seconds', 'Time a Redis command takes, failures included', [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2]);
   readonly leasesLost = this.counter('leases_lost_total', 'Leases of this coordinator that a newer stream of the device had taken when they were to be prolonged', []);
-  readonly queued = this.gaugeBy('queue_length', 'What waits here: devices to be let in, frames to be counted', ['queue']);
+  readonly queued = this.gaugeBy('queue_length', 'What waits here: connections for their TLS handshake, devices to be let in, frames to be counted', ['queue']);
   readonly telemetryInterval = this.gauge('telemetry_interval_seconds', 'Interval of telemetry that devices are asked for');
   readonly operatorCalls = new Counter({
     name: 'grpc_server_handled_total', help: 'Calls of operators and learners that have ended, by gRPC status', labelNames: ['grpc_service', 'grpc_method', 'grpc_code'], registers: this.registers,
@@ -32,6 +33,7 @@ export class Metrics {
     // Gauges that are called as counters are; those by type say the same.
     for (const kind of ['resources', 'handles', 'requests']) this.registers[0]!.removeSingleMetric(`${PREFIX}nodejs_active_${kind}_total`);
     new Gauge({ name: `${PREFIX}build_info`, help: 'Version of this coordinator; always 1', labelNames: ['version'], registers: this.registers }).set({ version: VERSION }, 1);
+    for (const outcome of ['admitted', 'refused', 'silent']) this.connections.inc({ outcome }, 0);
     for (const outcome of ['counted', 'replaced', 'duplicate', 'refused', 'damaged', 'shed']) this.telemetryFrames.inc({ outcome }, 0);
     for (const outcome of ['stored', 'shed']) this.routerWindows.inc({ outcome }, 0);
     for (const state of ['done', 'incomplete', 'abandoned']) this.rolloutsEnded.inc({ state }, 0);

@@ -12,6 +12,7 @@ import type { AgentSession, SessionDeps } from './agent-session';
 import { Admission } from './admission';
 import { type AgentCall, AgentStream, type StreamOptions } from './agent-stream';
 import { MeasureRelay } from './measure-relay';
+import { ConnectionGate } from './connection-gate';
 import { enrolmentService } from './enrolment-service';
 import { decodeIncoming } from './message-check';
 import type { BudgetOptions } from './stream-budget';
@@ -23,6 +24,7 @@ export interface GatewayOptions {
   telemetryIntervalMs: number;
   framesPerSecond: number;
   hellosPerSecond: number;
+  connectionsPerSecond: number;
   deviceBudget: BudgetOptions;
   leaseTtlMs?: number;
   helloTimeoutMs?: number;
@@ -57,6 +59,7 @@ export class AgentGateway implements Service {
   private readonly streams = new Set<AgentStream>();
   private readonly relay: MeasureRelay;
   private readonly streamOptions: StreamOptions;
+  private gate!: ConnectionGate;
   private readonly admission: Admission;
   private readonly pace: TelemetryPace;
   private readonly hellosPerSecond: number;
@@ -65,7 +68,8 @@ export class AgentGateway implements Service {
 
   constructor(private readonly directory: SessionDirectory<AgentSession>, private readonly deps: SessionDeps, options: GatewayOptions) {
     this.relay = new MeasureRelay(directory, deps.registry.measures, deps.log);
-    this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...KEEPALIVE, ...NO_CHANNELZ }, options.credentials);
+    this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...KEEPALIVE, ...NO_CHANNELZ }, options.credentials,
+      (admit) => (this.gate = new ConnectionGate({ ...options, silentMs: options.helloTimeoutMs }, admit, (outcome) => deps.metrics.connections.inc({ outcome }))));
     this.hellosPerSecond = options.hellosPerSecond;
     this.admission = new Admission(options);
     this.pace = new TelemetryPace(options);
@@ -74,7 +78,7 @@ export class AgentGateway implements Service {
       leaseTtlMs: options.leaseTtlMs ?? LEASE_TTL_MS, helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
       identify: (call) => options.enrolment?.identify(call.getAuthContext()) ?? null,
     };
-    if (options.enrolment) this.listener.server.addService(EnrolmentServiceService, enrolmentService(options.enrolment, deps.log));
+    if (options.enrolment) this.listener.server.addService(EnrolmentServiceService, enrolmentService(options.enrolment, deps.log, (call) => this.gate.called(call.getPeer())));
     this.listener.server.addService(AGENT_SERVICE, { connect: (call: AgentCall) => this.open(call) });
   }
 
@@ -85,6 +89,11 @@ export class AgentGateway implements Service {
   /** Devices that wait to be let in. */
   get waiting(): number {
     return this.admission.queue;
+  }
+
+  /** Connections that wait for their TLS handshake. */
+  get waitingConnections(): number {
+    return this.gate.waiting;
   }
 
   get telemetryIntervalMs(): number {
@@ -126,6 +135,7 @@ export class AgentGateway implements Service {
   }
 
   private open(call: AgentCall): void {
+    this.gate.called(call.getPeer());
     const stream = new AgentStream(call, this.directory, this.deps, this.streamOptions);
     this.streams.add(stream);
     this.deps.metrics.streams.set(this.streams.size);

@@ -1,0 +1,102 @@
+/** Connections before hello: let in at a rate, held for a while, reset beyond that; mute ones are cut. */
+import { connect, type Socket } from 'node:net';
+import { until } from '../../../test/harness/ports';
+import { startRedis, type TestRedis } from '../../../test/harness/redis';
+import { TestAgent } from '../testing/test-agent';
+import { startCoordinator, type TestCoordinator } from '../testing/test-coordinator';
+import { ConnectionGate, type ConnectionOutcome } from './connection-gate';
+
+let redis: TestRedis;
+let coordinator: TestCoordinator | undefined;
+const agents: TestAgent[] = [];
+const sockets: Socket[] = [];
+
+beforeAll(async () => { redis = await startRedis(); });
+afterAll(() => redis.close());
+afterEach(async () => {
+  for (const agent of agents.splice(0)) agent.kill();
+  for (const socket of sockets.splice(0)) socket.destroy();
+  await coordinator?.close();
+});
+
+async function outcomes(): Promise<Record<ConnectionOutcome, number>> {
+  const text = await (await fetch(`${coordinator!.http}/metrics`)).text();
+  const count = (outcome: string) => Number(new RegExp(`^moefleet_coordinator_connections_total\\{outcome="${outcome}"\\} (\\d+)$`, 'm').exec(text)![1]);
+  return { admitted: count('admitted'), refused: count('refused'), silent: count('silent') };
+}
+
+/** A connection that says nothing. */
+function mute(): Socket {
+  const [host, port] = coordinator!.gateway.split(':');
+  const socket = connect(Number(port), host).on('error', () => {}).resume();
+  sockets.push(socket);
+  return socket;
+}
+
+function dial(id: string): TestAgent {
+  const agent = new TestAgent(coordinator!.gateway, { id });
+  agents.push(agent);
+  agent.hello();
+  return agent;
+}
+
+test('of a storm some are let in at the rate, the rest is reset; who comes again gets in', async () => {
+  coordinator = await startCoordinator(redis.url, { env: { MOEFLEET_CONNECTIONS_PER_SECOND: '2' } });
+  let missing = Array.from({ length: 25 }, (_, at) => `d${at}`);
+  const first = missing.map(dial);
+  await until('each is in or reset', () => first.every((agent) => agent.welcome ?? agent.ended), 20_000, 20);
+  const { admitted, refused } = await outcomes();
+  expect(refused).toBeGreaterThan(10);
+  const welcome = first.filter((agent) => agent.welcome).length;
+  expect(welcome).toBeGreaterThanOrEqual(2);
+  expect(admitted).toBeGreaterThanOrEqual(welcome);
+  const isIn = new Set(first.filter((agent) => agent.welcome).map((agent) => agent.options.id));
+  missing = missing.filter((id) => !isIn.has(id)).slice(0, 3);
+  const second = missing.map(dial);
+  await until('the next few are in', () => second.every((agent) => agent.welcome), 20_000, 20);
+  expect(first.filter((agent) => isIn.has(agent.options.id)).every((agent) => agent.ended === null)).toBe(true);
+});
+
+test('cuts connections that say nothing, which keep nobody out meanwhile', async () => {
+  coordinator = await startCoordinator(redis.url, { env: { MOEFLEET_CONNECTIONS_PER_SECOND: '4' }, helloTimeoutMs: 2500 });
+  const silent = [mute(), mute(), mute(), mute(), mute(), mute()];
+  await until('all six were let in', async () => (await outcomes()).admitted >= 4, 10_000, 20);
+  const agent = dial('honest');
+  await until('the honest one is in', () => agent.welcome, 20_000, 20);
+  await until('the silent ones are cut', () => silent.every((socket) => socket.destroyed), 20_000, 20);
+  expect((await outcomes()).silent).toBe(6);
+  expect(agent.ended).toBeNull();
+});
+
+test('resets whoever has waited too long, and forgets those that leave', () => {
+  jest.useFakeTimers();
+  try {
+    let nowMs = 0;
+    const told: ConnectionOutcome[] = [];
+    const gate = new ConnectionGate({ connectionsPerSecond: 1, mostWaitMs: 3000, now: () => nowMs }, () => {}, (outcome) => told.push(outcome));
+    const pass = (ms: number) => { for (let at = 0; at < ms; at += 100) { nowMs += 100; jest.advanceTimersByTime(100); } };
+    for (let at = 0; at < 5; at += 1) gate.offer(new TestSocket(at) as unknown as Socket);
+    expect([told, gate.waiting]).toEqual([['admitted', 'refused'], 3]);
+    // The one that is in says nothing, and holds its place for two seconds; then a token is there at once, the last has waited too long.
+    pass(2000);
+    expect([told.length, gate.waiting]).toEqual([3, 2]);
+    pass(1200);
+    expect([told.slice(3), gate.waiting]).toEqual([['refused', 'refused'], 0]);
+    gate.close();
+    gate.offer(new TestSocket(9) as unknown as Socket);
+    expect(told.at(-1)).toBe('refused');
+    expect(jest.getTimerCount()).toBe(0);
+  } finally {
+    jest.useRealTimers();
+  }
+});
+
+class TestSocket {
+  readonly remoteAddress = '127.0.0.1';
+  constructor(readonly remotePort: number) {}
+  on(): this { return this; }
+  once(): this { return this; }
+  off(): this { return this; }
+  destroy(): void {}
+  resetAndDestroy(): void {}
+}
