@@ -22,7 +22,21 @@ export function peerDevice({ sslPeerCertificate }: AuthContext, nowMs: number): 
   if (!sslPeerCertificate?.raw) {
     throw new NoCertificateError('no certificate that this fleet has given out and that is valid now came with the connection; enrol the agent with --enrol-token (moefleet token create), and check its clock');
   }
-  return deviceOf(new X509Certificate(sslPeerCertificate.raw), nowMs);
+  return plainDevice(sslPeerCertificate, nowMs) ?? deviceOf(new X509Certificate(sslPeerCertificate.raw), nowMs);
+}
+
+/** Of a public key on P-256 in SPKI, all that comes before the 65 bytes of the point. */
+const P256_SPKI = Buffer.from('3059301306072a8648ce3d020106082a8648ce3d030107034200', 'hex');
+
+/**
+ * From what TLS has parsed already, for a certificate as this fleet gives them out; null for any other. Parsing it anew
+ * takes as long as all else that is done for a connection here.
+ */
+function plainDevice({ subject, pubkey, asn1Curve, valid_to: validTo }: NonNullable<AuthContext['sslPeerCertificate']>, nowMs: number): PeerDevice | null {
+  const { CN: deviceId, OU: installId } = subject as Record<string, unknown>;
+  if (typeof deviceId !== 'string' || typeof installId !== 'string' || asn1Curve !== 'prime256v1' || pubkey?.length !== 65) return null;
+  if (!(Date.parse(validTo) > nowMs)) return null;
+  return { deviceId, installId, keyHash: keyHashOf(Buffer.concat([P256_SPKI, pubkey])) };
 }
 
 /** Throws NoCertificateError where it has expired or is no device's. */
