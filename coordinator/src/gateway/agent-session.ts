@@ -5,6 +5,7 @@
  */
 import { type ConnectRequest, type DeviceInfo, type Hello, type Measure, type MeasureResult, type Reported, SpecState, type TaskProgress, type TelemetryFrame } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { DeviceRefusedError, InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
 import type { Metrics } from '../metrics';
 import { type DesiredRecord, generationOf } from '../registry/device-record';
@@ -93,7 +94,7 @@ export class AgentSession implements DeviceSession {
     return this.tasks.measure(measure, signal, onProgress);
   }
 
-  /** Looks again at what the device shall run. Cheap to call; never runs twice at once. */
+  /** Looks again at what the device shall run, once the messages that have come already are taken. Cheap to call; never runs twice at once. */
   wake(): void {
     this.wanted = true;
     this.settling ??= this.settleWhileWanted().finally(() => {
@@ -207,6 +208,8 @@ export class AgentSession implements DeviceSession {
   private async settleWhileWanted(): Promise<void> {
     this.unsettled = false;
     while (this.wanted && !this.closed) {
+      // APPLYING and APPLIED mostly come together, and are then written as one.
+      await nextTurn();
       this.wanted = false;
       try {
         await this.settle();

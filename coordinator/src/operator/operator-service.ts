@@ -55,7 +55,7 @@ export function operatorService(deps: OperatorDeps): OperatorServiceServer {
       }
       const follower = await registry.audit.around(entry, async () => {
         await deps.staged.supersede(pinField(change), new Set(devices.map(({ id }) => id)), 'a change that took effect at once');
-        return rollouts.change(target, change, why, timeoutMs);
+        return rollouts.change(target, change, why, timeoutMs, devices);
       });
       await tellProgress(follower, { write: ({ rollout }) => out.write({ rollout, stagedRolloutId: '' }) }, signal);
     }),

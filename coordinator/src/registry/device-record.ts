@@ -54,6 +54,15 @@ export interface DeviceRecord {
   damaged: string[];
 }
 
+/** What tells how far a device has come with a spec. */
+export interface DeviceProgress {
+  online: boolean;
+  reported: Reported | undefined;
+  settledGeneration: bigint;
+  /** null where there is none, or it is damaged */
+  desired: { generation: bigint; hash: string; origin: string } | null;
+}
+
 export type RawHash = Record<string, Buffer>;
 
 export interface RawDevice {
@@ -102,6 +111,17 @@ export function decodeDevice(id: string, raw: RawDevice, nowMs: number): DeviceR
     learned: model ? message(raw.learned, model.hash, Proposal) : undefined,
     lastProposal: message(raw.learned, 'last', Proposal),
     damaged,
+  };
+}
+
+/** As readProgress (scripts.ts) gives it. A report that cannot be decoded counts as none. */
+export function decodeProgress([reported, settled, generation, hash, origin, holder]: readonly (Buffer | null | undefined)[]): DeviceProgress {
+  const count = decodeCount(generation ?? undefined);
+  return {
+    online: Boolean(holder && holder.length > 0),
+    reported: reported ? decodeOrNothing(Reported, reported) : undefined,
+    settledGeneration: decodeCount(settled ?? undefined) ?? 0n,
+    desired: count && hash ? { generation: count, hash: hash.toString('utf8'), origin: origin?.toString('utf8') ?? '' } : null,
   };
 }
 
@@ -159,6 +179,14 @@ export function decodeCount(bytes: Buffer | undefined): bigint | undefined {
   if (!digits || !/^\d{1,16}$/.test(digits)) return undefined;
   const count = BigInt(digits);
   return count <= MAX_GENERATION ? count : undefined;
+}
+
+function decodeOrNothing<T>(type: { decode(bytes: Uint8Array): T }, bytes: Buffer): T | undefined {
+  try {
+    return type.decode(bytes);
+  } catch {
+    return undefined;
+  }
 }
 
 function text(raw: RawHash, field: string): string {

@@ -63,6 +63,7 @@ export function decodeLabelText(json: string): Record<string, string> {
 }
 
 function decodeClones(json: string): CloneSighting[] {
+  if (json === '') return [];
   const value = parsed(json);
   if (!Array.isArray(value)) return [];
   return value.map((one: Record<string, unknown> | null) => ({ bootId: String(one?.['b'] ?? ''), hostname: String(one?.['h'] ?? ''), peer: String(one?.['p'] ?? '') }));

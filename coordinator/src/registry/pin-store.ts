@@ -25,6 +25,7 @@ const KILL_SWITCH = 'kill-switch';
 
 export class PinStore {
   private toldDamage = '';
+  private reading: Promise<SharedPins> | null = null;
 
   constructor(private readonly link: RedisLink, private readonly keys: Keys, private readonly expiry: PinExpiryStore, private readonly log: Logger, private readonly now: () => number = Date.now) {}
 
@@ -45,20 +46,15 @@ export class PinStore {
     return await this.link.run(key, (client) => client.hdel(key, name)) > 0;
   }
 
-  /** Pins of the fleet and of all groups, without those that have ended. */
-  async shared(): Promise<SharedPins> {
-    const raw = await this.link.run(this.keys.pins, (client) => client.hgetallBuffer(this.keys.pins));
-    const damaged: string[] = [];
-    const nowMs = this.now();
-    const selectors = new Set(Object.keys(raw).flatMap((name) => /^[a-z]+\|group:(.*)$/s.exec(name)?.[1] ?? []));
-    const groups = [...selectors].flatMap((selector): GroupPins[] => {
-      const matches = readSelector(selector, damaged);
-      return matches ? [{ selector, matches, pins: standingPins(decodePinSet(raw, `|group:${selector}`, damaged), nowMs) }] : [];
-    });
-    const fleet = standingPins(decodePinSet(raw, '|fleet', damaged), nowMs);
-    const staged = decodeStagedValues(raw, damaged);
-    this.tellDamage(damaged.join('; '));
-    return { fleet, groups, kill: decodeKillSwitch(raw[KILL_SWITCH]?.toString('utf8')), staged };
+  /** Pins of the fleet and of all groups, without those that have ended. Whoever asks in the same turn of the event loop shares one read, sent after all have asked. */
+  shared(): Promise<SharedPins> {
+    if (!this.reading) {
+      this.reading = new Promise((resolve) => setImmediate(() => {
+        this.reading = null;
+        resolve(this.readShared());
+      }));
+    }
+    return this.reading;
   }
 
   async setKillSwitch(kill: KillSwitch | null): Promise<void> {
@@ -104,6 +100,21 @@ export class PinStore {
   async unmark(deviceId: string, rolloutId: string): Promise<void> {
     const key = this.keys.devicePins(deviceId);
     await this.link.run(key, (client) => client.hdel(key, stagedMarkField(rolloutId)));
+  }
+
+  private async readShared(): Promise<SharedPins> {
+    const raw = await this.link.run(this.keys.pins, (client) => client.hgetallBuffer(this.keys.pins));
+    const damaged: string[] = [];
+    const nowMs = this.now();
+    const selectors = new Set(Object.keys(raw).flatMap((name) => /^[a-z]+\|group:(.*)$/s.exec(name)?.[1] ?? []));
+    const groups = [...selectors].flatMap((selector): GroupPins[] => {
+      const matches = readSelector(selector, damaged);
+      return matches ? [{ selector, matches, pins: standingPins(decodePinSet(raw, `|group:${selector}`, damaged), nowMs) }] : [];
+    });
+    const fleet = standingPins(decodePinSet(raw, '|fleet', damaged), nowMs);
+    const staged = decodeStagedValues(raw, damaged);
+    this.tellDamage(damaged.join('; '));
+    return { fleet, groups, kill: decodeKillSwitch(raw[KILL_SWITCH]?.toString('utf8')), staged };
   }
 
   private tellDamage(damage: string): void {

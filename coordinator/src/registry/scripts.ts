@@ -133,6 +133,39 @@ const writeState: Script = {
 };
 
 /**
+ * A device as one step: all that its keys hold. A key of another type gives its error in place of its fields.
+ * in:  KEYS any number of hashes
+ * out: per key {field, value, ...} or the text of an error
+ */
+const readHashes: Script = {
+  name: 'moefleetReadHashes',
+  keys: 'any',
+  lua: `
+    local all = {}
+    for at, key in ipairs(KEYS) do
+      local found = redis.pcall('HGETALL', key)
+      all[at] = found.err or found
+    end
+    return all`,
+};
+
+/**
+ * What tells how far a device has come with a spec.
+ * in:  KEYS state, desired, lease
+ * out: {reported, settledGeneration, generation, hash and origin of desired, installId of the lease}, false for what is
+ *      missing; {} for a device nobody has seen
+ */
+const readProgress: Script = {
+  name: 'moefleetReadProgress',
+  keys: 3,
+  lua: `
+    if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+    local state = redis.call('HMGET', KEYS[1], 'reported', 'settledGeneration')
+    local desired = redis.call('HMGET', KEYS[2], 'generation', 'hash', 'origin')
+    return {state[1], state[2], desired[1], desired[2], desired[3], redis.call('HGET', KEYS[3], 'installId')}`,
+};
+
+/**
  * Compare-and-set of desired: the new generation is one above the one that was read, or one above \`floor\` where the
  * device itself has reported a higher one. A generation that is no count, as decodeCount understands it, counts as 0:
  * Lua would read "nan", "1e3" and "0x10" as numbers, which no caller could then expect.
@@ -299,5 +332,5 @@ const putOperator: Script = {
     return 1`,
 };
 
-export const LUA = { ...IDENTITY_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, writeDesired, pushWindow, putRollout, promotePin, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
+export const LUA = { ...IDENTITY_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readProgress, writeDesired, pushWindow, putRollout, promotePin, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

@@ -35,7 +35,7 @@ export class DesiredWriter {
   /** null for a device nobody has seen. `origin` is told to the agent. `accept`: also where the device is held. */
   async align(deviceId: string, origin: string, accept = false): Promise<DesiredOutcome | null> {
     for (let attempt = 0; attempt < MOST_TRIES; attempt += 1) {
-      const device = await this.registry.devices.read(deviceId);
+      const device = await this.registry.devices.readForSpec(deviceId);
       if (!device) return null;
       const outcome = await this.alignOnce(device, await this.registry.pins.shared(), origin, accept);
       if (outcome) return outcome;

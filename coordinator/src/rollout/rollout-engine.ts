@@ -43,17 +43,17 @@ export class RolloutEngine implements Service {
     for (const follower of this.followers) follower.abandon(new StoppingError());
   }
 
-  /** Sets or clears the pin, writes what follows from it, and returns the rollout that is now under way. */
-  async change(target: Target, change: Change, why: string, timeoutMs: number): Promise<RolloutFollower> {
-    const known = await this.targets(target);
+  /** Sets or clears the pin, writes what follows from it, and returns the rollout that is now under way. `known`: the targets, read a moment ago. */
+  async change(target: Target, change: Change, why: string, timeoutMs: number, known?: readonly DeviceRecord[]): Promise<RolloutFollower> {
+    known ??= await this.targets(target);
     checkFits(change, known);
     const cleared = await this.applyPin(target, change, why, known);
     // Looked up again: a device that joined meanwhile has been brought in line with the pins as they were before.
-    const devices = await this.targets(target);
+    const ids = target.t === 'all' ? await this.registry.devices.ids() : (await this.targets(target)).map(({ id }) => id);
     const what = describeChange(change, target);
     const origin = `operator: ${what}${why ? ` (${why})` : ''}`;
     const place = pinPlace(target);
-    const rows = await inChunks(devices, ({ id }) => this.alignRow(id, origin, (outcome) => whyUnchanged(outcome, change, place.t, cleared)));
+    const rows = await inChunks(ids, (id) => this.alignRow(id, origin, (outcome) => whyUnchanged(outcome, change, place.t, cleared)));
     return this.follow(what, why ? `operator: ${why}` : 'operator', rows, timeoutMs);
   }
 
@@ -105,7 +105,7 @@ export class RolloutEngine implements Service {
     if (followed) return followed.current;
     const stored = await this.registry.rollouts.get(id);
     if (!stored || stored.state !== 'running') return stored;
-    const rows = await inChunks(stored.rows, async (row) => judgeRow(row, await this.registry.devices.read(row.deviceId)));
+    const rows = await inChunks(stored.rows, async (row) => judgeRow(row, await this.registry.devices.readProgress(row.deviceId)));
     const judged = judgeRollout(stored, rows, Date.now());
     if (judged.state !== 'running') await this.registry.rollouts.put(judged);
     return judged;
@@ -138,7 +138,7 @@ export class RolloutEngine implements Service {
       if (!device) throw new NotFoundError(`device ${target.deviceId} is not known; see the list of devices`);
       return [device];
     }
-    const devices = await this.registry.devices.readAll();
+    const devices = await this.registry.devices.readAllForSpec();
     return target.t === 'all' ? devices : devices.filter((device) => selectorMatches(target.selector, device.labels));
   }
 

@@ -7,17 +7,19 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from '@moefleet/runtime';
 import { reasonOf, RegistryDataError } from '../errors';
 import { inChunks } from '../registry/chunks';
-import type { DeviceRecord } from '../registry/device-record';
+import type { DeviceProgress } from '../registry/device-record';
 import type { FleetEvent } from '../registry/fleet-events';
 import type { Registry } from '../registry/registry';
 import type { RolloutRecord, RolloutRow } from '../registry/rollout-record';
 import { isFinal, judgeRollout, judgeRow } from './rollout-progress';
 
 const LOOK_AGAIN_MS = 2000;
-/** Between two looks, so that wake-ups of many devices are followed together: each look goes through all rows. */
+/** Between two looks, so that wake-ups of many devices are followed together: each look goes through all rows, and tells all to whoever watches. */
 const PAUSE_MS = 50;
-/** Between two writes of a running rollout's record. */
+const PAUSE_MS_PER_ROW = 0.05;
+/** Between two writes of a running rollout's record, which holds all rows. */
 const SAVE_EVERY_MS = 500;
+const SAVE_EVERY_MS_PER_ROW = 0.2;
 
 export class RolloutFollower {
   /** Resolves with the finished rollout; rejects where Redis was away at its end. */
@@ -72,7 +74,7 @@ export class RolloutFollower {
 
   private look(): void {
     this.looking ??= this.lookUntilFresh().then(
-      async () => { await sleep(PAUSE_MS); this.looking = null; if (this.stale.size > 0) this.look(); },
+      async () => { await sleep(PAUSE_MS + PAUSE_MS_PER_ROW * this.rollout.rows.length); this.looking = null; if (this.stale.size > 0) this.look(); },
       (error: unknown) => { this.looking = null; this.failed(error); },
     );
   }
@@ -91,16 +93,16 @@ export class RolloutFollower {
     }
   }
 
-  private async readDevice(id: string): Promise<{ device: DeviceRecord | null } | { damage: string }> {
+  private async readDevice(id: string): Promise<{ device: DeviceProgress | null } | { damage: string }> {
     try {
-      return { device: await this.registry.devices.read(id) };
+      return { device: await this.registry.devices.readProgress(id) };
     } catch (error) {
       if (error instanceof RegistryDataError) return { damage: error.message };
       throw error;
     }
   }
 
-  private judge(row: RolloutRow, reading: { device: DeviceRecord | null } | { damage: string } | undefined): RolloutRow {
+  private judge(row: RolloutRow, reading: { device: DeviceProgress | null } | { damage: string } | undefined): RolloutRow {
     if (!reading || isFinal(row)) return row;
     return 'damage' in reading ? { ...row, state: 'failed', reason: reading.damage } : judgeRow(row, reading.device);
   }
@@ -108,7 +110,7 @@ export class RolloutFollower {
   private async advance(next: RolloutRecord, changed: boolean): Promise<void> {
     this.rollout = next;
     const ended = next.state !== 'running';
-    if (ended || (changed && Date.now() - this.savedMs > SAVE_EVERY_MS)) {
+    if (ended || (changed && Date.now() - this.savedMs > SAVE_EVERY_MS + SAVE_EVERY_MS_PER_ROW * next.rows.length)) {
       this.savedMs = Date.now();
       await this.registry.rollouts.put(next);
     }

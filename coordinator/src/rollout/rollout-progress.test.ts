@@ -1,5 +1,5 @@
 import { DeviceSpec, Reported, SpecState } from '@moefleet/proto';
-import { type DeviceRecord, specHash } from '../registry/device-record';
+import { type DeviceProgress, specHash } from '../registry/device-record';
 import type { RolloutRecord, RolloutRow } from '../registry/rollout-record';
 import { judgeRollout, judgeRow } from './rollout-progress';
 
@@ -8,17 +8,12 @@ const OTHER = Buffer.from(DeviceSpec.encode({ ...DeviceSpec.decode(new Uint8Arra
 const HASH = specHash(SPEC);
 const row: RolloutRow = { deviceId: 'd', state: 'pending', generation: 7, hash: HASH, reason: '' };
 
-function desired(generation: bigint, spec: Buffer): DeviceRecord['desired'] {
-  return { t: 'set', generation, spec, decoded: DeviceSpec.decode(spec), hash: specHash(spec), origin: 'operator' };
+function desired(generation: bigint, spec: Buffer): DeviceProgress['desired'] {
+  return { generation, hash: specHash(spec), origin: 'operator' };
 }
 
-function device(change: Partial<DeviceRecord> & { said?: Partial<Reported> }): DeviceRecord {
-  const { said, ...rest } = change;
-  return {
-    id: 'd', lease: { installId: 'i', bootId: 'b', coordinatorId: 'c', hostname: 'h' }, bootId: 'b', lastSeenMs: 0, info: undefined, operatorLabels: {}, labels: {}, model: undefined, telemetry: undefined,
-    desired: desired(7n, SPEC), settledGeneration: 0n, pins: {}, marks: new Map(), identity: null, learned: undefined, lastProposal: undefined, damaged: [],
-    reported: said ? { ...Reported.decode(new Uint8Array()), ...said } : undefined, ...rest,
-  };
+function device({ said, ...rest }: Partial<DeviceProgress> & { said?: Partial<Reported> }): DeviceProgress {
+  return { online: true, desired: desired(7n, SPEC), settledGeneration: 0n, reported: said ? { ...Reported.decode(new Uint8Array()), ...said } : undefined, ...rest };
 }
 
 const applied = { state: SpecState.SPEC_STATE_APPLIED, generation: 7n, appliedGeneration: 7n, appliedHash: Buffer.from(HASH, 'hex') };
@@ -43,7 +38,7 @@ test('an earlier refusal is not held against a later spec', () => {
 });
 
 test('a device without a stream is offline, and pending again when it is back', () => {
-  const offline = judgeRow(row, device({ lease: null }));
+  const offline = judgeRow(row, device({ online: false }));
   expect(offline.state).toBe('offline');
   expect(judgeRow(offline, device({})).state).toBe('pending');
 });

@@ -1,6 +1,6 @@
 /** How far a rollout has come, judged from what the registry holds about each device. Pure. */
 import { SpecState } from '@moefleet/proto';
-import { type DeviceRecord, speaksOf } from '../registry/device-record';
+import { type DeviceProgress, type DeviceRecord, speaksOf } from '../registry/device-record';
 import type { RolloutRecord, RolloutRow, RolloutState, RowState } from '../registry/rollout-record';
 
 /** Rows that will not change by waiting. An offline device may still come back while others are waited for. */
@@ -11,11 +11,11 @@ export function isFinal(row: RolloutRow): boolean {
 }
 
 /** The row as it stands now; `device` null if the registry has lost it. */
-export function judgeRow(row: RolloutRow, device: DeviceRecord | null): RolloutRow {
+export function judgeRow(row: RolloutRow, device: DeviceProgress | null): RolloutRow {
   if (isFinal(row)) return row;
   if (!device) return { ...row, state: 'failed', reason: 'the registry no longer knows the device' };
   const { desired, reported } = device;
-  if (desired.t === 'set' && desired.generation > BigInt(row.generation) && desired.hash !== row.hash) {
+  if (desired && desired.generation > BigInt(row.generation) && desired.hash !== row.hash) {
     return { ...row, state: 'superseded', reason: `generation ${desired.generation} has replaced it: ${desired.origin}` };
   }
   const speaksOfIt = reported !== undefined && (reported.generation > BigInt(row.generation) || speaksOf(reported, BigInt(row.generation), row.hash));
@@ -23,13 +23,13 @@ export function judgeRow(row: RolloutRow, device: DeviceRecord | null): RolloutR
     return { ...row, state: 'failed', reason: reported.reason || 'the device gave no reason' };
   }
   if (runs(device, row.hash, row.generation)) return { ...row, state: 'applied', reason: '' };
-  if (!device.lease) return { ...row, state: 'offline', reason: 'not connected; it gets the change when it comes back' };
+  if (!device.online) return { ...row, state: 'offline', reason: 'not connected; it gets the change when it comes back' };
   const applying = speaksOfIt && reported.state === SpecState.SPEC_STATE_APPLYING;
   return { ...row, state: applying ? 'applying' : 'pending', reason: '' };
 }
 
 /** Whether the device runs the spec of `generation`, with nothing else on its way to it. */
-export function runs(device: DeviceRecord, hash: string, generation: number): boolean {
+export function runs(device: Pick<DeviceRecord, 'reported' | 'settledGeneration'>, hash: string, generation: number): boolean {
   const { reported } = device;
   return reported !== undefined && reported.state !== SpecState.SPEC_STATE_APPLYING
     && reported.appliedHash.toString('hex') === hash && device.settledGeneration >= BigInt(generation);
