@@ -3,6 +3,7 @@ import { FleetCa } from '@moefleet/coordinator/identity/fleet-ca';
 import { PublicKey } from '@peculiar/x509';
 import { COORDINATOR_NAME } from '@moefleet/runtime';
 import { generateKeyPair } from 'node:crypto';
+import { createSecureContext } from 'node:tls';
 import { promisify } from 'node:util';
 import type { ClientTls } from './grpc-stream';
 
@@ -19,7 +20,7 @@ export async function makeCertificates(tlsFolder: string, agents: readonly { id:
         namedCurve: 'P-256', publicKeyEncoding: { type: 'spki', format: 'der' }, privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
       });
       const { chainPem } = await ca.issueDevice(new PublicKey(publicKey), id, installId, Date.now(), LIFE_MS);
-      made.set(id, { ca: ca.certificatePem, cert: chainPem, key: privateKey, servername: COORDINATOR_NAME });
+      made.set(id, { context: createSecureContext({ ca: ca.certificatePem, cert: chainPem, key: privateKey }), cert: chainPem, key: privateKey, servername: COORDINATOR_NAME });
     }));
   }
   return made;

@@ -5,11 +5,12 @@
  */
 import { connect as http2Connect, type ClientHttp2Session, type ClientHttp2Stream, constants, type IncomingHttpHeaders } from 'node:http2';
 import { connect as tcpConnect, type Socket } from 'node:net';
-import { connect as tlsConnect, createSecureContext, type TLSSocket } from 'node:tls';
+import { connect as tlsConnect, type SecureContext, type TLSSocket } from 'node:tls';
 
 export interface ClientTls {
-  /** PEM: the fleet's CA, this agent's own certificate and key */
-  ca: string;
+  /** the fleet's CA, this agent's own certificate and key; made once, because that takes as long as a handshake */
+  context: SecureContext;
+  /** PEM */
   cert: string;
   key: string;
   /** name the coordinator's certificate is checked for */
@@ -45,7 +46,7 @@ export class GrpcCall {
   constructor(private readonly target: Target, private readonly path: string, private readonly events: CallEvents) {
     const { host, port, tls } = target;
     this.socket = tls
-      ? tlsConnect({ host, port, servername: tls.servername, ALPNProtocols: ['h2'], minVersion: 'TLSv1.3', secureContext: createSecureContext({ ca: tls.ca, cert: tls.cert, key: tls.key }) })
+      ? tlsConnect({ host, port, servername: tls.servername, ALPNProtocols: ['h2'], minVersion: 'TLSv1.3', secureContext: tls.context })
       : tcpConnect(port, host);
     this.socket.setNoDelay(true);
     const failed = (error: Error) => this.finish({ code: UNAVAILABLE, details: error.message, retryAfterMs: null });
