@@ -7,9 +7,9 @@ import {
 } from '@grpc/grpc-js';
 import {
   AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type ChangeLabelsRequest, type ChangeLabelsResponse, type Coordinator, type CreateOperatorRequest,
-  type CreateOperatorResponse, type Device, type ExplainConfigResponse, FleetServiceClient, type GetDeviceHistoryResponse, type GetFleetStatusResponse, type GetLearnerResponse,
+  type CreateOperatorResponse, type Device, type ExplainConfigResponse, type ExplainLearnerResponse, FleetServiceClient, type GetDeviceHistoryResponse, type GetFleetStatusResponse, type GetLearnerResponse,
   IdentityServiceClient,
-  InventoryServiceClient, type KillLambdaRequest, type KillSwitch, type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, type Operator,
+  InventoryServiceClient, type KillLambdaRequest, type KillSwitch, KnowledgeServiceClient, type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, type Operator,
   OperatorServiceClient, type PlanRolloutRequest, type PlanRolloutResponse, type ReadAuditRequest, type RevokeOperatorRequest, type Rollout, RolloutServiceClient,
   type StagedRollout, type StartRolloutRequest, type WatchDevicesRequest, type WatchDevicesResponse,
 } from '@moefleet/proto';
@@ -36,6 +36,7 @@ export class OperatorConnection {
   private readonly inventory: InventoryServiceClient;
   private readonly rollouts: RolloutServiceClient;
   private readonly fleet: FleetServiceClient;
+  private readonly knowledge: KnowledgeServiceClient;
   /** for `unary` */
   readonly identity: IdentityServiceClient;
 
@@ -53,6 +54,7 @@ export class OperatorConnection {
     this.inventory = new InventoryServiceClient(address, channel.credentials, shared);
     this.rollouts = new RolloutServiceClient(address, channel.credentials, shared);
     this.fleet = new FleetServiceClient(address, channel.credentials, shared);
+    this.knowledge = new KnowledgeServiceClient(address, channel.credentials, shared);
     this.identity = new IdentityServiceClient(address, channel.credentials, shared);
   }
 
@@ -216,6 +218,10 @@ export class OperatorConnection {
   /** Ends with the last entry that is there; one who follows ends by the signal alone. */
   async readAudit(request: ReadAuditRequest, onEntry: (entry: AuditEntry) => void): Promise<void> {
     await this.stream(this.access.readAudit(request), ({ entry }) => { if (entry) onEntry(entry); });
+  }
+
+  async explainLearner(deviceId: string): Promise<ExplainLearnerResponse> {
+    return this.unary(this.knowledge.explainLearner.bind(this.knowledge), { deviceId }, { [status.NOT_FOUND]: `no device "${deviceId}"; list them with: moefleet devices` });
   }
 
   async getLearner(): Promise<GetLearnerResponse> {

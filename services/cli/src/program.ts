@@ -16,6 +16,7 @@ import { addFleet } from './commands/fleet';
 import { addFleetStatus } from './commands/fleet-status';
 import { addLabel } from './commands/label';
 import { addLearnerQueries } from './commands/learner';
+import { addLearnerExplain } from './commands/learner-explain';
 import { addMeasure } from './commands/measure';
 import { addModel } from './commands/model';
 import { addOperators } from './commands/operator';
@@ -95,6 +96,7 @@ export function buildProgram(context: Context): Command {
 
   const learner = program.command('learner').description('what measures a model\'s quality and proposes λ and cache sizes');
   addLearnerQueries(learner, context);
+  addLearnerExplain(learner, context);
   addRun(learner, context, 'run a learner', '--model model.gguf --text unseen.txt', async () => {
     const { SETTINGS, runLearner } = await import('@moefleet/learner/main');
     return { settings: SETTINGS, run: runLearner };

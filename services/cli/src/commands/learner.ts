@@ -11,7 +11,7 @@ import { ago } from './devices';
 export function addLearnerQueries(learner: Command, context: Context): void {
   const action = operatorAction(context);
   addCommonOptions(learner.command('show').description('what the learner proposes for each device and why, and what it does now'), { operator: true })
-    .addHelpText('after', '\nExample:\n  moefleet learner show --json\n')
+    .addHelpText('after', '\nOne device in full, with the figures: moefleet learner explain DEVICE\n\nExample:\n  moefleet learner show --json\n')
     .action(action(async ({ operator, json, out }) => {
       const learner = await operator.getLearner();
       out(json ? jsonText({ activity: learner.activity, proposals: byDevice(learner) }) : learnerText(learner, Date.now()));

@@ -1,7 +1,7 @@
 /** The other side of the wire, for tests: a real gRPC server whose answers a test writes. */
 import { Server, ServerCredentials, type ServiceError, status } from '@grpc/grpc-js';
 import {
-  type ChangeConfigRequest, type Device, DeviceInfo, DeviceSpec, type GetLearnerResponse, type MeasureDeviceRequest, type MeasureDeviceResponse,
+  type ChangeConfigRequest, type Device, DeviceInfo, DeviceSpec, type ExplainLearnerResponse, type GetLearnerResponse, KnowledgeServiceService, type KnowledgeServiceServer, type MeasureDeviceRequest, type MeasureDeviceResponse,
   OperatorServiceService, type OperatorServiceServer, Reported, type Rollout, TelemetryFrame, type ListDevicesRequest,
 } from '@moefleet/proto';
 
@@ -12,13 +12,15 @@ export interface OperatorScript {
   hang: boolean;
   measured: MeasureDeviceResponse[];
   learner: GetLearnerResponse;
+  /** null: no such device */
+  explained: ExplainLearnerResponse | null;
   /** every call ends with it */
   fails: { code: status; details: string } | null;
 }
 
 export class ScriptedOperator {
   readonly script: OperatorScript = {
-    devices: [], rollouts: [], hang: false, measured: [], learner: { proposals: [], activity: '' }, fails: null,
+    devices: [], rollouts: [], hang: false, measured: [], learner: { proposals: [], activity: '' }, explained: null, fails: null,
   };
   readonly listed: ListDevicesRequest[] = [];
   readonly changes: ChangeConfigRequest[] = [];
@@ -62,7 +64,13 @@ export class ScriptedOperator {
       },
       getLearner: (_call, callback) => callback(failure(), script.learner),
     };
+    const knowledge: KnowledgeServiceServer = {
+      listKnowledge: (_call, callback) => callback({ code: status.UNIMPLEMENTED }),
+      putKnowledge: (_call, callback) => callback({ code: status.UNIMPLEMENTED }),
+      explainLearner: (_call, callback) => callback(failure() ?? (script.explained ? null : { code: status.NOT_FOUND, details: 'no such device' }), script.explained),
+    };
     this.server.addService(OperatorServiceService, service);
+    this.server.addService(KnowledgeServiceService, knowledge);
     const port = await new Promise<number>((resolve, reject) =>
       this.server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) => (error ? reject(error) : resolve(bound))));
     this.address = `127.0.0.1:${port}`;

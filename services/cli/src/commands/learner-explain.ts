@@ -1,0 +1,39 @@
+/** `moefleet learner explain`: why a device got its λ and its capacities. */
+import type { Command } from 'commander';
+import { writeFile } from 'node:fs/promises';
+import { addCommonOptions } from '../config';
+import type { Context } from '../context';
+import { Failure } from '../failure';
+import { jsonText } from '../json-text';
+import { explain } from '../learner/explanation';
+import { explanationSvg } from '../learner/explanation-plot';
+import { explanationText } from '../learner/explanation-text';
+import { operatorAction } from '../operator-command';
+
+export function addLearnerExplain(learner: Command, context: Context): void {
+  const command = learner.command('explain')
+    .description('why a device got its λ, topJ and capacities: what the choice rests on, what bound it, predicted against observed')
+    .argument('<device>', 'device id')
+    .option('--svg <file>', 'write what λ costs, the budget and the point chosen as a plot')
+    .addHelpText('after', `
+The learner takes the setting with the most predicted tokens per second whose quality loss, at its upper bound, stays within the
+budget and whose bytes the device has shown it can spare. Speed is predicted as compute + reading x MiB missed per token.
+
+Examples:
+  moefleet learner explain phone-1
+  moefleet learner explain phone-1 --svg phone-1.svg
+  moefleet learner explain phone-1 --json | jq .chosen
+`);
+  addCommonOptions(command, { operator: true }).action(operatorAction(context)(async ({ operator, json, out, note, args, options }) => {
+    const explanation = explain(await operator.explainLearner(args[0]!));
+    const path = options['svg'] as string | undefined;
+    if (path !== undefined) {
+      const svg = explanationSvg(explanation);
+      if (svg === null) throw new Failure(`--svg: nothing has been measured for ${args[0]!} yet; see: moefleet learner explain ${args[0]!}`);
+      await writeFile(path, svg).catch((error: Error) => { throw new Failure(`--svg: cannot write ${path}: ${error.message}`); });
+      note(`${path}: ${explanation.measured.length} measured settings\n`);
+      if (!json) return;
+    }
+    out(json ? jsonText(explanation) : explanationText(explanation, Date.now()));
+  }));
+}
