@@ -48,14 +48,15 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
+function operatorEnvironment(): NodeJS.ProcessEnv {
+  return { ...process.env, HOME: folder, MOEFLEET_OPERATOR: fleet.operator, MOEFLEET_CA: join(folder, 'fleet', 'ca.pem'), MOEFLEET_TOKEN_FILE: join(folder, 'admin.token') };
+}
+
 interface Ran { code: number | null; stdout: string; stderr: string; }
 
 /** The command line as an operator runs it. */
 function moefleet(...args: string[]): Promise<Ran> {
-  const child = spawn(process.execPath, [CLI_PATH, ...args], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, HOME: folder, MOEFLEET_OPERATOR: fleet.operator, MOEFLEET_CA: join(folder, 'fleet', 'ca.pem'), MOEFLEET_TOKEN_FILE: join(folder, 'admin.token') },
-  });
+  const child = spawn(process.execPath, [CLI_PATH, ...args], { stdio: ['ignore', 'pipe', 'pipe'], env: operatorEnvironment() });
   const ran: Ran = { code: null, stdout: '', stderr: '' };
   child.stdout.setEncoding('utf8').on('data', (text: string) => { ran.stdout += text; });
   child.stderr.setEncoding('utf8').on('data', (text: string) => { ran.stderr += text; });
@@ -126,6 +127,19 @@ onDevices('a dry run tells the plan and changes nothing', async () => {
   expect(told).toMatchObject({ outcome: 'planned', facts: { arch: 'x86_64', scope: 'system', systemd: null }, failure: null });
   expect(told!.steps.join('\n')).toMatch(/service user moefleet[^]*copy the bundle[^]*copy the model tinymoe[^]*agent\.env[^]*launcher\.sh[^]*enrol[^]*start the agent \(launcher\)/);
   expect(differences(before, board.tree())).toEqual([]);
+});
+
+onDevices('a host whose key is not known is not trusted, and one that is interrupted says so', async () => {
+  const reach = ['deploy', 'ssh', `root@${hosts.get('board-1')!.address}`, '--ssh-config', lan!.sshConfig, '--bundle', bundles, '--model', MODEL, '--coordinator', gateway];
+  const unknown = await moefleet(...reach, '--ssh-option', 'StrictHostKeyChecking=yes', '--ssh-option', 'UserKnownHostsFile=/dev/null', '--json');
+  expect(unknown.code).toBe(1);
+  expect((JSON.parse(unknown.stdout) as { hosts: HostJson[] }).hosts[0]!.failure).toMatchObject({ message: expect.stringMatching(/host key is not known/), remedy: expect.stringMatching(/ssh-keyscan/) });
+
+  // Nothing answers there, so that it is sure to be under way.
+  const child = spawn(process.execPath, [CLI_PATH, 'deploy', 'ssh', `root@${lan!.subnet}.250`, ...reach.slice(3)], { stdio: ['ignore', 'pipe', 'pipe'], env: operatorEnvironment() });
+  await new Promise<void>((resolve) => child.stderr.on('data', (text: Buffer) => { if (text.includes('connect')) resolve(); }));
+  child.kill('SIGINT');
+  expect(await new Promise((resolve) => child.once('close', resolve))).toBe(130);
 });
 
 onDevices('five at once serve tokens and appear in the fleet; a second run changes nothing', async () => {

@@ -1,4 +1,5 @@
 /** `moefleet deploy ssh`: agents on devices, one command for one or for many. */
+import { setMaxListeners } from 'node:events';
 import { existsSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { type Command, Option } from 'commander';
@@ -88,6 +89,8 @@ async function deploySsh(context: Context, command: Command, run: Run): Promise<
     return bundles.get(arch)!;
   };
 
+  // Each host under way listens for an interruption, more than once.
+  setMaxListeners(0, context.signal);
   const logs = new HostLogs(options['logDir'] as string | undefined, Date.now());
   const ids = targets.map(({ id }) => id);
   const progress = new DeployProgress(context.stderr, ids);

@@ -1,4 +1,5 @@
 /** `moefleet undeploy ssh`: takes everything away that `deploy ssh` has put there. */
+import { setMaxListeners } from 'node:events';
 import type { Command } from 'commander';
 import { addCommonOptions, readCommonOptions } from '../config';
 import type { Context } from '../context';
@@ -41,6 +42,8 @@ async function undeploySsh(context: Context, command: Command, run: Run): Promis
   const common = readCommonOptions(command, context.env);
   // Without an authority nobody has an identity that could be taken.
   const fleet = options['keepDevice'] || common.ca === '' ? NO_FLEET : await fleetView(run.operator, true, context.signal);
+  // Each host under way listens for an interruption, more than once.
+  setMaxListeners(0, context.signal);
   const logs = new HostLogs(options['logDir'] as string | undefined, Date.now());
   const ids = targets.map(({ id }) => id);
   const progress = new DeployProgress(context.stderr, ids);

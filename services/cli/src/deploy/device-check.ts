@@ -56,7 +56,7 @@ export function checkDevice(facts: DeviceFacts, need: Need, nowMs: number, requi
     add('note', 'service', facts.scope === 'user' ? 'no root: the agent is supervised by a launcher, and does not come back by itself after a reboot' : 'no systemd: the agent is supervised by a launcher, without a memory limit of its own',
       facts.scope === 'user' ? `start it at boot: @reboot ${facts.prefix}/launcher.sh start (crontab), or Termux:Boot` : `start it with the container: ${facts.prefix}/launcher.sh start`);
   } else {
-    if (!facts.cgroupMemory) add('note', 'memory limit', 'the kernel has no memory control group; the service\'s memory limit has no effect', 'Raspberry Pi OS: add cgroup_enable=memory to /boot/firmware/cmdline.txt');
+    if (!facts.cgroupMemory) add('note', 'memory limit', 'the kernel has no memory control group; the service\'s memory limit has no effect', 'boot with cgroup_enable=memory (Raspberry Pi OS: in /boot/firmware/cmdline.txt)');
     if (!facts.systemdNotify) add('stop', 'systemd-notify', 'missing', 'install the whole systemd package on the device');
   }
   if (facts.scope === 'system' && facts.login !== 'root') add('note', 'login', `as ${facts.login}`, '');

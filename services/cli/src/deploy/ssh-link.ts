@@ -21,6 +21,8 @@ const CONNECT_TIMEOUT_S = 10;
 const ALIVE_INTERVAL_S = 10;
 const READY = 'moefleet-connected';
 
+const INTERRUPTED = () => new DeployError('interrupted', 'run the same command again; it goes on where it was');
+
 export interface SshOptions {
   /** -F */
   configFile?: string;
@@ -57,8 +59,12 @@ export class SshLink {
         if (seen.includes(READY)) resolve();
       });
       child.once('error', (error) => reject(new DeployError(`ssh cannot be started: ${error.message}`, 'install it: apt-get install openssh-client')));
-      child.once('close', (code) => reject(explainSsh(this.target, this.said, code)));
-      this.signal.addEventListener('abort', () => reject(this.signal.reason), { once: true });
+      child.once('close', (code) => reject(this.signal.aborted ? INTERRUPTED() : explainSsh(this.target, this.said, code)));
+      // Interrupted: `close` ends it.
+      const abort = () => reject(INTERRUPTED());
+      this.signal.addEventListener('abort', abort, { once: true });
+      child.once('close', () => this.signal.removeEventListener('abort', abort));
+      if (this.signal.aborted) abort();
     });
   }
 
@@ -123,7 +129,7 @@ export class SshLink {
   }
 
   private failure(stderr: string): DeployError {
-    if (this.signal.aborted) return new DeployError('interrupted', 'run the same command again; it goes on where it was');
+    if (this.signal.aborted) return INTERRUPTED();
     const error = explainSsh(this.target, `${this.said}\n${stderr}`, 255);
     return this.lost || /closed|reset|broken pipe|mux_client|ssh failed/i.test(error.message)
       ? new DeployError(`the ssh connection ended half-way (${error.message.replace(/^[^:]*: (ssh failed: )?/, '')})`, 'run the same command again when the device can be reached; it goes on where it was') : error;

@@ -12,6 +12,7 @@ const good: Partial<Device> = { info: info({}), drift: false, held: false, repor
 const trouble = (change: Partial<Device>) => checkDeviceRecord(device('phone-1', { ...good, ...change }), NOW, '1.0.0').filter(({ state }) => state !== 'ok');
 
 test('a device in good order has nothing to mend', () => {
+  expect(trouble({ telemetry: TelemetryFrame.fromPartial({ stallNs: 90n, decodeNs: 100n, decodeTokens: 3n }) })).toEqual([]);
   expect(trouble({ identity: DeviceIdentity.fromPartial({ keyHash: 'a', notAfterMs: BigInt(NOW + 5 * DAY) }) })).toEqual([]);
 });
 
@@ -30,7 +31,7 @@ test.each<[string, Partial<Device>, string, RegExp, RegExp]>([
   ['another version', { info: info({ agentVersion: '0.9.0' }) }, 'note', /agent 0\.9\.0, here is 1\.0\.0/, /deploy ssh/],
   ['short of memory', { telemetry: TelemetryFrame.fromPartial({ cacheLimitBytes: 1048576n }) }, 'slow', /held to 1\.00 MiB/, /cache set/],
   ['under pressure', { telemetry: TelemetryFrame.fromPartial({ memoryPressurePercent: 42 }) }, 'slow', /42% of the time/, /stop/],
-  ['bound by flash', { telemetry: TelemetryFrame.fromPartial({ stallNs: 70n, decodeNs: 100n }) }, 'slow', /70% of the time/, /lambda set 0\.2 --device phone-1/],
+  ['bound by flash', { telemetry: TelemetryFrame.fromPartial({ stallNs: 70n, prefillNs: 20n, decodeNs: 80n, decodeTokens: 100n }) }, 'slow', /70% of the time/, /lambda set 0\.2 --device phone-1/],
   ['losing spans', { telemetry: TelemetryFrame.fromPartial({ misses: { dropped: 5n } }) }, 'note', /5 spans/, /spool/],
 ])('%s is told with what mends it', (_name, change, state, found, remedy) => {
   const [first, ...more] = trouble(change);

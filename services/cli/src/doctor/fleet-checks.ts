@@ -4,8 +4,10 @@ import { formatDuration, formatSize, VERSION } from '@moefleet/runtime';
 import { type Check, Checks } from './check';
 
 const DAY_MS = 24 * 3_600_000;
-/** Decoding that stands still for flash half of its time is bound by flash. */
+/** Work that stands still for flash half of its time is bound by flash. */
 const MUCH_STALL = 0.5;
+/** Below it the first misses of a cold cache are what shows. */
+const FEW_TOKENS = 64n;
 /** As the agent's own default: tasks that stand still for memory this share of the time. */
 const MUCH_PRESSURE_PERCENT = 10;
 
@@ -44,8 +46,10 @@ function checkTelemetry(checks: Checks, { id }: Device, telemetry: NonNullable<D
   } else if ((telemetry.memoryPressurePercent ?? 0) >= MUCH_PRESSURE_PERCENT) {
     checks.add('slow', 'memory', `tasks stand still for memory ${telemetry.memoryPressurePercent!.toFixed(0)}% of the time`, 'stop what else takes memory there');
   }
-  const stalled = telemetry.decodeNs > 0n ? Number(telemetry.stallNs) / Number(telemetry.decodeNs) : 0;
-  if (stalled >= MUCH_STALL) checks.add('slow', 'flash', `decoding waits for it ${(stalled * 100).toFixed(0)}% of the time`, `pull harder or hold more: moefleet lambda set 0.2 --device ${id}; moefleet cache set SIZE --device ${id}`);
+  // Prompts and decoding together, as the stall is counted.
+  const workNs = Number(telemetry.prefillNs + telemetry.decodeNs);
+  const stalled = workNs > 0 && telemetry.decodeTokens >= FEW_TOKENS ? Number(telemetry.stallNs) / workNs : 0;
+  if (stalled >= MUCH_STALL) checks.add('slow', 'flash', `the engine waits for it ${(stalled * 100).toFixed(0)}% of the time`, `pull harder or hold more: moefleet lambda set 0.2 --device ${id}; moefleet cache set SIZE --device ${id}`);
   const { misses } = telemetry;
   if (misses && misses.dropped > 0n) checks.add('note', 'traces', `${misses.dropped} spans of misses were dropped`, 'is the collector (--otlp-endpoint) up? else a larger --spool-bytes, or moefleet tracing set 0.1');
   if (telemetry.requestsFailed > 0n) checks.add('note', 'requests', `${telemetry.requestsFailed} of ${telemetry.requests} failed since it started`, `moefleet trace ${id}`);
