@@ -38,7 +38,7 @@ export interface Coordinator {
 }
 
 /** What tests make shorter than it is in earnest. */
-export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeoutMs'> & { redisStartDeadlineMs?: number; rolloutLockMs?: number; now?: () => number };
+export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeoutMs' | 'keepalive'> & { redisStartDeadlineMs?: number; rolloutLockMs?: number; now?: () => number };
 
 export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning: CoordinatorTuning = {}): Coordinator {
   const { coordinatorId, jaegerUrl } = config;
@@ -58,7 +58,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, metrics, log },
-    { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs,
+    { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
       credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment });
   const operator = new OperatorServer(config.operator,
     { registry, rollouts, staged, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, enrolment, now, log },

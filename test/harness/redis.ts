@@ -11,6 +11,10 @@ export interface TestRedis {
   readonly port: number;
   /** Ends the process, keeping the port for `start`. */
   stop(): Promise<void>;
+  /** As a crash does; likewise. */
+  kill(): Promise<void>;
+  /** SIGSTOP, SIGCONT. */
+  signal(signal: NodeJS.Signals): void;
   /** Starts it again on the same port and folder, with what it had persisted. */
   start(): Promise<void>;
   /** Ends it and removes its folder. */
@@ -22,6 +26,14 @@ export async function startRedis({ appendOnly = true }: { appendOnly?: boolean }
   const port = await freePort();
   const folder = await mkdtemp(join(tmpdir(), 'moefleet-redis-'));
   let child: ChildProcess | null = null;
+  const end = async (signal: NodeJS.Signals) => {
+    const running = child;
+    child = null;
+    if (!running) return;
+    const ended = new Promise<void>((resolve) => running.once('exit', () => resolve()));
+    running.kill(signal);
+    await ended;
+  };
   const redis: TestRedis = {
     url: `redis://127.0.0.1:${port}`,
     port,
@@ -30,13 +42,10 @@ export async function startRedis({ appendOnly = true }: { appendOnly?: boolean }
       const failed = new Promise<never>((_, reject) => child!.once('error', (error) => reject(new Error(`redis-server cannot be started (${error.message}); install it with: apt-get install redis-server`))));
       await Promise.race([failed, until('redis answers', () => answers(port))]);
     },
-    async stop() {
-      const running = child;
-      child = null;
-      if (!running) return;
-      const ended = new Promise<void>((resolve) => running.once('exit', () => resolve()));
-      running.kill('SIGTERM');
-      await ended;
+    stop: () => end('SIGTERM'),
+    kill: () => end('SIGKILL'),
+    signal(signal) {
+      child?.kill(signal);
     },
     async close() {
       await redis.stop();

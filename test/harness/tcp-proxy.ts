@@ -1,4 +1,4 @@
-/** A TCP proxy that can be made to fail: delay, cut, or swallow what passes while connections stay open. */
+/** A TCP proxy that can be made to fail: delay, cut, hold, or swallow what passes while connections stay open. */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { once } from 'node:events';
 
@@ -7,7 +7,10 @@ export class TcpProxy {
   delayMs = 0;
   /** Nothing passes and nothing is closed: as a cable that was pulled. */
   blackhole = false;
+  /** An end that closes is not told to the other: as a machine that has lost its power. */
+  silent = false;
   private readonly sockets = new Set<Socket>();
+  private holding = false;
   private readonly server: Server;
 
   /** `target` may change: connections made later go to the new one. */
@@ -27,6 +30,15 @@ export class TcpProxy {
     return this;
   }
 
+  /** Nothing passes until it is let go; then all of it does, in order. */
+  set held(held: boolean) {
+    this.holding = held;
+    for (const socket of this.sockets) {
+      if (held) socket.pause();
+      else socket.resume();
+    }
+  }
+
   /** Ends every connection at once; new ones are taken. */
   cut(): void {
     for (const socket of this.sockets) socket.destroy();
@@ -42,13 +54,17 @@ export class TcpProxy {
     const far = connect(this.target);
     for (const [from, to] of [[near, far], [far, near]] as const) {
       this.sockets.add(from);
+      if (this.holding) from.pause();
       from.on('data', (bytes) => {
         if (this.blackhole) return;
         if (this.delayMs === 0) to.write(bytes);
         else setTimeout(() => { if (!to.destroyed) to.write(bytes); }, this.delayMs);
       });
       from.on('error', () => {});
-      from.on('close', () => { this.sockets.delete(from); to.destroy(); });
+      from.on('close', () => {
+        this.sockets.delete(from);
+        if (!this.silent) to.destroy();
+      });
     }
   }
 }

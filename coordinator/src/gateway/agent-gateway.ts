@@ -28,6 +28,7 @@ export interface GatewayOptions {
   deviceBudget: BudgetOptions;
   leaseTtlMs?: number;
   helloTimeoutMs?: number;
+  keepalive?: { timeMs: number; timeoutMs: number };
   /** default: plaintext */
   credentials?: () => ServerCredentials;
   /** lets devices enrol, and makes a certificate a condition; null: plaintext */
@@ -37,7 +38,7 @@ export interface GatewayOptions {
 /** A router window of a large model fits; so does everything else, many times over. */
 const MOST_MESSAGE_BYTES = 1024 * 1024;
 /** A peer that is gone without a word is noticed after both. */
-const KEEPALIVE = { 'grpc.keepalive_time_ms': 10_000, 'grpc.keepalive_timeout_ms': 5_000, 'grpc.keepalive_permit_without_calls': 1 };
+const KEEPALIVE = { timeMs: 10_000, timeoutMs: 5_000 };
 /** Its books on every connection are read by nobody, and cost memory for each. */
 const NO_CHANNELZ = { 'grpc.enable_channelz': 0 };
 /** Longer than three renewals, so that one lost renewal is no loss. */
@@ -68,7 +69,9 @@ export class AgentGateway implements Service {
 
   constructor(private readonly directory: SessionDirectory<AgentSession>, private readonly deps: SessionDeps, options: GatewayOptions) {
     this.relay = new MeasureRelay(directory, deps.registry.measures, deps.log);
-    this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...KEEPALIVE, ...NO_CHANNELZ }, options.credentials,
+    const { timeMs, timeoutMs } = options.keepalive ?? KEEPALIVE;
+    const keepalive = { 'grpc.keepalive_time_ms': timeMs, 'grpc.keepalive_timeout_ms': timeoutMs, 'grpc.keepalive_permit_without_calls': 1 };
+    this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...keepalive, ...NO_CHANNELZ }, options.credentials,
       (admit) => (this.gate = new ConnectionGate({ ...options, silentMs: options.helloTimeoutMs }, admit, (outcome) => deps.metrics.connections.inc({ outcome }))));
     this.hellosPerSecond = options.hellosPerSecond;
     this.admission = new Admission(options);

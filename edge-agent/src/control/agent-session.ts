@@ -16,6 +16,8 @@ import type { StreamOutbox } from './stream-outbox';
 const WELCOME_TIMEOUT_MS = 10_000;
 /** A stream that held this long was no false start: the next wait is a short one again. */
 const SETTLED_MS = 5_000;
+/** A coordinator that is gone without a word is noticed after both. */
+const KEEPALIVE = { timeMs: 20_000, timeoutMs: 10_000 };
 const BACKOFF = { baseMs: 500, maxMs: 30_000 };
 /** Above the largest Measure (512 KiB of text, 64 prompts) and the largest router window. */
 const MAX_MESSAGE_BYTES = 8 * 1024 * 1024;
@@ -50,6 +52,8 @@ export interface SessionOptions {
   /** how to dial, asked before each dial; default: plaintext. Rejects with a code and details, as a stream does */
   security?: () => Promise<ChannelSecurity>;
   random?: () => number;
+  /** what tests make shorter */
+  keepalive?: { timeMs: number; timeoutMs: number };
 }
 
 export class AgentSession implements Service {
@@ -103,13 +107,14 @@ export class AgentSession implements Service {
   }
 
   private connect({ credentials, options }: ChannelSecurity): void {
+    const { timeMs, timeoutMs } = this.options.keepalive ?? KEEPALIVE;
     // A client of its own per attempt: a shared channel would answer from its own backoff instead of ours.
     const client = new AgentServiceClient(this.options.coordinator, credentials, {
       ...options,
       'grpc.use_local_subchannel_pool': 1,
       'grpc.enable_retries': 0,
-      'grpc.keepalive_time_ms': 20_000,
-      'grpc.keepalive_timeout_ms': 10_000,
+      'grpc.keepalive_time_ms': timeMs,
+      'grpc.keepalive_timeout_ms': timeoutMs,
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
     });
