@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { engineHostPid } from '../harness/engine-host-pid';
 import { TestFleet, complete } from '../harness/test-fleet';
 import { until } from '../harness/ports';
 import type { RunningAgent } from '../../services/demo/src/local-fleet';
@@ -13,19 +13,6 @@ beforeAll(async () => {
 });
 afterAll(() => fleet?.stop());
 
-/** The agent's engine host: the child of its process that has the addon mapped. */
-function hostPid(): number {
-  const children = readdirSync('/proc').filter((name) => /^\d+$/.test(name)).filter((pid) => {
-    try {
-      return Number(/\) \S (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8'))![1]) === agent.child.pid;
-    } catch {
-      return false;
-    }
-  });
-  expect(children).toHaveLength(1);
-  return Number(children[0]);
-}
-
 test.each(['SIGABRT', 'SIGSEGV', 'SIGKILL'] as const)('an engine that ends by %s fails its request, not the agent', async (signal) => {
   const before = (await fleet.device('phone-1')).info!.model.hostCrashes;
   const response = fetch(`${agent.httpUrl}/v1/completions`, {
@@ -34,7 +21,7 @@ test.each(['SIGABRT', 'SIGSEGV', 'SIGKILL'] as const)('an engine that ends by %s
   });
   const reader = (await response).body!.getReader();
   await reader.read();
-  process.kill(hostPid(), signal);
+  process.kill(engineHostPid(agent.child.pid!), signal);
   let rest = '';
   for (;;) {
     const { done, value } = await reader.read().catch(() => ({ done: true, value: undefined }));
