@@ -2,10 +2,17 @@
 import { hostname } from 'node:os';
 import { randomBytes } from 'node:crypto';
 import { join, resolve } from 'node:path';
-import { ConfigError, readBoolean, readInteger, readNumber, type Env, type Setting } from '@moefleet/runtime';
+import { ConfigError, parseDuration, readBoolean, readInteger, readNumber, type Env, type Setting } from '@moefleet/runtime';
+import { InvalidRequestError } from './errors';
+import { parseGates } from './rollout/gate';
 import { readGateText } from './rollout/gate-text';
+import type { LearnerStaging } from './rollout/learner-rollouts';
+import { planStages } from './rollout/stage-plan';
 import { isLoopback, parseListenAddress, type ListenAddress } from './listen-address';
 import { parseRedisUrl, shownUrl } from './registry/redis-client';
+
+const DEFAULT_LEARNER_GATE = 'perplexityLoss<2%,errors==0';
+const MOST_DEVICES = 10_000_000;
 
 export const SETTINGS: readonly Setting[] = [
   { flags: '--redis-url <url>', env: 'MOEFLEET_REDIS_URL', description: 'Redis that holds the registry and the job queue', fallback: 'redis://127.0.0.1:6379' },
@@ -31,6 +38,9 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--device-bytes-per-second <n>', env: 'MOEFLEET_DEVICE_BYTES_PER_SECOND', description: 'bytes one device may send, likewise', fallback: '1048576' },
   { flags: '--coordinator-id <id>', env: 'MOEFLEET_COORDINATOR_ID', description: 'name of this coordinator in leases and logs; default: host name and a random part' },
   { flags: '--gate-text <file>', env: 'MOEFLEET_GATE_TEXT', description: 'text on which devices measure their quality for gates of rollouts; default: an English text that comes with the coordinator' },
+  { flags: '--learner-stages <list>', env: 'MOEFLEET_LEARNER_STAGES', description: 'stages in which devices get what the learner proposes; default: up to ten devices at once, more as 1,5%,25%,100%' },
+  { flags: '--learner-soak <time>', env: 'MOEFLEET_LEARNER_SOAK', description: 'how long each of these stages is watched, such as 10m; default: 60s where there is more than one' },
+  { flags: '--learner-gate <list>', env: 'MOEFLEET_LEARNER_GATE', description: 'what must hold on each device for the learner\'s values to stay, else they are taken back; keep it above the learner\'s --budget; none: no gate', fallback: DEFAULT_LEARNER_GATE },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
 ];
 
@@ -64,6 +74,7 @@ export interface CoordinatorConfig {
   readonly coordinatorId: string;
   /** what devices measure their quality on */
   readonly gateText: string;
+  readonly learnerStaging: LearnerStaging;
   readonly logLevel: string;
 }
 
@@ -110,6 +121,7 @@ export function readConfig(values: Env): CoordinatorConfig {
     adminTokenFile: resolve(values['MOEFLEET_ADMIN_TOKEN_FILE'] || join(tlsFolder ?? '.', ADMIN_TOKEN_FILE)),
     coordinatorId: readMatching('MOEFLEET_COORDINATOR_ID', values['MOEFLEET_COORDINATOR_ID'] || defaultCoordinatorId(), /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'an id of letters, digits, ".", "_" and "-"'),
     gateText: readGateText(values['MOEFLEET_GATE_TEXT'] ?? ''),
+    learnerStaging: readLearnerStaging(values),
     logLevel: readMatching('MOEFLEET_LOG_LEVEL', values['MOEFLEET_LOG_LEVEL'] || 'info', new RegExp(`^(?:${LOG_LEVELS.join('|')})$`), `one of ${LOG_LEVELS.join(', ')}`),
   });
 }
@@ -123,6 +135,29 @@ function readRedis(values: Env): Pick<CoordinatorConfig, 'redisUrl' | 'redisSent
   if (parsed.nodes.length > 1 && !cluster && redisSentinel === '') throw new ConfigError('MOEFLEET_REDIS_URL', shownUrl(redisUrl), 'one address; several need --redis-cluster or --redis-sentinel');
   if (cluster && redisSentinel !== '') throw new ConfigError('MOEFLEET_REDIS_SENTINEL', redisSentinel, 'possible together with --redis-cluster; leave one of them out');
   return { redisUrl, redisSentinel };
+}
+
+function readLearnerStaging(values: Env): LearnerStaging {
+  const [stages, soak, gate] = [values['MOEFLEET_LEARNER_STAGES'] ?? '', values['MOEFLEET_LEARNER_SOAK'] ?? '', values['MOEFLEET_LEARNER_GATE'] || DEFAULT_LEARNER_GATE];
+  const staging = { stages, soakMs: soak === '' ? null : readSpan('MOEFLEET_LEARNER_SOAK', soak), gate: gate === 'none' ? '' : gate };
+  // Any fleet will do to see whether they make sense.
+  for (const [name, value, check] of [['MOEFLEET_LEARNER_STAGES', stages, () => planStages(stages, MOST_DEVICES)], ['MOEFLEET_LEARNER_GATE', gate, () => parseGates(staging.gate)]] as const) {
+    try {
+      check();
+    } catch (error) {
+      if (!(error instanceof InvalidRequestError)) throw error;
+      throw new ConfigError(name, value, error.expected);
+    }
+  }
+  return staging;
+}
+
+function readSpan(name: string, text: string): number {
+  try {
+    return text === '0' ? 0 : parseDuration(text);
+  } catch {
+    throw new ConfigError(name, text, 'a span of time such as 60s or 10m, or 0');
+  }
 }
 
 function readUrl(name: string, value: string, protocols: readonly string[]): string {

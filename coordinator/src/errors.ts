@@ -3,7 +3,7 @@
 /** A request that makes no sense; the message names field and value. */
 export class InvalidRequestError extends Error {
   override readonly name = 'InvalidRequestError';
-  constructor(readonly field: string, readonly value: unknown, expected: string) {
+  constructor(readonly field: string, readonly value: unknown, readonly expected: string) {
     super(`${field}: ${show(value)} is not ${expected}`);
   }
 }

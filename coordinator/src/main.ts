@@ -15,6 +15,7 @@ import { OperatorServer } from './operator/operator-server';
 import { Presence } from './presence';
 import { RedisLink } from './registry/redis-link';
 import { Registry } from './registry/registry';
+import { LearnerRollouts } from './rollout/learner-rollouts';
 import { PinExpiry } from './rollout/pin-expiry';
 import { RolloutEngine } from './rollout/rollout-engine';
 import { StagedRollouts } from './rollout/staged-rollouts';
@@ -53,6 +54,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const staged = new StagedRollouts(registry, rollouts, config.gateText, (id) => rolloutQueue.wake(id), log);
   const rolloutQueue: RolloutQueue = new RolloutQueue({ step: (id) => staged.step(id), active: () => registry.stagedRollouts.active() },
     { redis, redisPrefix: config.redisPrefix, lockMs: tuning.rolloutLockMs }, link, log);
+  const learnerRollouts = new LearnerRollouts(registry, staged, config.learnerStaging, now);
   const pinExpiry = new PinExpiry({ registry, rollouts, staged, now, log });
   const enrolment = certificate && new Enrolment({ registry, ca: () => certificate.ca, now, lifeMs: config.certificateLifeMs, graceMs: config.reenrolGraceMs, log });
   const sessions = new SessionDirectory<AgentSession>();
@@ -61,7 +63,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
       credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment });
   const operator = new OperatorServer(config.operator,
-    { registry, rollouts, staged, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, enrolment, now, log },
+    { registry, rollouts, staged, learnerRollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, enrolment, now, log },
     certificate ? () => certificate.credentials(false) : undefined,
     (service, method, code) => metrics.operatorCalls.inc({ grpc_service: service, grpc_method: method, grpc_code: code }));
   const firstAdmin = new FirstAdmin(registry, config, log);

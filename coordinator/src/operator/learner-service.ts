@@ -3,14 +3,13 @@ import type { LearnerServiceServer } from '@moefleet/proto';
 import { InvalidRequestError, NotFoundError } from '../errors';
 import { checkDigest } from '../names';
 import { unary } from './call-handler';
-import { proposalEntry } from './change-audit';
 import { viewDevice } from './device-view';
 import type { OperatorDeps } from './operator-service';
 import { checkProposal, checkSurface } from './request-check';
 
 const MOST_ACTIVITY = 500;
 
-export function learnerService({ registry, rollouts, jaegerUrl, log }: Pick<OperatorDeps, 'registry' | 'rollouts' | 'jaegerUrl' | 'log'>): LearnerServiceServer {
+export function learnerService({ registry, learnerRollouts, jaegerUrl, log }: Pick<OperatorDeps, 'registry' | 'learnerRollouts' | 'jaegerUrl' | 'log'>): LearnerServiceServer {
   return {
     listLearnable: unary(log, async () => {
       const [devices, shared] = await Promise.all([registry.devices.readAll(), registry.pins.shared()]);
@@ -26,11 +25,8 @@ export function learnerService({ registry, rollouts, jaegerUrl, log }: Pick<Oper
       return {};
     }),
     propose: unary(log, async ({ proposals }, caller) => {
-      const checked = proposals.map(checkProposal);
-      const entry = await proposalEntry(registry, caller.name, checked);
-      const propose = () => rollouts.propose(checked);
-      const rollout = await (entry ? registry.audit.around(entry, propose) : propose());
-      return { rolloutId: rollout?.current.id ?? '' };
+      const rollout = await learnerRollouts.propose(proposals.map(checkProposal), caller.name);
+      return { rolloutId: rollout?.id ?? '' };
     }),
     reportActivity: unary(log, async ({ activity }) => {
       if (activity.length > MOST_ACTIVITY) throw new InvalidRequestError('activity', `${activity.length} characters`, `at most ${MOST_ACTIVITY}`);

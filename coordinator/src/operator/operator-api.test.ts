@@ -17,7 +17,7 @@ const agents: TestAgent[] = [];
 
 beforeAll(async () => { redis = await startRedis(); });
 afterAll(() => redis.close());
-beforeEach(async () => { coordinator = await startCoordinator(redis.url, { env: { MOEFLEET_JAEGER_URL: 'http://127.0.0.1:16686/' } }); });
+beforeEach(async () => { coordinator = await startCoordinator(redis.url, { env: { MOEFLEET_JAEGER_URL: 'http://127.0.0.1:16686/', MOEFLEET_LEARNER_GATE: 'none' } }); });
 afterEach(async () => {
   for (const agent of agents.splice(0)) agent.kill();
   await coordinator.close();
@@ -395,7 +395,7 @@ describe('the learner', () => {
       const { rollout: found } = await call(coordinator, 'getRollout', { rolloutId });
       return found?.state === State.STATE_DONE ? found : null;
     }, 5000, 5);
-    expect(rollout).toMatchObject({ origin: 'learner', devices: [{ deviceId: 'd1', state: Row.STATE_APPLIED }] });
+    expect(rollout).toMatchObject({ origin: 'learner: best within 1%', devices: [{ deviceId: 'd1', state: Row.STATE_APPLIED }] });
     expect(agent.specs.at(-1)).toMatchObject({ lambda: 0.3, topJ: 1, cache: { $case: 'capacities', value: { experts: [8, 8, 8] } }, modelHash: MODEL_HASH });
     expect(await propose({ deviceId: 'd1', lambda: 0.3, topJ: 1, capacities: [8, 8, 8] })).toBe('');
     expect(await call(coordinator, 'getLearner', {})).toMatchObject({ activity: 'measuring', proposals: [{ deviceId: 'd1', lambda: 0.3 }, { deviceId: 'd2', proposed: false }] });

@@ -5,6 +5,7 @@ import { DeviceUnavailableError, NotFoundError } from '../errors';
 import type { Enrolment } from '../identity/enrolment';
 import { checkId } from '../names';
 import type { Registry } from '../registry/registry';
+import type { LearnerRollouts } from '../rollout/learner-rollouts';
 import type { RolloutEngine } from '../rollout/rollout-engine';
 import type { StagedRollouts } from '../rollout/staged-rollouts';
 import { MOST_AT_ONCE } from '../rollout/stage-plan';
@@ -23,6 +24,7 @@ export interface OperatorDeps {
   registry: Registry;
   rollouts: RolloutEngine;
   staged: StagedRollouts;
+  learnerRollouts: LearnerRollouts;
   sessions: Pick<SessionDirectory, 'get'>;
   /** The id of the job. */
   queueLearnerJob(): Promise<string>;

@@ -1,5 +1,6 @@
 /** How staged rollouts are shown through the API. */
 import { type Rollout, RolloutDevice_State as DeviceState, Rollout_State as RolloutState, type StagedDevice, type StagedRollout as Message, StagedRollout_State as State } from '@moefleet/proto';
+import type { StagedLayer } from '../registry/staged-value';
 import { isOver, type Finding, type StagedRollout, type StagedRow, type StagedRowState, type StagedState } from '../registry/staged-rollout';
 
 const STATES: Record<StagedState, State> = {
@@ -14,8 +15,16 @@ export function viewStaged(rollout: StagedRollout, rows: readonly StagedRow[]): 
   return {
     id: rollout.id, what: rollout.what, who: rollout.who, why: rollout.why, createdMs: BigInt(rollout.createdMs), updatedMs: BigInt(rollout.updatedMs),
     state: STATES[rollout.state], reason: rollout.reason, stage: rollout.stage, phase: rollout.phase, stages: [...rollout.stages], gates: [...rollout.gates],
-    counts, devices: [...rows].sort(byStage).map(viewRow), soakMs: rollout.soakMs, maxUnavailable: rollout.maxUnavailable, deadlineMs: rollout.deadlineMs, revision: BigInt(rollout.revision),
+    counts, devices: [...rows].sort(byStage).map(viewRow), soakMs: rollout.soakMs, maxUnavailable: rollout.maxUnavailable, deadlineMs: rollout.deadlineMs, revision: BigInt(rollout.revision), layer: layerName(rollout.layer),
   };
+}
+
+function layerName(layer: StagedLayer): string {
+  switch (layer.t) {
+    case 'group': return `group ${layer.selector}`;
+    case 'device': return `device ${layer.deviceId}`;
+    default: return layer.t;
+  }
 }
 
 function byStage(a: StagedRow, b: StagedRow): number {

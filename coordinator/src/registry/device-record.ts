@@ -48,6 +48,8 @@ export interface DeviceRecord {
   marks: StagedMarks;
   /** The learner's value for the model the device runs. */
   learned: Proposal | undefined;
+  /** A value of the learner's for that model that was taken back: `reason` says why, `timeMs` when. */
+  refused: Proposal | undefined;
   /** What the learner said last, with or without a value. */
   lastProposal: Proposal | undefined;
   /** parts that could not be decoded: key and why */
@@ -109,6 +111,7 @@ export function decodeDevice(id: string, raw: RawDevice, nowMs: number): DeviceR
     pins: standingPins(decodePinSet(raw.pins, '', damaged), nowMs),
     marks: decodeMarks(raw.pins, damaged),
     learned: model ? message(raw.learned, model.hash, Proposal) : undefined,
+    refused: model ? message(raw.learned, refusedField(model.hash), Proposal) : undefined,
     lastProposal: message(raw.learned, 'last', Proposal),
     damaged,
   };
@@ -124,6 +127,9 @@ export function decodeProgress([reported, settled, generation, hash, origin, hol
     desired: count && hash ? { generation: count, hash: hash.toString('utf8'), origin: origin?.toString('utf8') ?? '' } : null,
   };
 }
+
+/** Field of the hash of what was learned. */
+export function refusedField(modelHash: string): string { return `refused:${modelHash}`; }
 
 export function decodeDesired(raw: RawHash): DesiredRecord {
   if (Object.keys(raw).length === 0) return { t: 'none' };

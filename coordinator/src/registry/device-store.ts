@@ -8,7 +8,7 @@ import type { Labels, Logger } from '@moefleet/runtime';
 import { ClonedDeviceError, DeviceRefusedError, RegistryDataError } from '../errors';
 import { isId } from '../names';
 import { inChunks } from './chunks';
-import { decodeCount, decodeDesired, decodeDevice, decodeProgress, type DesiredRecord, type DeviceProgress, type DeviceRecord, type RawDevice, type RawHash, specHash } from './device-record';
+import { decodeCount, decodeDesired, decodeDevice, decodeProgress, type DesiredRecord, type DeviceProgress, type DeviceRecord, type RawDevice, type RawHash, refusedField, specHash } from './device-record';
 import type { Keys } from './keys';
 import type { RedisLink } from './redis-link';
 import { LUA } from './scripts';
@@ -161,11 +161,28 @@ export class DeviceStore {
     return Number(answer[0]) === 1 ? { t: 'written', generation: BigInt(String(answer[1])) } : { t: 'stale' };
   }
 
-  /** The last outcome, and the learner's value for the model where one is proposed. */
-  async putProposal(proposal: Proposal): Promise<void> {
+  /** What the learner says of the device, for whoever asks. */
+  async putOutcome(proposal: Proposal): Promise<void> {
     const key = this.keys.learned(proposal.deviceId);
-    const encoded = bytes(Proposal.encode(proposal));
-    await this.link.run(key, (client) => client.hset(key, 'last', encoded, ...(proposal.proposed ? [proposal.modelHash, encoded] : [])));
+    await this.link.run(key, (client) => client.hset(key, 'last', bytes(Proposal.encode(proposal))));
+  }
+
+  /** The learner's value for the model it names is in force from now on. */
+  async putLearned(proposal: Proposal): Promise<void> {
+    const key = this.keys.learned(proposal.deviceId);
+    await this.link.run(key, (client) => client.hset(key, proposal.modelHash, bytes(Proposal.encode(proposal))));
+  }
+
+  /** Puts back the value that was in force before `proposal`, or none, unless another is in force by now. */
+  async restoreLearned(proposal: Proposal, previous: Proposal | null): Promise<void> {
+    await this.link.script(LUA.restoreLearned, [this.keys.learned(proposal.deviceId)],
+      [proposal.modelHash, bytes(Proposal.encode(proposal)), previous ? bytes(Proposal.encode(previous)) : '']);
+  }
+
+  /** The value was tried and taken back; `reason` and `timeMs` say why and when. */
+  async putRefused(proposal: Proposal): Promise<void> {
+    const key = this.keys.learned(proposal.deviceId);
+    await this.link.run(key, (client) => client.hset(key, refusedField(proposal.modelHash), bytes(Proposal.encode(proposal))));
   }
 
   /** Labels of operators'. The caller has checked them. */

@@ -58,7 +58,7 @@ export class Keys {
   devicePins(id: string): string { return this.device(id, 'pins'); }
   /** hash: labels set by operators */
   labels(id: string): string { return this.device(id, 'labels'); }
-  /** hash: model hash → bytes of the Proposal in force; `last` → bytes of the last outcome */
+  /** hash: model hash → bytes of the Proposal in force; `refused:<model hash>` → of one that was taken back; `last` → of the last outcome */
   learned(id: string): string { return this.device(id, 'learned'); }
   /** string: bytes of the DeviceKnowledge that the learner keeps */
   knowledge(id: string): string { return this.device(id, 'knowledge'); }

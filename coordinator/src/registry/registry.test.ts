@@ -139,8 +139,15 @@ describe.each([
     const held = await lease('d');
     await registry.devices.writeState(held, { info: testInfo({ id: 'd', modelHash: 'aa'.repeat(32) }) });
     const value = { ...Proposal.decode(new Uint8Array()), deviceId: 'd', modelHash: 'aa'.repeat(32), lambda: 0.3, proposed: true };
-    await registry.devices.putProposal(value);
-    await registry.devices.putProposal({ ...value, proposed: false, lambda: 0, reason: 'too few tokens' });
+    await registry.devices.putLearned(value);
+    await registry.devices.putOutcome({ ...value, proposed: false, lambda: 0, reason: 'too few tokens' });
+    await registry.devices.putRefused({ ...value, lambda: 0.9 });
+    expect((await registry.devices.read('d'))!.refused).toMatchObject({ lambda: 0.9 });
+    const newer = { ...value, lambda: 0.4 };
+    await registry.devices.putLearned(newer);
+    await registry.devices.restoreLearned(value, null);
+    expect((await registry.devices.read('d'))!.learned).toMatchObject({ lambda: 0.4 });
+    await registry.devices.restoreLearned(newer, value);
     expect(await registry.devices.read('d')).toMatchObject({ learned: { lambda: 0.3 }, lastProposal: { proposed: false, reason: 'too few tokens' } });
     await registry.devices.writeState(held, { info: testInfo({ id: 'd', modelHash: 'bb'.repeat(32) }) });
     expect((await registry.devices.read('d'))!.learned).toBeUndefined();

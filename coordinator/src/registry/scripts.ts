@@ -246,6 +246,20 @@ const promotePin: Script = {
 };
 
 /**
+ * Puts back the learner's value that was there before, unless another has been put there since.
+ * in:  KEYS learned; ARGV model hash, bytes that are to go, bytes to put back or '' for none
+ * out: 1 put back, 0 another is there
+ */
+const restoreLearned: Script = {
+  name: 'moefleetRestoreLearned',
+  keys: 1,
+  lua: `
+    if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+    if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1]) else redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
+    return 1`,
+};
+
+/**
  * Removes a field of a hash, if it is what was read.
  * in:  KEYS pins; ARGV field, JSON as read
  * out: 1 removed, 0 it is another by now
@@ -332,5 +346,5 @@ const putOperator: Script = {
     return 1`,
 };
 
-export const LUA = { ...IDENTITY_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readProgress, writeDesired, pushWindow, putRollout, promotePin, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
+export const LUA = { ...IDENTITY_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readProgress, writeDesired, pushWindow, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

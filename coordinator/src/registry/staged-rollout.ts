@@ -1,4 +1,5 @@
 /** A rollout in stages as it is stored: one record, and one row per device. What comes back from Redis is checked. */
+import { Proposal } from '@moefleet/proto';
 import type { PinByField, PinField } from './pin';
 import type { StagedLayer } from './staged-value';
 
@@ -55,6 +56,9 @@ export interface StagedRow {
   /** measurements asked for in this stage */
   readonly tries: number;
   readonly findings: readonly Finding[];
+  /** of a rollout of the learner's: base64 of the Proposal it shall get, and of the one it had; '' for none */
+  readonly proposal?: string;
+  readonly previous?: string;
 }
 
 export interface StagedRollout {
@@ -85,6 +89,8 @@ export interface StagedRollout {
   readonly stage: number;
   readonly phase: Phase;
   readonly phaseSinceMs: number;
+  /** its value has become its layer's, or is about to: a rollback then puts back what was there */
+  readonly promoted?: boolean;
 }
 
 export function isOver({ state }: Pick<StagedRollout, 'state'>): boolean {
@@ -107,8 +113,9 @@ export function decodeStagedRollout(json: string): StagedRollout {
 export function decodeStagedRow(json: string): StagedRow {
   const value = JSON.parse(json) as Partial<StagedRow> | null;
   const ok = value && [value.deviceId, value.hash, value.reason].every((text) => typeof text === 'string') && [value.stage, value.generation, value.tries].every(isCount)
-    && STAGED_ROW_STATES.includes(value.state!) && Array.isArray(value.findings) && isMeasured(value.measured) && isMeasured(value.baseline);
+    && STAGED_ROW_STATES.includes(value.state!) && [value.proposal ?? '', value.previous ?? ''].every((text) => typeof text === 'string') && Array.isArray(value.findings) && isMeasured(value.measured) && isMeasured(value.baseline);
   if (!ok) throw new TypeError('it is no row of a rollout');
+  for (const bytes of [value.proposal, value.previous]) if (bytes) Proposal.decode(Buffer.from(bytes, 'base64'));
   return value as StagedRow;
 }
 

@@ -1,12 +1,12 @@
 /**
- * The only writer of desired state. An operator's change sets or clears a pin, a learner's proposal sets its value;
- * both then bring every target in line in one stage and follow it to its end. Devices that join or load another model
+ * The only writer of desired state. A change of an operator's that takes effect at once sets or clears a pin, brings every
+ * target in line in one stage and follows it to its end; changes in stages are of staged-rollouts.ts. Devices that join or load another model
  * are brought in line with the layers that stand, without a rollout of their own.
  */
 import { randomBytes } from 'node:crypto';
-import { type Proposal, SpecState } from '@moefleet/proto';
+import { SpecState } from '@moefleet/proto';
 import { type Logger, selectorMatches, type Service } from '@moefleet/runtime';
-import { InvalidRequestError, NotAllowedNowError, NotFoundError, RegistryDataError, StoppingError } from '../errors';
+import { InvalidRequestError, NotFoundError, RegistryDataError, StoppingError } from '../errors';
 import { inChunks } from '../registry/chunks';
 import { type DeviceRecord, speaksOf } from '../registry/device-record';
 import type { Registry } from '../registry/registry';
@@ -16,12 +16,8 @@ import { type DesiredOutcome, DesiredWriter } from './desired-writer';
 import { layerText } from './effective-spec';
 import { HELD_TEXT } from './held';
 import { pinValue } from './pin-value';
-import { killText } from './kill-text';
 import { RolloutFollower } from './rollout-follower';
 import { judgeRollout, judgeRow, runs } from './rollout-progress';
-
-/** How long a learner's rollout is followed. */
-const LEARNER_TIMEOUT_MS = 60_000;
 
 export interface RolloutObserver {
   rolloutStarted(): void;
@@ -77,21 +73,6 @@ export class RolloutEngine implements Service {
     const origin = `kill switch: ${what}${why ? ` (${why})` : ''}`;
     const rows = await inChunks(ids, (id) => this.alignRow(id, origin, () => 'it runs this already'));
     return this.follow(what, why ? `kill switch: ${why}` : 'kill switch', rows, timeoutMs);
-  }
-
-  /** Stores the learner's outcomes and rolls out what they change; null where nothing changes. */
-  async propose(proposals: readonly Proposal[]): Promise<RolloutFollower | null> {
-    const { kill } = await this.registry.pins.shared();
-    if (kill) throw new NotAllowedNowError(killText(kill));
-    const known = new Set(await this.registry.devices.ids());
-    for (const proposal of proposals) {
-      if (!known.has(proposal.deviceId)) throw new NotFoundError(`device ${proposal.deviceId} is not known; list the devices again`);
-    }
-    await inChunks(proposals, (proposal) => this.registry.devices.putProposal(proposal));
-    const rows = await inChunks(proposals.filter((proposal) => proposal.proposed), (proposal) =>
-      this.alignRow(proposal.deviceId, `learner: ${proposal.reason}`, () => ''));
-    const changed = rows.filter((row) => row.state !== 'unchanged');
-    return changed.length > 0 ? this.follow(`learner's values on ${changed.length} devices`, 'learner', changed, LEARNER_TIMEOUT_MS) : null;
   }
 
   /** Brings a device that has joined, or whose model or labels have changed, in line with the layers that stand. */

@@ -12,7 +12,7 @@ import { SpecState } from '@moefleet/proto';
 import { type DeviceRecord, speaksOf } from '../registry/device-record';
 import type { MeasureAnswer } from '../registry/measure-store';
 import type { Finding, LastGood, Measured, Phase, StagedRollout, StagedRow } from '../registry/staged-rollout';
-import { type Gate, judgeGate, needsBaseline, needsMeasure, parseGates } from './gate';
+import { type Gate, judgeGate, needsBaseline, needsMeasure } from './gate';
 import { runs } from './rollout-progress';
 
 /** What is known about a device of the rollout. */
@@ -29,6 +29,8 @@ export interface Sight {
 
 export interface StepView {
   readonly sights: ReadonlyMap<string, Sight>;
+  /** of the rollout, in the form that is judged */
+  readonly gates: readonly Gate[];
   /** why the kill switch stands in the way; null where it does not */
   readonly halted: string | null;
   readonly nowMs: number;
@@ -46,14 +48,14 @@ export const MOST_TRIES = 3;
 /** Of a stage; more would tell no more about its quality. */
 const MOST_MEASURED = 200;
 
-type Running = { rollout: StagedRollout; rows: StagedRow[]; view: StepView; gates: Gate[] };
+type Running = { rollout: StagedRollout; rows: StagedRow[]; view: StepView };
 
 export function stepRollout(rollout: StagedRollout, rows: readonly StagedRow[], view: StepView): Step {
   switch (rollout.state) {
-    case 'planned': return { rollout: enter(rollout, 1, view.nowMs), rows, promote: false };
+    case 'planned': return { rollout: enter(rollout, 1, view), rows, promote: false };
     case 'running': {
       if (view.halted !== null) return { rollout: { ...rollout, state: 'paused', reason: view.halted }, rows, promote: false };
-      const running = { rollout, rows: [...rows], view, gates: parseGates(rollout.gates.join(',')) };
+      const running = { rollout, rows: [...rows], view };
       if (rollout.phase === 'baseline') return stepBaseline(running);
       return rollout.phase === 'applying' ? stepApplying(running) : stepJudging(running);
     }
@@ -87,8 +89,8 @@ export function resumed(rollout: StagedRollout, rows: readonly StagedRow[], nowM
   };
 }
 
-function enter(rollout: StagedRollout, stage: number, nowMs: number): StagedRollout {
-  return enterPhase({ ...rollout, state: 'running', stage, reason: '' }, needsBaseline(parseGates(rollout.gates.join(','))) ? 'baseline' : 'applying', nowMs);
+function enter(rollout: StagedRollout, stage: number, { gates, nowMs }: StepView): StagedRollout {
+  return enterPhase({ ...rollout, state: 'running', stage, reason: '' }, needsBaseline(gates) ? 'baseline' : 'applying', nowMs);
 }
 
 function enterPhase(rollout: StagedRollout, phase: Phase, nowMs: number): StagedRollout {
@@ -162,7 +164,8 @@ function judgeApplying(rollout: StagedRollout, row: StagedRow, sight: Sight | un
 }
 
 function stepJudging(running: Running): Step {
-  const { rollout, view, gates } = running;
+  const { rollout, view } = running;
+  const { gates } = view;
   const measures = needsMeasure(gates);
   let subjects = 0;
   let waits = false;
@@ -200,7 +203,7 @@ function decide({ rollout, view }: Running, rows: readonly StagedRow[], judged: 
     const told = unclear.slice(0, 3).map((row) => `${row.deviceId}: ${text(row.findings)}`).join('; ') || 'no device of the stage could be judged';
     return { rollout: { ...rollout, state: 'inconclusive', reason: `stage ${rollout.stage}: ${told}` }, rows, promote: false };
   }
-  if (rollout.stage < rollout.stages.length) return { rollout: enter(rollout, rollout.stage + 1, view.nowMs), rows, promote: false };
+  if (rollout.stage < rollout.stages.length) return { rollout: enter(rollout, rollout.stage + 1, view), rows, promote: false };
   return { rollout: { ...rollout, state: 'done', reason: '' }, rows, promote: true };
 }
 

@@ -171,6 +171,38 @@ test('is paused, resumed and rolled back by an operator, also when it is done', 
   await expect(ask('pauseRollout', { rolloutId: 'ro-none', why: '' })).rejects.toMatchObject({ code: status.NOT_FOUND });
 });
 
+test('a rollback of a finished hand-back to the learner brings the pin back, unless another was set since', async () => {
+  const fleet = await Promise.all(['a', 'b'].map((id) => join(id)));
+  const auto = ChangeConfigRequest.fromPartial({ target: all, change: { $case: 'clearLambda', value: {} }, why: 'test' } as object);
+  await change(coordinator.operator, { ...lambda(0.2), timeoutMs: 5000 });
+  const id = await start(auto, { stages: '1,100%' });
+  await reaches(id, State.STATE_DONE);
+  expect((await coordinator.registry.pins.shared()).fleet.lambda).toBeUndefined();
+  for (const agent of fleet) expect(lambdaOf(agent)).toBeUndefined();
+  await ask('rollbackRollout', { rolloutId: id, why: 'regret' });
+  await until('it is rolled back', async () => (await show(id)).state === State.STATE_ROLLED_BACK, 10_000, 25);
+  expect((await coordinator.registry.pins.shared()).fleet.lambda).toMatchObject({ lambda: 0.2, why: 'test' });
+  for (const agent of fleet) expect(lambdaOf(agent)).toBe(0.2);
+
+  const again = await start(auto, {});
+  await reaches(again, State.STATE_DONE);
+  await change(coordinator.operator, { ...lambda(0.5), timeoutMs: 5000 });
+  await ask('rollbackRollout', { rolloutId: again, why: 'regret' });
+  await until('it is rolled back', async () => (await show(again)).state === State.STATE_ROLLED_BACK, 10_000, 25);
+  for (const agent of fleet) expect(lambdaOf(agent)).toBe(0.5);
+});
+
+test('one that is taken back before it is done leaves the pin where it was', async () => {
+  const agent = await join('a');
+  const here = { kind: { $case: 'deviceId' as const, value: 'a' } };
+  await change(coordinator.operator, { ...lambda(0.2, here), timeoutMs: 5000 });
+  const id = await start(ChangeConfigRequest.fromPartial({ target: here, change: { $case: 'clearLambda', value: {} } } as object), { soakMs: 60_000 });
+  await until('it is handed back', () => agent.desired.length === 2 && lambdaOf(agent) === undefined, 10_000, 5);
+  await ask('rollbackRollout', { rolloutId: id, why: 'regret' });
+  await reaches(id, State.STATE_ROLLED_BACK);
+  expect(lambdaOf(agent)).toBe(0.2);
+});
+
 test('a newer change of the same field ends it, whether that comes in stages or at once', async () => {
   const fleet = await Promise.all(['a', 'b'].map((id) => join(id)));
   const first = await start(lambda(0.3), { stages: '1,100%', soakMs: 60_000 });

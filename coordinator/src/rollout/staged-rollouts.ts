@@ -4,7 +4,6 @@
  * the registry, so any coordinator may run the next step, and one that dies in the middle of one leaves nothing behind
  * that the next would not put right.
  */
-import { randomBytes } from 'node:crypto';
 import { DeviceSpec, Measure } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { InvalidRequestError, NotAllowedNowError, NotFoundError, RegistryDataError } from '../errors';
@@ -17,24 +16,15 @@ import { isOver, type StagedRollout, type StagedRow } from '../registry/staged-r
 import type { StagedLayer, StagedValue } from '../registry/staged-value';
 import { type Change, describeChange, describeTarget, describeValue, pinField, pinPlace, specFields, targetOf, type Target } from './change';
 import { specInputs } from './desired-writer';
-import { effectiveSpec, layerText } from './effective-spec';
-import { needsSpeed, parseGates } from './gate';
+import { effectiveSpec } from './effective-spec';
+import { type Gate, needsSpeed, parseGates } from './gate';
 import { killText } from './kill-text';
 import { pinValue } from './pin-value';
+import { newRow, type PlannedRow, plannedRollout, plannedRow, proposalOf, proposalsOf, staged, type Staging } from './planned-rollout';
 import { checkFits, type RolloutEngine } from './rollout-engine';
 import { measureId, resumed, type Sight, stepRollout, takeBack, wantsMark } from './rollout-step';
-import { specText } from './spec-text';
-import { orderDevices, planStages, stageAt, type StageBound } from './stage-plan';
+import { planStages, type StageBound } from './stage-plan';
 
-export interface Staging {
-  readonly stages: string;
-  readonly soakMs: number;
-  readonly gate: string;
-  readonly maxUnavailable: number;
-  readonly deadlineMs: number;
-}
-
-export interface PlannedRow { deviceId: string; online: boolean; stage: number; before: string; after: string; unchanged: string }
 export interface RolloutPlan { what: string; stages: StageBound[]; gates: string[]; rows: PlannedRow[]; supersedes: string[] }
 
 /** Sees to it that a step of the rollout is run soon. */
@@ -50,7 +40,6 @@ const SOON_MS = 200;
 const LATER_MS = 500;
 /** A step of a large fleet takes its time; the next waits a multiple of it, so that Redis has room for others. */
 const REST_FACTOR = 3;
-const LABEL_OF_CLASS = 'class';
 
 export class StagedRollouts {
   /** `text`: what devices measure their quality on. */
@@ -67,18 +56,19 @@ export class StagedRollouts {
     const { rows, stages, what, pin, shared, devices } = await this.draw(target, change, why, staging);
     const field = pinField(change);
     if (shared.kill && field === 'lambda') throw new NotAllowedNowError(killText(shared.kill));
-    const nowMs = Date.now();
-    const id = `ro-${nowMs.toString(36)}-${randomBytes(4).toString('hex')}`;
     const layer = pinPlace(target);
-    const rollout: StagedRollout = {
-      id, revision: 0, what, who, why, createdMs: nowMs, updatedMs: nowMs, state: 'planned', reason: '', endsAs: 'rolled_back',
-      field, layer, pin: pin && { ...pin, order: await this.registry.pins.nextOrder() } as PinByField[PinField],
+    const rollout = plannedRollout(staging, stages, {
+      what, who, why, field, layer, pin: pin && { ...pin, order: await this.registry.pins.nextOrder() } as PinByField[PinField],
       previousPin: standing(layer, field, shared, devices) ?? null,
-      stages, gates: parseGates(staging.gate).map((gate) => gate.text), soakMs: staging.soakMs, maxUnavailable: staging.maxUnavailable, deadlineMs: staging.deadlineMs,
-      stage: 1, phase: 'applying', phaseSinceMs: nowMs,
-    };
-    await this.supersede(field, new Set(rows.filter((row) => row.stage > 0).map((row) => row.deviceId)), id);
-    const stored = await this.registry.stagedRollouts.write(rollout, rows.map((row) => newRow(row)));
+    });
+    await this.supersede(field, new Set(rows.filter((row) => row.stage > 0).map((row) => row.deviceId)), rollout.id);
+    return this.launch(rollout, rows.map((row) => newRow(row)));
+  }
+
+  /** Stores one that is planned, and sees to it that it begins. */
+  async launch(rollout: StagedRollout, rows: readonly StagedRow[]): Promise<StagedRollout> {
+    const { id, what, who, stages } = rollout;
+    const stored = await this.registry.stagedRollouts.write(rollout, rows);
     if (!stored) throw new RegistryDataError(`rollout ${id}`, 'it exists already');
     this.log.info({ rolloutId: id, what, who, devices: rows.length, stages: stages.map((stage) => stage.asked) }, 'staged rollout stored');
     await this.wake(id);
@@ -116,7 +106,12 @@ export class StagedRollouts {
 
   /** Ends rollouts of the same field on any of these devices; their devices go back to what the layers say. */
   async supersede(field: PinField, deviceIds: ReadonlySet<string>, by: string): Promise<void> {
-    for (const { id } of await this.overlapping(field, deviceIds)) {
+    await this.end((await this.overlapping(field, deviceIds)).map(({ id }) => id), by);
+  }
+
+  /** The same for rollouts that are known. */
+  async end(ids: readonly string[], by: string): Promise<void> {
+    for (const id of ids) {
       await this.order(id, ({ rollout }) => ({ rollout: isOver(rollout) ? rollout : takeBack(rollout, `superseded by ${by}`, Date.now(), 'superseded'), rows: [] }));
     }
   }
@@ -149,16 +144,30 @@ export class StagedRollouts {
     const rows = await stagedRollouts.rows(id);
     const shared = await pins.shared();
     const sights = new Map(await inChunks(rows.filter((row) => concerns(rollout, row)), async (row) => [row.deviceId, await this.look(rollout, row, shared)] as const));
-    const step = stepRollout(rollout, rows, { sights, halted: shared.kill ? killText(shared.kill) : null, nowMs: Date.now() });
-    if (step.promote) await pins.promote(valueOf(rollout));
-    const changed = step.rows.filter((row, at) => row !== rows[at] && JSON.stringify(row) !== JSON.stringify(rows[at]));
-    if (step.rollout !== rollout || changed.length > 0) {
-      if (!await stagedRollouts.write(step.rollout, changed)) return this.lost(id);
-      await this.tell(rollout, step.rollout);
+    const gates = parseGates(rollout.gates.join(','));
+    const step = stepRollout(rollout, rows, { sights, gates, halted: shared.kill ? killText(shared.kill) : null, nowMs: Date.now() });
+    let next = step.rollout;
+    if (step.promote) {
+      // Told first, so that a rollback knows of a promotion that was cut off in the middle.
+      const noted = await stagedRollouts.write({ ...rollout, promoted: true }, []);
+      if (!noted) return this.lost(id);
+      await this.promote(noted, rows);
+      next = { ...next, promoted: true, revision: noted.revision };
     }
-    await this.makeSo(step.rollout, step.rows, sights);
-    if (isOver(step.rollout)) return null;
-    return Math.max(step.rollout.phase === 'judging' ? LATER_MS : SOON_MS, REST_FACTOR * (Date.now() - begunMs));
+    const changed = step.rows.filter((row, at) => row !== rows[at] && JSON.stringify(row) !== JSON.stringify(rows[at]));
+    if (next !== rollout || changed.length > 0) {
+      if (!await stagedRollouts.write(next, changed)) return this.lost(id);
+      await this.tell(rollout, next);
+    }
+    await this.makeSo(next, step.rows, sights, gates);
+    if (isOver(next)) return null;
+    return Math.max(next.phase === 'judging' ? LATER_MS : SOON_MS, REST_FACTOR * (Date.now() - begunMs));
+  }
+
+  /** The value becomes its layer's; may be repeated. */
+  private async promote(rollout: StagedRollout, rows: readonly StagedRow[]): Promise<void> {
+    if (rollout.layer.t === 'learner') await inChunks(proposalsOf(rows.filter(({ state }) => state !== 'failed')), ({ proposal }) => this.registry.devices.putLearned(proposal));
+    await this.registry.pins.promote(valueOf(rollout));
   }
 
   /** Someone else has written since: a value that was staged for a rollout that has ended must not stay. */
@@ -176,14 +185,12 @@ export class StagedRollouts {
     const field = pinField(change);
     const what = describeChange(change, target);
     const value: StagedValue = { rolloutId: 'planned', field, layer: pinPlace(target), pin: pin && { ...pin, order: Number.MAX_SAFE_INTEGER } as PinByField[PinField] };
-    const drawn = devices.map((device) => ({ device, row: plannedRow(device, value, change, shared) }));
+    const drawn = devices.map((device) => ({ device, row: plannedRow(device, value, specFields(change), null, shared) }));
     const changing = drawn.filter(({ row }) => row.unchanged === '');
     if (devices.length === 0) throw new InvalidRequestError('target', what, 'one that matches any device now; to set a value for devices that join later, use --now');
     const stages = planStages(staging.stages, changing.length);
-    const order = orderDevices(describeValue(change, describeTarget(target)), changing.map(({ device }) => ({ deviceId: device.id, online: device.lease !== null, class: device.labels[LABEL_OF_CLASS] ?? '' })));
-    const position = new Map(order.map((id, at) => [id, at]));
-    const rows = drawn.map(({ row }) => (row.unchanged === '' ? { ...row, stage: stageAt(stages, position.get(row.deviceId)!) } : row));
-    return { rows: rows.sort((a, b) => (a.stage || Infinity) - (b.stage || Infinity) || (a.deviceId < b.deviceId ? -1 : 1)), stages, what, pin, shared, devices };
+    const rows = staged(stages, describeValue(change, describeTarget(target)), drawn);
+    return { rows, stages, what, pin, shared, devices };
   }
 
   private async overlapping(field: PinField, deviceIds: ReadonlySet<string>): Promise<StagedRollout[]> {
@@ -210,12 +217,18 @@ export class StagedRollouts {
 
   /** Voids the marks, and where the rollout had been promoted puts back what its layer held before. */
   private async takeValueBack(rollout: StagedRollout): Promise<void> {
-    const { pins } = this.registry;
+    const { pins, devices, stagedRollouts } = this.registry;
     await pins.unstage(rollout.id);
-    const { layer, field, pin, previousPin } = rollout;
-    if (layer.t === 'learner' || !pin) return;
-    const device = layer.t === 'device' ? await this.registry.devices.read(layer.deviceId) : null;
-    if (standing(layer, field, await pins.shared(), device ? [device] : [])?.order === pin.order) await pins.promote({ rolloutId: rollout.id, field, layer, pin: previousPin }, true);
+    const { layer, field, pin, previousPin, promoted = false } = rollout;
+    if (layer.t === 'learner') {
+      if (promoted) await inChunks(proposalsOf(await stagedRollouts.rows(rollout.id)), ({ proposal, previous }) => devices.restoreLearned(proposal, previous));
+      return;
+    }
+    const device = layer.t === 'device' ? await devices.read(layer.deviceId) : null;
+    const now = standing(layer, field, await pins.shared(), device ? [device] : []);
+    // Of a rollout that has cleared its layer nothing is there that could be told by its order.
+    const itsOwn = pin ? now?.order === pin.order : promoted && now === undefined;
+    if (itsOwn) await pins.promote({ rolloutId: rollout.id, field, layer, pin: previousPin }, true);
   }
 
   private async look(rollout: StagedRollout, row: StagedRow, shared: SharedPins): Promise<Sight> {
@@ -237,19 +250,29 @@ export class StagedRollouts {
     }
   }
 
-  private async makeSo(rollout: StagedRollout, rows: readonly StagedRow[], sights: ReadonlyMap<string, Sight>): Promise<void> {
+  private async makeSo(rollout: StagedRollout, rows: readonly StagedRow[], sights: ReadonlyMap<string, Sight>, gates: readonly Gate[]): Promise<void> {
     const origin = `rollout ${rollout.id}: ${rollout.state === 'rolling_back' ? 'rolled back' : rollout.what}`;
     await inChunks(rows.filter((row) => concerns(rollout, row)), async (row) => {
       const sight = sights.get(row.deviceId);
       if (rollout.state === 'running') await this.mark(rollout, row, sight, origin);
       if (row.state === 'reverting') await this.unmark(rollout, row, sight, origin);
-      await this.measure(rollout, row);
+      await this.measure(rollout, row, gates);
     });
     if (!isOver(rollout)) return;
     await inChunks(rows.filter((row) => row.stage > 0), (row) => this.registry.pins.unmark(row.deviceId, rollout.id));
-    // Those that have joined since, or match only now.
-    if (rollout.state === 'done') await inChunks(await this.engine.targets(layerTarget(rollout.layer)), ({ id }) => this.engine.writer.align(id, origin));
+    await this.settle(rollout, rows, origin);
     await this.registry.pins.unstage(rollout.id);
+  }
+
+  private async settle(rollout: StagedRollout, rows: readonly StagedRow[], origin: string): Promise<void> {
+    const { layer, state, reason } = rollout;
+    if (layer.t === 'learner') {
+      // What was tried in vain on some is not to be tried on each of the others in turn.
+      if (state === 'rolled_back') await inChunks(proposalsOf(rows), ({ proposal }) => this.registry.devices.putRefused({ ...proposal, reason, timeMs: BigInt(Date.now()) }));
+      return;
+    }
+    // Those that have joined since, or match only now.
+    if (state === 'done') await inChunks(await this.engine.targets(targetOf(layer)), ({ id }) => this.engine.writer.align(id, origin));
   }
 
   private async mark(rollout: StagedRollout, row: StagedRow, sight: Sight | undefined, origin: string): Promise<void> {
@@ -257,7 +280,7 @@ export class StagedRollouts {
     const marked = sight.device.marks.has(rollout.id);
     const { desired } = sight.device;
     if (marked && (desired.t === 'set' ? desired.hash === sight.wantedHash : sight.wantsNothing)) return;
-    if (!marked) await this.registry.pins.mark(row.deviceId, rollout.id, null);
+    if (!marked) await this.registry.pins.mark(row.deviceId, rollout.id, proposalOf(row)?.proposal ?? null);
     await this.engine.writer.align(row.deviceId, origin);
   }
 
@@ -266,17 +289,17 @@ export class StagedRollouts {
     await this.engine.writer.align(row.deviceId, origin);
   }
 
-  private async measure(rollout: StagedRollout, row: StagedRow): Promise<void> {
+  private async measure(rollout: StagedRollout, row: StagedRow, gates: readonly Gate[]): Promise<void> {
     const id = measureId(rollout, row);
     if (id === null) return;
     const { measures, events } = this.registry;
-    if (!await measures.asked(row.deviceId, id)) await measures.ask(row.deviceId, id, this.request(rollout, row.tries));
+    if (!await measures.asked(row.deviceId, id)) await measures.ask(row.deviceId, id, this.request(gates, row.tries));
     // Said again at every step, in case it was lost or the device has come back meanwhile.
     events.emit({ kind: 'measure', deviceId: row.deviceId });
   }
 
-  private request(rollout: StagedRollout, tries: number): Measure {
-    const speed = needsSpeed(parseGates(rollout.gates.join(',')));
+  private request(gates: readonly Gate[], tries: number): Measure {
+    const speed = needsSpeed(gates);
     return Measure.fromPartial({
       text: this.text, textTokens: FIRST_TOKENS * 2 ** (tries - 1), context: 0,
       ...(speed ? { prompts: [this.text.slice(0, SPEED_PROMPT_CHARACTERS)], tokensPerPrompt: SPEED_TOKENS } : {}),
@@ -308,27 +331,6 @@ function standing(layer: StagedLayer, field: PinField, shared: SharedPins, devic
     case 'device': return devices.find((device) => device.id === layer.deviceId)?.pins[field];
     case 'learner': return undefined;
   }
-}
-
-function layerTarget(layer: StagedLayer): Target {
-  return layer.t === 'learner' ? { t: 'all' } : targetOf(layer);
-}
-
-function plannedRow(device: DeviceRecord, value: StagedValue, change: Change, shared: SharedPins): PlannedRow {
-  const inputs = specInputs(device, shared);
-  const now = effectiveSpec(inputs);
-  const then = effectiveSpec({ ...inputs, shared: { ...shared, staged: [...shared.staged, value] }, marks: new Map([...device.marks, [value.rolloutId, null]]) });
-  const same = Buffer.from(DeviceSpec.encode(now.spec).finish()).equals(DeviceSpec.encode(then.spec).finish());
-  const won = then.sources.find((source) => specFields(change).includes(source.field));
-  const fromHere = won && layerText(won).startsWith(value.layer.t === 'learner' ? 'learner' : `${value.layer.t} pin`);
-  return {
-    deviceId: device.id, online: device.lease !== null, stage: 0, before: specText(now.spec, value.field), after: specText(then.spec, value.field),
-    unchanged: !same ? '' : fromHere || !won || layerText(won) === 'default' ? 'it runs this already' : `the ${layerText(won)} stands`,
-  };
-}
-
-function newRow({ deviceId, stage, unchanged }: PlannedRow): StagedRow {
-  return { deviceId, stage, state: stage > 0 ? 'waiting' : 'unchanged', generation: 0, hash: '', reason: unchanged, lastGood: null, baseline: null, measured: null, tries: 0, findings: [] };
 }
 
 function refused(rollout: StagedRollout, verb: string): NotAllowedNowError {

@@ -28,14 +28,14 @@ export function stagedJson(rollout: StagedRollout): JsonValue {
 
 export function stagedListText(rollouts: readonly StagedRollout[]): string {
   if (rollouts.length === 0) return 'no rollouts yet; start one with: moefleet lambda set 0.25 --all --stages 1,25%,100%\n';
-  return table(['ID', 'STATE', 'STAGE', 'WHAT', 'SINCE', 'WHO', 'WHY'], rollouts.map((rollout) => [
-    rollout.id, stagedState(rollout), `${rollout.stage}/${rollout.stages.length}`, rollout.what, new Date(Number(rollout.createdMs)).toISOString(), rollout.who, rollout.reason || rollout.why,
+  return table(['ID', 'STATE', 'STAGE', 'LAYER', 'WHAT', 'SINCE', 'WHO', 'WHY'], rollouts.map((rollout) => [
+    rollout.id, stagedState(rollout), `${rollout.stage}/${rollout.stages.length}`, rollout.layer || NONE, rollout.what, new Date(Number(rollout.createdMs)).toISOString(), rollout.who, rollout.reason || rollout.why,
   ]));
 }
 
 export function stagedText(rollout: StagedRollout): string {
   const rows: [string, string][] = [
-    ['rollout', rollout.id], ['what', rollout.what], ['who', `${rollout.who}${rollout.why ? `: ${rollout.why}` : ''}`],
+    ['rollout', rollout.id], ['what', rollout.what], ['layer', rollout.layer || NONE], ['who', `${rollout.who}${rollout.why ? `: ${rollout.why}` : ''}`],
     ['state', `${stagedState(rollout)}${rollout.reason ? `: ${rollout.reason}` : ''}`],
     ['stages', stagesText(rollout)], ['gates', rollout.gates.join(', ') || 'none'],
     ['soak', `${rollout.soakMs / 1000} s, deadline ${rollout.deadlineMs / 1000} s, ${rollout.maxUnavailable ? `at most ${rollout.maxUnavailable} unavailable` : 'none may fail'}`],

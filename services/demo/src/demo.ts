@@ -64,6 +64,8 @@ interface LearnerJson {
   proposals: { deviceId: string; proposed: boolean; lambda: number; topJ: number; reason: string }[];
 }
 
+interface RolloutJson { id: string; state: string; reason: string }
+
 export async function runDemo(fleet: LocalFleet, progress: Progress, options: DemoOptions): Promise<DemoReport> {
   const { signal } = options;
   await bringJaeger(fleet, progress);
@@ -93,7 +95,8 @@ export async function runDemo(fleet: LocalFleet, progress: Progress, options: De
   for (const proposal of learner.proposals) {
     progress.step(`  ${proposal.deviceId}: λ ${proposal.lambda}, topJ ${proposal.topJ} — ${proposal.reason}`);
   }
-  progress.step('waiting until every device has applied what the coordinator pushed');
+  progress.step('waiting until the rollout of it is done: every device has applied it and measured its quality');
+  await waitFor('the rollout of the learner\'s proposal', () => rolloutsAreDone(command), signal, 180_000);
   await waitFor('all devices applied the learner\'s proposal', async () => {
     const devices = await listDevices(command);
     return devices.every((device) => !device.drift && device.desiredGeneration > 0 &&
@@ -191,6 +194,14 @@ async function waitForLearner(child: Child, command: CommandOptions, progress: P
     const waiting = DEVICES.filter(({ id }) => !learner.proposals.some((one) => one.deviceId === id && one.proposed));
     return waiting.length === 0 ? learner : null;
   }, signal, 600_000);
+}
+
+/** null while one is under way; throws for one that was held or taken back. */
+async function rolloutsAreDone(command: CommandOptions): Promise<true | null> {
+  const { rollouts } = await moefleet<{ rollouts: RolloutJson[] }>(['rollout', 'list'], { ...command, onProgress: undefined });
+  const bad = rollouts.find(({ state }) => ['INCONCLUSIVE', 'PAUSED', 'ROLLING_BACK', 'ROLLED_BACK'].includes(state));
+  if (bad) throw new Error(`rollout ${bad.id} is ${bad.state}: ${bad.reason}`);
+  return rollouts.every(({ state }) => ['DONE', 'SUPERSEDED'].includes(state)) || null;
 }
 
 async function traceOneRequest(fleet: LocalFleet, agent: RunningAgent, command: CommandOptions, signal: AbortSignal): Promise<TraceReport | null> {

@@ -1344,8 +1344,9 @@ export const LearnerServiceService = {
     responseDeserialize: (value: Buffer): PutSurfaceResponse => PutSurfaceResponse.decode(value),
   },
   /**
-   * Stores the proposals as the learner's layer and rolls out what changes a device's desired spec. Returns when
-   * it is under way.
+   * Rolls out, in stages and under the coordinator's gate, what is other than the device has of the learner's or is about
+   * to get; a rollout of earlier proposals that has one of these devices ends. A value that was taken back is not tried
+   * again within a day. Returns when it is under way. FAILED_PRECONDITION while the kill switch holds.
    */
   propose: {
     path: "/moefleet.v1.LearnerService/Propose" as const,
@@ -1377,8 +1378,9 @@ export interface LearnerServiceServer extends UntypedServiceImplementation {
   getSurface: handleUnaryCall<GetSurfaceRequest, GetSurfaceResponse>;
   putSurface: handleUnaryCall<PutSurfaceRequest, PutSurfaceResponse>;
   /**
-   * Stores the proposals as the learner's layer and rolls out what changes a device's desired spec. Returns when
-   * it is under way.
+   * Rolls out, in stages and under the coordinator's gate, what is other than the device has of the learner's or is about
+   * to get; a rollout of earlier proposals that has one of these devices ends. A value that was taken back is not tried
+   * again within a day. Returns when it is under way. FAILED_PRECONDITION while the kill switch holds.
    */
   propose: handleUnaryCall<ProposeRequest, ProposeResponse>;
   /** What the learner is doing, for operators who watch. */
@@ -1434,8 +1436,9 @@ export interface LearnerServiceClient extends Client {
     callback: (error: ServiceError | null, response: PutSurfaceResponse) => void,
   ): ClientUnaryCall;
   /**
-   * Stores the proposals as the learner's layer and rolls out what changes a device's desired spec. Returns when
-   * it is under way.
+   * Rolls out, in stages and under the coordinator's gate, what is other than the device has of the learner's or is about
+   * to get; a rollout of earlier proposals that has one of these devices ends. A value that was taken back is not tried
+   * again within a day. Returns when it is under way. FAILED_PRECONDITION while the kill switch holds.
    */
   propose(
     request: ProposeRequest,

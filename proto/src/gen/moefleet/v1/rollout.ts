@@ -177,6 +177,8 @@ export interface StagedRollout {
   maxUnavailable: number;
   deadlineMs: number;
   revision: bigint;
+  /** Whose layer it is for: `learner`, `fleet`, `group <selector>` or `device <id>`. */
+  layer: string;
 }
 
 export enum StagedRollout_State {
@@ -2429,6 +2431,7 @@ function createBaseStagedRollout(): StagedRollout {
     maxUnavailable: 0,
     deadlineMs: 0,
     revision: 0n,
+    layer: "",
   };
 }
 
@@ -2496,6 +2499,9 @@ export const StagedRollout: MessageFns<StagedRollout> = {
         throw new globalThis.Error("value provided for field message.revision of type uint64 too large");
       }
       writer.uint32(144).uint64(message.revision);
+    }
+    if (message.layer !== "") {
+      writer.uint32(154).string(message.layer);
     }
     return writer;
   },
@@ -2660,6 +2666,14 @@ export const StagedRollout: MessageFns<StagedRollout> = {
             message.revision = reader.uint64() as bigint;
             continue;
           }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            message.layer = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2727,6 +2741,7 @@ export const StagedRollout: MessageFns<StagedRollout> = {
         ? globalThis.Number(object.deadline_ms)
         : 0,
       revision: isSet(object.revision) ? BigInt(object.revision) : 0n,
+      layer: isSet(object.layer) ? globalThis.String(object.layer) : "",
     };
   },
 
@@ -2792,6 +2807,9 @@ export const StagedRollout: MessageFns<StagedRollout> = {
     if (message.revision !== 0n) {
       obj.revision = message.revision.toString();
     }
+    if (message.layer !== "") {
+      obj.layer = message.layer;
+    }
     return obj;
   },
 
@@ -2826,6 +2844,7 @@ export const StagedRollout: MessageFns<StagedRollout> = {
     message.maxUnavailable = object.maxUnavailable ?? 0;
     message.deadlineMs = object.deadlineMs ?? 0;
     message.revision = (object.revision !== undefined && object.revision !== null) ? BigInt(object.revision) : 0n;
+    message.layer = object.layer ?? "";
     return message;
   },
 };
