@@ -30,6 +30,8 @@ export interface AgentOptions {
   labels?: string;
   /** further flags of `moefleet agent run` */
   flags?: string[];
+  /** what to start in place of the program, with the program behind it: a control group, say */
+  launcher?: { command: string; args: string[] };
 }
 
 export interface RunningAgent { id: string; child: Child; httpUrl: string; }
@@ -128,7 +130,7 @@ export class LocalFleet {
       '--otlp-endpoint', this.jaeger?.otlpUrl ?? '',
       ...(agent.labels ? ['--labels', agent.labels] : []),
       ...(agent.flags ?? []),
-    ]);
+    ], agent.launcher);
     const listening = await child.logLine('listening');
     return { id: agent.id, child, httpUrl: String(listening['httpUrl']) };
   }
@@ -141,13 +143,13 @@ export class LocalFleet {
     await Promise.all(redis.reverse().map((child) => child.stop()));
   }
 
-  private startProgram(name: string, args: string[]): Child {
+  private startProgram(name: string, args: string[], launcher?: AgentOptions['launcher']): Child {
     const folder = this.subfolder('logs');
     const launch = `${name}-${this.children.length}`;
     return this.add(Child.start({
       name,
-      command: process.execPath,
-      args: [CLI_PATH, ...args],
+      command: launcher?.command ?? process.execPath,
+      args: [...(launcher ? [...launcher.args, process.execPath] : []), CLI_PATH, ...args],
       env: { MOEFLEET_LOG_LEVEL: this.options.logLevel, ...this.options.env },
       logPath: join(folder, `${launch}.log`),
       keep: this.options.keep,

@@ -56,7 +56,7 @@ export function proposeFor(device: Device, knowledge: DeviceKnowledge, at: Devic
   const outcomes = outcomesOf(knowledge);
   const evidence = evidenceOf(knowledge.speed);
   const inputs = {
-    shape, surface, budget, maxLambda: device.info?.limits?.maxLambda ?? 0, current: currentSetting(device, at), history: outcomes, explore: context.explore,
+    shape, surface, budget, maxLambda: device.info?.limits?.maxLambda ?? 0, current: currentSetting(device, at), history: outcomes, explore: context.explore, noise: evidence.noise,
     speed: evidence.windows > 0 || context.prior.devices > 0 ? posterior(evidence, context.prior) : null,
     observed: observedOf(outcomes.at(-1)), quarantined: knowledge.quarantine?.reason ?? null,
   };

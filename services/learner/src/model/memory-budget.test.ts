@@ -21,6 +21,11 @@ test('gives a fifth back at once when memory runs short, once per shortage', () 
   expect(observeMemory(short, { ...CALM, newShrinks: 1, nowMs: 10 * MINUTE })).toMatchObject({ safeBytes: 640, badBytes: 800, shortages: 2 });
 });
 
+test('where the device held less than it might, that is what was too much', () => {
+  expect(observeMemory(null, { ...CALM, inForceBytes: 600, newShrinks: 1 })).toMatchObject({ badBytes: 600, safeBytes: 480 });
+  expect(observeMemory(null, { ...CALM, inForceBytes: 350, cutBytes: 350, newShrinks: 1 })).toMatchObject({ badBytes: 500, safeBytes: 400 });
+});
+
 test('grows back by a twentieth per ten calm minutes, stays below the bad level for a day, and forgets it then', () => {
   const short = observeMemory(null, { ...CALM, newShrinks: 1, nowMs: 0 });
   expect(run(short, 9, 0).safeBytes).toBe(800);

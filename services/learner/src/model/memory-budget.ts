@@ -31,6 +31,8 @@ export interface MemorySight {
 }
 
 const DECREASE = 0.8;
+/** What the agent leaves of its cache at each look while memory is short. */
+const AGENT_CUT = 0.7;
 /** A shortage shows in several frames; it is answered once. */
 const EPISODE_MS = 60_000;
 /** Share of the limit by which a calm device grows, per calm stretch. */
@@ -43,12 +45,13 @@ const BELOW_BAD = 0.9;
 /** `state` null: seen for the first time. */
 export function observeMemory(state: MemoryState | null, sight: MemorySight): MemoryState {
   const { limitBytes, floorBytes, nowMs } = sight;
-  const clamp = (bytes: number) => Math.max(Math.min(bytes, limitBytes), Math.min(floorBytes, limitBytes));
+  const clamp = (bytes: number) => Math.floor(Math.max(Math.min(bytes, limitBytes), Math.min(floorBytes, limitBytes)));
   const before = state ?? { safeBytes: limitBytes, badBytes: null, badAtMs: 0, sinceMs: nowMs, shortages: 0 };
   if (sight.newShrinks > 0 || sight.cutBytes !== null) {
     if (before.badBytes !== null && nowMs - before.sinceMs < EPISODE_MS && state) return { ...before, safeBytes: clamp(before.safeBytes), sinceMs: nowMs };
-    // The cut has already come when its frame is made, so the level that was too much is what had been granted.
-    const bad = Math.min(before.safeBytes, limitBytes);
+    // The agent's cut has already come when its frame is made: what it held before was that much more.
+    const held = sight.inForceBytes > 0 ? sight.inForceBytes / (sight.cutBytes === null ? 1 : AGENT_CUT) : limitBytes;
+    const bad = clamp(Math.min(before.safeBytes, held));
     return {
       safeBytes: clamp(bad * DECREASE), badBytes: remembered(before, nowMs) ? Math.min(before.badBytes!, bad) : bad, badAtMs: nowMs, sinceMs: nowMs,
       shortages: before.shortages + 1,

@@ -44,6 +44,8 @@ export interface ProposalInputs {
   readonly observed: ObservedMisses | null;
   /** oldest first; the last is `current`'s where there is one */
   readonly history: readonly Outcome[];
+  /** variance of one window's relative deviation in speed; default that of a device nothing is known of */
+  readonly noise?: number;
   /** take a less bent setting than the best, so that its class's model is told what misses cost */
   readonly explore?: boolean;
   /** why its telemetry is not believed; null where it is */
@@ -86,9 +88,12 @@ const EQUAL = 0.01;
 /** What a change has to gain: by prediction, and where only misses are known. */
 const LEAST_GAIN = 0.03;
 const LEAST_FEWER_MISSES = 0.05;
-/** A change that made it slower than before by that much is undone, once it ran for that many windows. */
+/** A change that made it slower than before by that much, and by two standard errors more, is undone, once it ran for that many windows. */
 const SLOWER = 0.05;
 const JUDGED_WINDOWS = 3;
+/** What was observed follows the latest windows, and is worth that many of them. */
+const WORTH_WINDOWS = 6;
+const USUAL_NOISE = 0.1 ** 2;
 /** Slots that the surface's miss rate is worth against what the device was seen to miss. */
 const SURFACE_SLOTS = 4000;
 const MOST_MISS_RATIO = 4;
@@ -114,7 +119,7 @@ export function proposeSetting(inputs: ProposalInputs): Decision {
   if (shape.expertBytes.every((_, layer) => (best.setting.capacities[layer] ?? 0) >= shape.experts)) {
     return { ...decide(baselineOf(best), 'best'), boundBy: { t: 'resident' } };
   }
-  const before = slowerThanBefore(inputs.history);
+  const before = slowerThanBefore(inputs);
   const back = before && fits.find(({ setting }) => sameSetting(setting, before.setting));
   if (back) return decide(back, 'undone');
   const { current } = inputs;
@@ -166,11 +171,12 @@ function clearlyBetter(best: Scored, running: Scored): boolean {
 }
 
 /** What ran before the present setting, where that has turned out slower. */
-function slowerThanBefore(history: readonly Outcome[]): Outcome | undefined {
+function slowerThanBefore({ history, noise = USUAL_NOISE }: Pick<ProposalInputs, 'history' | 'noise'>): Outcome | undefined {
   const [before, now] = history.slice(-2);
   if (!before || !now || now.undone || before.undone || now.drifted || now.windows < JUDGED_WINDOWS || before.windows < JUDGED_WINDOWS) return undefined;
   if (now.observedTokensPerSecond === null || before.observedTokensPerSecond === null) return undefined;
-  return now.observedTokensPerSecond < before.observedTokensPerSecond * (1 - SLOWER) ? before : undefined;
+  const stderr = Math.sqrt(noise * (1 / Math.min(now.windows, WORTH_WINDOWS) + 1 / Math.min(before.windows, WORTH_WINDOWS)));
+  return now.observedTokensPerSecond < before.observedTokensPerSecond * (1 - SLOWER - 2 * stderr) ? before : undefined;
 }
 
 /** Within the budget, with half as much again to read, where there is such a setting. */
