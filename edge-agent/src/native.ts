@@ -333,6 +333,8 @@ export interface EngineCounters {
   /** misses of prefill and decode together: equals the last missNumber */
   missesTotal: number;
   missEventsDropped: number;
+  /** read by `warm`; not in `flashBytes` */
+  warmBytes: number;
   /** specs that changed a capacity, and calls of `shrink` */
   resizes: number; shrinks: number;
   /** read times: count of reads of up to 2^i microseconds, i = 0..23 */
@@ -353,6 +355,8 @@ export interface EngineCounters {
     rangeMean: number;
     /** experts that left for a smaller capacity: a spec's, and one that `shrink` asked for */
     resizeEvictions: number; pressureEvictions: number;
+    /** experts that `warm` admitted: neither hits nor misses */
+    warmFills: number;
     /** of decoded tokens whose misses were guessed: experts guessed, those of them that were missed, all misses */
     guesses: number; guessesRight: number; guessable: number;
     /** guesses that were likely enough to be read */
@@ -363,6 +367,15 @@ export interface EngineCounters {
     prefetchWastedBytes: number;
   }[];
 }
+
+/** `done`: every layer is full or its list at its end; else another list has come. `failures`: experts that could not be read. */
+export interface WarmResult { done: boolean; experts: number; bytes: number; failures: number; lastFailure: string; }
+
+/**
+ * MoE layers x experts, over decoded tokens since the engine was opened: how often each expert was among the model's own
+ * top-K, whatever bends the router, and how often it was selected.
+ */
+export interface ExpertUse { wanted: Float64Array; chosen: Float64Array; }
 
 /**
  * A recorded run: what the routers said of every token (`scores` or `rows`), or only what they chose (`routes`). Scores are
@@ -454,6 +467,12 @@ export interface EngineAddon {
   spec(engine: EngineHandle): Required<RoutingSpec>;
   /** Drops every resident expert and resets the running means; rejects with BUSY while a request runs. */
   dropCache(engine: EngineHandle): Promise<void>;
+  /**
+   * Fills the room that the cache has left while no request runs: for each MoE layer experts, best first; lists may be short.
+   * Resolves when it is done, which with requests in between may take long; a request stops it at once and it goes on
+   * after it. Rejects with BAD_ARGUMENT for an expert that does not exist or is there twice, with nothing changed.
+   */
+  warm(engine: EngineHandle, ranked: Int32Array[]): Promise<WarmResult>;
   tokenize(engine: EngineHandle, text: string, addBos: boolean, parseSpecial: boolean): Int32Array;
   /** bytes of one token's text */
   detokenize(engine: EngineHandle, tokens: Int32Array): Uint8Array;
@@ -473,6 +492,7 @@ export interface EngineAddon {
   /** Fits what pre-fetch foretells experts by; the engine reads the file when it next opens the model. Cancelled as `evaluate` is. */
   fitPrefetch(engine: EngineHandle, request: FitRequest, onProgress: (done: number, total: number) => void): Promise<FitResult>;
   counters(engine: EngineHandle): EngineCounters;
+  expertUse(engine: EngineHandle): ExpertUse;
   /** Waits for the running request to end (cancelled) and frees everything. Calling it twice is fine. */
   close(engine: EngineHandle): Promise<void>;
 }

@@ -209,6 +209,18 @@ Napi::Value drop_cache(const Napi::CallbackInfo & info) {
     return task_start(info.Env(), new_task([box](task &) { return engine_drop_cache(box->e); }, undefined_result), info.Env().Undefined());
 }
 
+Napi::Value warm(const Napi::CallbackInfo & info) {
+    const box_ptr box = box_of(info);
+    std::vector<std::vector<int32_t>> ranked;
+    const engine_status status = box ? to_ranked(info.Env(), info[1], ranked) : handle_status();
+    if (failed(status)) return rejected(info.Env(), status);
+    auto out = std::make_shared<warm_result>();
+    std::unique_ptr<task> t = new_task([box, ranked, out](task &) { return engine_warm(box->e, ranked, *out); },
+                                       [out](Napi::Env env) { return from_warm_result(env, *out); });
+    t->cancel = [box] { engine_close(box->e); };
+    return task_start(info.Env(), std::move(t), info.Env().Undefined());
+}
+
 Napi::Value tokenize(const Napi::CallbackInfo & info) {
     const box_ptr box = box_of(info);
     std::string text;
@@ -314,6 +326,13 @@ Napi::Value counters(const Napi::CallbackInfo & info) {
     return failed(status) ? thrown(info.Env(), status) : from_counters(info.Env(), out);
 }
 
+Napi::Value get_expert_use(const Napi::CallbackInfo & info) {
+    const box_ptr box = box_of(info);
+    expert_use_counts out;
+    const engine_status status = box ? engine_get_expert_use(box->e, out) : handle_status();
+    return failed(status) ? thrown(info.Env(), status) : from_expert_use(info.Env(), out);
+}
+
 Napi::Value close_engine(const Napi::CallbackInfo & info) {
     const box_ptr box = box_of(info);
     if (!box) return rejected(info.Env(), handle_status());
@@ -342,6 +361,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("shrink", Napi::Function::New(env, shrink, "shrink"));
     exports.Set("spec", Napi::Function::New(env, spec, "spec"));
     exports.Set("dropCache", Napi::Function::New(env, drop_cache, "dropCache"));
+    exports.Set("warm", Napi::Function::New(env, warm, "warm"));
     exports.Set("tokenize", Napi::Function::New(env, tokenize, "tokenize"));
     exports.Set("detokenize", Napi::Function::New(env, detokenize, "detokenize"));
     exports.Set("chatTemplate", Napi::Function::New(env, chat_template, "chatTemplate"));
@@ -351,6 +371,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("evaluate", Napi::Function::New(env, evaluate, "evaluate"));
     exports.Set("fitPrefetch", Napi::Function::New(env, fit_prefetch, "fitPrefetch"));
     exports.Set("counters", Napi::Function::New(env, counters, "counters"));
+    exports.Set("expertUse", Napi::Function::New(env, get_expert_use, "expertUse"));
     exports.Set("close", Napi::Function::New(env, close_engine, "close"));
     return exports;
 }

@@ -159,6 +159,19 @@ engine_status to_capacities(Napi::Env env, const Napi::Value & value, std::vecto
     return r.status;
 }
 
+engine_status to_ranked(Napi::Env env, const Napi::Value & value, std::vector<std::vector<int32_t>> & out) {
+    if (!value.IsArray()) return bad_argument("warm", "", "an array with an Int32Array for each MoE layer");
+    const Napi::Array lists = value.As<Napi::Array>();
+    for (uint32_t i = 0; i < lists.Length(); i++) {
+        const Napi::Value list = lists.Get(i);
+        if (env.IsExceptionPending()) env.GetAndClearPendingException();
+        out.emplace_back();
+        const engine_status status = to_tokens(list.IsEmpty() ? env.Undefined() : list, "warm", out.back());
+        if (status.code != ENGINE_OK) return status;
+    }
+    return {};
+}
+
 engine_spec read_spec(object_reader & r, const char * field) {
     engine_spec spec;
     const Napi::Value v = field_value(r, field);

@@ -299,6 +299,29 @@ Napi::Value from_lru_curve(Napi::Env env, const lru_curve & r) {
     return out;
 }
 
+Napi::Value from_warm_result(Napi::Env env, const warm_result & r) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("done", r.end == WARM_DONE);
+    out.Set("experts", double(r.experts));
+    out.Set("bytes", double(r.bytes));
+    out.Set("failures", double(r.failures));
+    out.Set("lastFailure", r.last_failure);
+    return out;
+}
+
+static Napi::Value from_doubles(Napi::Env env, const std::vector<double> & values) {
+    Napi::Float64Array out = Napi::Float64Array::New(env, values.size());
+    if (!values.empty()) memcpy(out.Data(), values.data(), values.size() * sizeof(double));
+    return out;
+}
+
+Napi::Value from_expert_use(Napi::Env env, const expert_use_counts & c) {
+    const Napi::Object out = Napi::Object::New(env);
+    out.Set("wanted", from_doubles(env, c.wanted));
+    out.Set("chosen", from_doubles(env, c.chosen));
+    return out;
+}
+
 Napi::Value from_counters(Napi::Env env, const engine_counters & c) {
     const Napi::Object out = Napi::Object::New(env);
     out.Set("prefillTokens", double(c.prefill_tokens));
@@ -310,6 +333,7 @@ Napi::Value from_counters(Napi::Env env, const engine_counters & c) {
     out.Set("flashReads", double(c.flash_reads));
     out.Set("missesTotal", double(c.misses_total));
     out.Set("missEventsDropped", double(c.miss_events_dropped));
+    out.Set("warmBytes", double(c.warm_bytes));
     out.Set("resizes", double(c.resizes));
     out.Set("shrinks", double(c.shrinks));
     const Napi::Array buckets = Napi::Array::New(env, READ_TIME_BUCKETS);
@@ -335,6 +359,7 @@ Napi::Value from_counters(Napi::Env env, const engine_counters & c) {
         one.Set("rangeMean", l.range_mean);
         one.Set("resizeEvictions", double(l.resize_evictions));
         one.Set("pressureEvictions", double(l.pressure_evictions));
+        one.Set("warmFills", double(l.warm_fills));
         one.Set("guesses", double(l.guesses));
         one.Set("guessesRight", double(l.guesses_right));
         one.Set("guessable", double(l.guessable));

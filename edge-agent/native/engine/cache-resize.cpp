@@ -33,10 +33,14 @@ void capacity_log_init(capacity_log & log, int32_t room) {
     log.count = log.lost = 0;
 }
 
+void capacity_log_add(capacity_log & log, const capacity_change & change) {
+    if (log.count == log.room) log.lost++;
+    else log.of[log.count++] = change;
+}
+
 static void note(capacity_log & log, const expert_cache & cache, int layer, int capacity) {
     if (capacity == cache.capacity) return;
-    if (log.count == log.room) log.lost++;
-    else log.of[log.count++] = {layer, int32_t(cache.clock), capacity};
+    capacity_log_add(log, {layer, int32_t(cache.clock), capacity});
 }
 
 // Returns how many experts had to leave.

@@ -19,7 +19,7 @@ struct cache_shrink {
 
 enum { NO_LIMIT = INT32_MAX };
 
-// Changes of capacity as they come into force, for a replay of the routes that are recorded beside them. Holds as many as
+// Changes of capacity, and experts admitted by a warm fill, as they come into force, for a replay of the routes that are recorded beside them. Holds as many as
 // there was room for when it was made, since a shrink comes in the middle of a pass, where nothing may allocate.
 struct capacity_log {
     std::unique_ptr<capacity_change[]> of;
@@ -27,6 +27,7 @@ struct capacity_log {
     int32_t lost = 0;  // changes that found no room: a replay is not exact any more
 };
 void capacity_log_init(capacity_log & log, int32_t room);
+void capacity_log_add(capacity_log & log, const capacity_change & change);
 
 // What resizing needs of the engine. `evicted` is scratch for one layer's experts; `log` is null where nothing is recorded.
 struct resizable_cache {

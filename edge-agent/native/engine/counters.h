@@ -17,6 +17,7 @@ template <typename T> struct counter {
 struct layer_tally {
     counter<int64_t> hits, misses, dropped, swaps, prefill_hits, prefill_misses, events;
     counter<int64_t> resize_evictions, pressure_evictions;  // by a spec with less capacity, by engine_shrink
+    counter<int64_t> warm_fills;                            // experts that engine_warm admitted
     counter<double> mass_lost, range_mean;
     counter<int32_t> capacity, resident;
 };
@@ -24,6 +25,7 @@ struct layer_tally {
 struct engine_totals {
     counter<int64_t> prefill_tokens, decode_tokens, prefill_ns, decode_ns, stall_ns;
     counter<int64_t> flash_bytes, flash_reads, misses, events_dropped;
+    counter<int64_t> warm_bytes;        // read by engine_warm; not in flash_bytes
     counter<int64_t> resizes, shrinks;  // specs that changed a capacity, requests to give memory back
 };
 

@@ -117,6 +117,7 @@ void engine_bound_held(engine & e, const engine_spec & spec) {
 
 // Evicts what no longer fits. The caller holds the request slot, or the mutex while no request runs.
 static void bring_into_force(engine & e, const engine_spec & spec) {
+    warm_fill_yield(e.warm);  // it was sized for the room there was
     std::vector<int32_t> before = e.spec.capacities;
     cache_shrink_limit(e.shrink, before);
     if (before != spec.capacities) e.totals.resizes.add(1);
@@ -194,7 +195,9 @@ engine_status engine_get_spec(engine * e, engine_spec & out) {
 }
 
 void engine_serve_shrink(engine & e) {
-    if (e.hook.shrink && cache_shrink_waits(e.shrink)) layer_hook_shrink(e.hook);
+    if (!e.hook.shrink || !cache_shrink_waits(e.shrink)) return;
+    warm_fill_yield(e.warm);
+    layer_hook_shrink(e.hook);
 }
 
 engine_status engine_shrink(engine * e, const std::vector<int32_t> & capacities) {

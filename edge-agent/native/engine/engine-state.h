@@ -8,6 +8,7 @@
 #include "compute-threads.h"
 #include "layer-hook.h"
 #include "model-watch.h"
+#include "warm-fill.h"
 
 #include "llama.h"
 
@@ -33,6 +34,7 @@ struct engine {
     engine_totals totals;
     layer_states layers;                 // the real cache
     cache_shrink shrink;                 // memory asked back of it
+    warm_fill warm;                      // experts read into its room while no request runs
     uint64_t dense_bytes = 0, kv_bytes = 0, compute_bytes = 0;
 
     std::mutex mutex;

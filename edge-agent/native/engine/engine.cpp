@@ -97,6 +97,7 @@ bool engine_cancel(engine * e, const std::string & request_id) {
 }
 
 void engine_empty_cache(engine & e) {
+    warm_fill_yield(e.warm);
     prefetch_drop(e.hook.prefetch);
     expert_memory_clear(e.memory);
     layer_states_reset(e.layers);
@@ -235,6 +236,9 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
     cache_shrink_init(e.shrink, e.layers.count);
     e.hook.shrink = &e.shrink;
     if (e.options.verify) e.hook.checksums = &e.checksums;
+    e.warm.reads = &e.hook.reads;
+    e.warm.info = &info;
+    e.warm.checksums = e.hook.checksums;
     e.spec = e.options.spec;
     engine_bound_held(e, e.spec);
     // One micro-batch misses at most every expert of every layer once.
@@ -332,6 +336,7 @@ engine_status engine_get_counters(engine * e, engine_counters & out) {
     out.flash_reads = t.flash_reads.get();
     out.misses_total = t.misses.get();
     out.miss_events_dropped = t.events_dropped.get();
+    out.warm_bytes = t.warm_bytes.get();
     out.resizes = t.resizes.get();
     out.shrinks = t.shrinks.get();
     for (int i = 0; i < READ_TIME_BUCKETS; i++) {
@@ -350,8 +355,23 @@ engine_status engine_get_counters(engine * e, engine_counters & out) {
         const prefetch_tally & g = p.tallies[size_t(l)];
         out.layers.push_back({e->file.info.moe_layers[size_t(l)], y.capacity.get(), y.resident.get(), y.hits.get(), y.misses.get(),
                               y.swaps.get(), y.prefill_hits.get(), y.prefill_misses.get(), y.events.get(), y.mass_lost.get(),
-                              y.range_mean.get(), y.resize_evictions.get(), y.pressure_evictions.get(), g.guesses.get(), g.right.get(), g.absent.get(), g.asked.get(), g.ready.get(), g.late.get(),
+                              y.range_mean.get(), y.resize_evictions.get(), y.pressure_evictions.get(), y.warm_fills.get(), g.guesses.get(), g.right.get(), g.absent.get(), g.asked.get(), g.ready.get(), g.late.get(),
                               g.wasted_bytes.get()});
+    }
+    return {};
+}
+
+engine_status engine_get_expert_use(engine * e, expert_use_counts & out) {
+    std::lock_guard<std::mutex> lock(e->mutex);
+    if (e->closed) return status_error(ENGINE_CLOSED, "the engine is closed");
+    const size_t experts = size_t(e->file.info.experts);
+    out.wanted.assign(size_t(e->layers.count) * experts, 0);
+    out.chosen = out.wanted;
+    for (int l = 0; l < e->layers.count; l++) {
+        for (size_t i = 0; i < experts; i++) {
+            out.wanted[size_t(l) * experts + i] = double(e->layers[l].use[i].wanted.get());
+            out.chosen[size_t(l) * experts + i] = double(e->layers[l].use[i].chosen.get());
+        }
     }
     return {};
 }

@@ -252,6 +252,7 @@ struct layer_counters {
     int64_t hits, misses, swaps, prefill_hits, prefill_misses, events;
     double mass_lost, range_mean;
     int64_t resize_evictions, pressure_evictions;  // experts that left for a smaller capacity: a spec's, engine_shrink's
+    int64_t warm_fills;              // experts admitted by engine_warm: neither hits nor misses
     // Over decoded tokens for which the layer's misses were guessed: experts guessed, how many of these were missed, all
     // misses; guesses that were likely enough to be read, misses of which all or some had been read ahead, and bytes read
     // ahead in vain.
@@ -261,6 +262,7 @@ struct layer_counters {
 struct engine_counters {
     int64_t prefill_tokens, decode_tokens, prefill_ns, decode_ns, stall_ns;
     int64_t flash_bytes, flash_reads, misses_total, miss_events_dropped;
+    int64_t warm_bytes;        // read by engine_warm; not in flash_bytes
     int64_t resizes, shrinks;  // specs that changed a capacity, calls of engine_shrink
     int64_t read_micros_log2[READ_TIME_BUCKETS];
     bool prefetch_active;            // tokens are decoded with pre-fetch now
@@ -270,8 +272,24 @@ struct engine_counters {
 };
 
 // A layer's capacity became another before the layer's routing event `event`, 0 being its first: by a spec, or under
-// pressure. Whoever no longer fits leaves there and then.
-struct capacity_change { int32_t layer, event, capacity; };
+// pressure. Whoever no longer fits leaves there and then. Or, with `warmed` an expert: a warm fill admitted it there, and the
+// capacity stayed what it was.
+struct capacity_change { int32_t layer, event, capacity, warmed = -1; };
+
+enum warm_end {
+    WARM_DONE = 0,    // every layer is full, or its list is at its end
+    WARM_OVERTAKEN,   // another list has come
+};
+struct warm_result {
+    warm_end end = WARM_DONE;
+    int64_t experts = 0, bytes = 0;  // admitted, read
+    int64_t failures = 0;            // experts that could not be read; they were passed over
+    std::string last_failure;
+};
+
+// MoE layers x experts, over decoded tokens since the engine was opened: how often each expert was among the model's own top-K,
+// whatever bends the router, and how often it was selected.
+struct expert_use_counts { std::vector<double> wanted, chosen; };
 
 // A recorded run: what the routers said of every token (`scores` or `rows`), or only what they chose (`routes`). Scores are
 // token by token, every layer of each, so all layers have as many events; routes are layer by layer. At least one of the
@@ -399,6 +417,10 @@ engine_status engine_get_spec(engine * e, engine_spec & out);
 // BAD_ARGUMENT (length, capacity above experts), CAPACITY (below top_k).
 engine_status engine_shrink(engine * e, const std::vector<int32_t> & capacities);
 engine_status engine_drop_cache(engine * e);
+// Fills the room that the cache has left, one ranked list of experts per MoE layer, best first, while no request runs; returns
+// when it is done, which with requests in between may take long. A request that comes stops it at once, and it goes on
+// after the request. See warm-fill.h. BAD_ARGUMENT, with nothing changed; CLOSED.
+engine_status engine_warm(engine * e, const std::vector<std::vector<int32_t>> & ranked, warm_result & out);
 
 engine_status engine_tokenize(engine * e, const std::string & text, bool add_bos, bool parse_special,
                               std::vector<int32_t> & out);
@@ -426,3 +448,4 @@ engine_status engine_evaluate(engine * e, const evaluate_request & request, cons
 // CAPACITY, CANCELLED, IO.
 engine_status engine_fit_prefetch(engine * e, const fit_request & request, const progress_callback & progress, fit_result & out);
 engine_status engine_get_counters(engine * e, engine_counters & out);
+engine_status engine_get_expert_use(engine * e, expert_use_counts & out);

@@ -219,6 +219,7 @@ engine_status engine_evaluate(engine * e, const evaluate_request & request, cons
     engine_status status = request.begun ? engine_status() : engine_begin(e, EVALUATE_REQUEST_ID);
     if (failed(status)) return status;
     try {
+        warm_fill_yield(e->warm);
         out = evaluate_result();
         status = check_request(*e, request);
         if (!failed(status)) {

@@ -47,6 +47,14 @@ static void push_front(expert_cache & c, int e) {
     c.head = e;
 }
 
+static void push_back(expert_cache & c, int e) {
+    c.older[e] = -1;
+    c.newer[e] = c.tail;
+    if (c.tail >= 0) c.older[c.tail] = e;
+    else c.head = e;
+    c.tail = e;
+}
+
 static double uses_now(const expert_cache & c, int e) {
     return c.half_life > 0 ? c.uses[e] * std::exp2(-double(c.clock - c.used[e]) / c.half_life) : c.uses[e];
 }
@@ -110,6 +118,15 @@ int expert_cache_resize(expert_cache & c, int capacity, int32_t * evicted) {
     int n = 0;
     while (c.size > capacity) evicted[n++] = evict_one(c);
     return n;
+}
+
+bool expert_cache_warm(expert_cache & c, int expert) {
+    if (c.resident[expert] || c.size >= c.capacity) return false;
+    push_back(c, expert);
+    c.resident[expert] = 1;
+    c.admitted[expert] = c.clock;
+    c.size++;
+    return true;
 }
 
 void expert_cache_forget(expert_cache & c, int expert) {

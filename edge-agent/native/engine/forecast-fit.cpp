@@ -299,6 +299,7 @@ engine_status engine_fit_prefetch(engine * e, const fit_request & request, const
     engine_status status = request.begun ? engine_status() : engine_begin(e, EVALUATE_REQUEST_ID);
     if (failed(status)) return status;
     try {
+        warm_fill_yield(e->warm);
         out = fit_result();
         status = check_request(*e, request);
         if (!failed(status)) {

@@ -161,6 +161,7 @@ engine_status engine_generate(engine * e, const generate_request & request, cons
     try {
         out = generate_result();
         out.prompt_tokens = int64_t(request.prompt.size());
+        warm_fill_yield(e->warm);
         status = check_request(*e, request);
         if (!failed(status)) {
             const model_info & info = e->file.info;

@@ -101,6 +101,8 @@ static bool is_biased(const layer_hook & hook) { return hook.pass == PASS_ROUTED
 // displaced. Returns how many experts the token uses.
 static int route_row(layer_hook & hook, int layer, const reuse_scores & scores, int32_t * ids, int top_k) {
     layer_state & state = (*hook.layers)[layer];
+    const bool counted = hook.pass == PASS_ROUTED;
+    for (int i = 0; i < top_k && counted; i++) state.use[size_t(ids[i])].wanted.add(1);
     int32_t missed[ROUTE_MAX_K], evicted[ROUTE_MAX_K];
     cache_event event{0, 0, 0, missed, evicted};
     const route_policy * policy = is_biased(hook) ? &hook.policies[size_t(layer)] : nullptr;
@@ -110,7 +112,8 @@ static int route_row(layer_hook & hook, int layer, const reuse_scores & scores, 
         if (!hook.needed[size_t(missed[i])]) hook.victim[size_t(missed[i])] = i < event.evictions ? evicted[i] : -1;
     }
     for (int i = 0; i < routed.kept; i++) hook.needed[size_t(ids[i])] = 1;
-    if (hook.pass == PASS_ROUTED) {
+    for (int i = 0; i < routed.kept && counted; i++) state.use[size_t(ids[i])].chosen.add(1);
+    if (counted) {
         hook.outcome.hits += event.hits;
         hook.outcome.misses += event.misses;
         hook.outcome.dropped += top_k - routed.kept;

@@ -8,6 +8,7 @@ void layer_states_init(layer_states & states, int experts, const engine_spec & s
         expert_cache_init(cache, experts, spec.capacities[size_t(i)]);
         expert_cache_evict_by(cache, spec.eviction, spec.eviction_half_life);
         states[i].tally.capacity.set(cache.capacity);
+        states[i].use.reset(new expert_use[size_t(experts)]);
     }
 }
 

@@ -9,10 +9,14 @@
 
 #include <memory>
 
+// Of one expert, over decoded tokens: how often it was among the model's own top-K, and how often it was selected.
+struct expert_use { counter<int64_t> wanted, chosen; };
+
 struct layer_state {
     expert_cache cache;
     range_mean range;
     layer_tally tally;
+    std::unique_ptr<expert_use[]> use;  // per expert
 };
 
 // Fixed length, since tallies are atomics and do not move.

@@ -83,7 +83,8 @@ struct change_cursor {
         for (; next < all.size(); next++) {
             if (all[next].layer != layer) continue;
             if (all[next].event > event) return;
-            expert_cache_resize(cache, all[next].capacity, evicted.data());
+            if (all[next].warmed >= 0) expert_cache_warm(cache, all[next].warmed);
+            else expert_cache_resize(cache, all[next].capacity, evicted.data());
         }
     }
 };

@@ -79,7 +79,11 @@ engine_status check_changes(const route_trace & t) {
                                 i, c.event, c.layer, latest[size_t(c.layer)], t.layer_events[size_t(c.layer)]);
         }
         latest[size_t(c.layer)] = c.event;
-        if (c.capacity >= t.top_k) continue;
+        if (c.warmed >= t.experts) {
+            return status_error(ENGINE_BAD_ARGUMENT, "changes: entry %zu admits expert %d; expected 0 to %d, or -1 where it changes a capacity", i,
+                                c.warmed, t.experts - 1);
+        }
+        if (c.warmed >= 0 || c.capacity >= t.top_k) continue;
         return status_error(ENGINE_CAPACITY, "changes: capacity %d of entry %zu is below the %d experts one token needs; use %d or more", c.capacity, i,
                             t.top_k, t.top_k);
     }

@@ -3,9 +3,9 @@ import { CounterSum } from './counter-sum';
 
 function counters(n: number, layers = [0, 1]): EngineCounters {
   return {
-    prefillTokens: n, decodeTokens: n, prefillNs: n, decodeNs: n, stallNs: n, flashBytes: n, flashReads: n, missesTotal: n, missEventsDropped: n, resizes: n, shrinks: n,
+    prefillTokens: n, decodeTokens: n, prefillNs: n, decodeNs: n, stallNs: n, flashBytes: n, flashReads: n, missesTotal: n, missEventsDropped: n, resizes: n, shrinks: n, warmBytes: n,
     readMicrosLog2: [n, 0, n], prefetchActive: false, prefetchFitted: false, prefetchGain: 0,
-    layers: layers.map((layer) => ({ layer, capacity: n, resident: n, hits: n, misses: n, swaps: n, prefillHits: n, prefillMisses: n, massLost: n / 2, events: n, rangeMean: n, resizeEvictions: n, pressureEvictions: n, guesses: n, guessesRight: n, guessable: n, prefetchAsked: n, prefetchReady: n, prefetchLate: n, prefetchWastedBytes: n })),
+    layers: layers.map((layer) => ({ layer, capacity: n, resident: n, hits: n, misses: n, swaps: n, prefillHits: n, prefillMisses: n, massLost: n / 2, events: n, rangeMean: n, resizeEvictions: n, pressureEvictions: n, warmFills: n, guesses: n, guessesRight: n, guessable: n, prefetchAsked: n, prefetchReady: n, prefetchLate: n, prefetchWastedBytes: n })),
   };
 }
 
@@ -18,7 +18,7 @@ test('figures never fall within a boot, whatever starts and ends', () => {
   expect(sum.read(2, counters(0)).decodeTokens).toBe(8);
   const total = sum.read(2, counters(3));
   expect(total).toMatchObject({ decodeTokens: 11, flashBytes: 11, missesTotal: 11, readMicrosLog2: [11, 0, 11] });
-  expect(total.layers[1]).toEqual({ layer: 1, capacity: 3, resident: 3, hits: 11, misses: 11, swaps: 11, prefillHits: 11, prefillMisses: 11, massLost: 5.5, events: 11, rangeMean: 3, resizeEvictions: 11, pressureEvictions: 11, guesses: 11, guessesRight: 11, guessable: 11, prefetchAsked: 11, prefetchReady: 11, prefetchLate: 11, prefetchWastedBytes: 11 });
+  expect(total.layers[1]).toEqual({ layer: 1, capacity: 3, resident: 3, hits: 11, misses: 11, swaps: 11, prefillHits: 11, prefillMisses: 11, massLost: 5.5, events: 11, rangeMean: 3, resizeEvictions: 11, pressureEvictions: 11, warmFills: 11, guesses: 11, guessesRight: 11, guessable: 11, prefetchAsked: 11, prefetchReady: 11, prefetchLate: 11, prefetchWastedBytes: 11 });
   expect(sum.read(3, counters(1)).decodeTokens).toBe(12);
 });
 

@@ -7,16 +7,16 @@ import type { EngineCounters } from '../native';
 
 type Layer = EngineCounters['layers'][number];
 /** All of a layer but its place and its gauges. */
-const SUMMED = ['hits', 'misses', 'swaps', 'prefillHits', 'prefillMisses', 'massLost', 'events', 'resizeEvictions', 'pressureEvictions',
+const SUMMED = ['hits', 'misses', 'swaps', 'prefillHits', 'prefillMisses', 'massLost', 'events', 'resizeEvictions', 'pressureEvictions', 'warmFills',
   'guesses', 'guessesRight', 'guessable', 'prefetchAsked', 'prefetchReady', 'prefetchLate', 'prefetchWastedBytes'] as const;
 const SCALARS = [
   'prefillTokens', 'decodeTokens', 'prefillNs', 'decodeNs', 'stallNs', 'flashBytes', 'flashReads', 'missesTotal', 'missEventsDropped',
-  'resizes', 'shrinks',
+  'resizes', 'shrinks', 'warmBytes',
 ] as const;
 
 const ZERO: EngineCounters = {
   prefillTokens: 0, decodeTokens: 0, prefillNs: 0, decodeNs: 0, stallNs: 0, flashBytes: 0, flashReads: 0,
-  missesTotal: 0, missEventsDropped: 0, resizes: 0, shrinks: 0, readMicrosLog2: [], prefetchActive: false, prefetchFitted: false, prefetchGain: 0, layers: [],
+  missesTotal: 0, missEventsDropped: 0, resizes: 0, shrinks: 0, warmBytes: 0, readMicrosLog2: [], prefetchActive: false, prefetchFitted: false, prefetchGain: 0, layers: [],
 };
 
 /** `a + b`; a layer's capacity, resident and rangeMean are those of `b` where it has the layer. */

@@ -3,8 +3,9 @@
  * AbortSignals into cancellations. It holds no policy.
  */
 import {
-  type EngineAddon, type EngineCounters, type EngineHandle, type EngineMemory, type EvalRequest, type FitRequest, type FitResult, type EvalResult, type GenerateRequest,
+  type EngineAddon, type EngineCounters, type EngineHandle, type EngineMemory, type EvalRequest, type ExpertUse, type FitRequest, type FitResult, type EvalResult, type GenerateRequest,
   type GenerateResult, loadAddon, type ModelInfo, type OpenOptions, type LruCurveLayer, type ReplayedLayer, type ReplayRequest, type RouteTrace, type RoutingSpec, type Step,
+  type WarmResult,
 } from '../native';
 import { EngineCancelledError, toEngineError } from './engine-error';
 
@@ -38,12 +39,15 @@ export class Engine {
   info(): ModelInfo { return typed(() => this.addon.info(this.handle)); }
   memory(): EngineMemory { return typed(() => this.addon.memory(this.handle)); }
   spec(): Required<RoutingSpec> { return typed(() => this.addon.spec(this.handle)); }
+  expertUse(): ExpertUse { return typed(() => this.addon.expertUse(this.handle)); }
   counters(): EngineCounters { return typed(() => this.addon.counters(this.handle)); }
 
   /** Resolves when the spec is in force: at the next token boundary of a running request, at once when idle. */
   apply(spec: RoutingSpec): Promise<void> { return typedAsync(() => this.addon.apply(this.handle, spec)); }
   /** Gives memory back at the next layer; holds until the next spec is applied. */
   shrink(capacities: number[]): Promise<void> { return typedAsync(() => this.addon.shrink(this.handle, capacities)); }
+  /** Fills the room that the cache has left while no request runs; per MoE layer, best first. */
+  warm(ranked: Int32Array[]): Promise<WarmResult> { return typedAsync(() => this.addon.warm(this.handle, ranked)); }
   dropCache(): Promise<void> { return typedAsync(() => this.addon.dropCache(this.handle)); }
 
   tokenize(text: string, addBos: boolean, parseSpecial: boolean): Int32Array {

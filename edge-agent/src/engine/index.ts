@@ -10,6 +10,6 @@ export { modelHash } from './model-hash';
 export { dequantise, MOST_WINDOW_ROW_BYTES, packScores, quantise, unpackWindow, WindowFormatError, type WindowRows } from './router-window';
 export { benchToolPath, EVAL_STEP, EVAL_STEP_FIELDS, MISS_EVENT, MISS_EVENT_FIELDS, PREFETCH } from '../native';
 export type {
-  CheckResult, EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, Eviction, FitRequest, FitResult, GenerateRequest, GenerateResult, LayerResult, LruCurveLayer, ModelInfo, Prefetch,
-  OpenOptions, QuantizeOptions, ReplayedLayer, ReplayRequest, RouteTrace, Routing, RoutingSpec, Step, TensorPlace, WhatIf, WidenOptions, WindowResult, WriteResult,
+  CheckResult, EngineCounters, EngineErrorCode, EngineMemory, EvalRequest, EvalResult, Eviction, ExpertUse, FitRequest, FitResult, GenerateRequest, GenerateResult, LayerResult, LruCurveLayer, ModelInfo, Prefetch,
+  OpenOptions, QuantizeOptions, ReplayedLayer, ReplayRequest, RouteTrace, Routing, RoutingSpec, Step, TensorPlace, WarmResult, WhatIf, WidenOptions, WindowResult, WriteResult,
 } from '../native';

@@ -7,7 +7,7 @@
 import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
 import { type EngineHost, type HostState, HostUnavailableError, type LoadedModel } from '../engine-host';
 import type {
-  EngineCounters, EngineMemory, EvalRequest, EvalResult, GenerateRequest, GenerateResult, OpenOptions, RoutingSpec, Step,
+  EngineCounters, EngineMemory, EvalRequest, EvalResult, ExpertUse, GenerateRequest, GenerateResult, OpenOptions, RoutingSpec, Step, WarmResult,
 } from '../native';
 import { describeEnd, type ProcessEnd } from './crash-report';
 import type { CallName, HostCalls } from './host-protocol';
@@ -130,6 +130,10 @@ export class EngineHostClient implements EngineHost, Service {
   shrink(capacities: number[]): Promise<void> {
     return this.ready('shrink', { capacities }).then(() => {});
   }
+  /** Resolves when the cache has been filled, or another list has come. */
+  warm(ranked: Int32Array[]): Promise<WarmResult> {
+    return this.ready('warm', { ranked });
+  }
   dropCache(): Promise<void> {
     return this.ready('dropCache', {}).then(() => {});
   }
@@ -153,6 +157,9 @@ export class EngineHostClient implements EngineHost, Service {
   }
   counters(): Promise<EngineCounters | null> {
     return this.ready('counters', {}).catch(nullIfUnavailable);
+  }
+  expertUse(): Promise<ExpertUse | null> {
+    return this.ready('expertUse', {}).catch(nullIfUnavailable);
   }
   memory(): Promise<EngineMemory | null> {
     return this.ready('memory', {}).catch(nullIfUnavailable);

@@ -39,6 +39,7 @@ async function answer(request: Exclude<HostRequest, { t: 'cancel' | 'close' }>):
       return null;
     case 'apply': return (await addon.apply(opened(), request.spec), null);
     case 'shrink': return (await addon.shrink(opened(), request.capacities), null);
+    case 'warm': return addon.warm(opened(), request.ranked);
     case 'dropCache': return (await addon.dropCache(opened()), null);
     case 'tokenize': return addon.tokenize(opened(), request.text, request.addBos, request.parseSpecial);
     case 'applyChatTemplate': return addon.applyChatTemplate(opened(), request.messages);
@@ -48,6 +49,7 @@ async function answer(request: Exclude<HostRequest, { t: 'cancel' | 'close' }>):
     case 'evaluate':
       running.set(request.id, EVALUATE_REQUEST_ID);
       return addon.evaluate(opened(), request.request, (done, total) => reply({ t: 'progress', id: request.id, done, total }));
+    case 'expertUse': return addon.expertUse(opened());
     case 'counters': return addon.counters(opened());
     case 'memory': return addon.memory(opened());
   }

@@ -5,7 +5,7 @@
  * answers, and closing ends the process.
  */
 import type {
-  EngineCounters, EngineMemory, EvalRequest, EvalResult, GenerateRequest, GenerateResult, ModelInfo, OpenOptions, RoutingSpec, Step,
+  EngineCounters, EngineMemory, EvalRequest, EvalResult, ExpertUse, GenerateRequest, GenerateResult, ModelInfo, OpenOptions, RoutingSpec, Step, WarmResult,
 } from '../native';
 
 /** Every call with its arguments and its answer. */
@@ -15,11 +15,13 @@ export interface HostCalls {
   open: { args: { options: OpenOptions }; result: null };
   apply: { args: { spec: RoutingSpec }; result: null };
   shrink: { args: { capacities: number[] }; result: null };
+  warm: { args: { ranked: Int32Array[] }; result: WarmResult };
   dropCache: { args: Record<never, never>; result: null };
   tokenize: { args: { text: string; addBos: boolean; parseSpecial: boolean }; result: Int32Array };
   applyChatTemplate: { args: { messages: { role: string; content: string }[] }; result: string };
   generate: { args: { request: GenerateRequest }; result: GenerateResult };
   evaluate: { args: { request: EvalRequest }; result: EvalResult };
+  expertUse: { args: Record<never, never>; result: ExpertUse };
   counters: { args: Record<never, never>; result: EngineCounters };
   memory: { args: Record<never, never>; result: EngineMemory };
 }

@@ -83,7 +83,7 @@ export class AgentMetrics {
   }
 
   private addEngine(): void {
-    const sum = (counters: EngineCounters, field: 'hits' | 'misses' | 'swaps' | 'prefillHits' | 'prefillMisses' | 'resizeEvictions' | 'pressureEvictions') =>
+    const sum = (counters: EngineCounters, field: 'hits' | 'misses' | 'swaps' | 'prefillHits' | 'prefillMisses' | 'resizeEvictions' | 'pressureEvictions' | 'warmFills') =>
       counters.layers.reduce((total, layer) => total + layer[field], 0);
     this.engineTotal('hits', 'Selected experts that were resident.', { prefill: (c) => sum(c, 'prefillHits'), decode: (c) => sum(c, 'hits') });
     this.engineTotal('misses', 'Selected experts that were not resident.', { prefill: (c) => sum(c, 'prefillMisses'), decode: (c) => sum(c, 'misses') });
@@ -91,6 +91,8 @@ export class AgentMetrics {
     this.engineTotal('seconds', 'Time spent.', { prefill: (c) => c.prefillNs / 1e9, decode: (c) => c.decodeNs / 1e9 });
     this.engineTotal('swaps', 'Selected experts outside the unbiased top-K.', { decode: (c) => sum(c, 'swaps') });
     this.engineTotal('capacity_evictions', 'Experts that left for a smaller capacity: a spec\'s, or one that memory pressure asked for.', { spec: (c) => sum(c, 'resizeEvictions'), pressure: (c) => sum(c, 'pressureEvictions') }, 'reason');
+    this.engineTotal('warm_fills', 'Experts that a warm list has brought into the cache; neither hits nor misses.', { all: (c) => sum(c, 'warmFills') });
+    this.engineTotal('warm_bytes', 'Expert bytes read for a warm list; not in flash_bytes.', { all: (c) => c.warmBytes });
     this.engineTotal('flash_bytes', 'Expert bytes read from flash.', { all: (c) => c.flashBytes });
     this.engineTotal('flash_reads', 'Positioned reads of flash.', { all: (c) => c.flashReads });
     this.engineTotal('stall_seconds', 'Time the compute thread stood still for reads.', { all: (c) => c.stallNs / 1e9 });
