@@ -31,6 +31,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--jaeger-url <url>', env: 'MOEFLEET_JAEGER_URL', description: 'base address of Jaeger, for links to traces, e.g. http://127.0.0.1:16686' },
   { flags: '--learn-every <seconds>', env: 'MOEFLEET_LEARN_EVERY', description: 'seconds between learner jobs; 0: only when asked', fallback: '10' },
   { flags: '--telemetry-interval <ms>', env: 'MOEFLEET_TELEMETRY_INTERVAL_MS', description: 'milliseconds between a device\'s telemetry frames', fallback: '1000' },
+  { flags: '--expert-use-interval <seconds>', env: 'MOEFLEET_EXPERT_USE_INTERVAL', description: 'seconds between a device\'s reports of which experts it uses, from which new devices\' caches are filled; 0: neither reports nor warm lists', fallback: '300' },
   { flags: '--frames-per-second <n>', env: 'MOEFLEET_FRAMES_PER_SECOND', description: 'telemetry frames per second this coordinator holds to, by stretching the interval as devices join', fallback: '2000' },
   { flags: '--hellos-per-second <n>', env: 'MOEFLEET_HELLOS_PER_SECOND', description: 'devices let in per second; the rest waits or is told when to come again', fallback: '400' },
   { flags: '--connections-per-second <n>', env: 'MOEFLEET_CONNECTIONS_PER_SECOND', description: 'connections of agents per second whose TLS handshake is begun, and how many may be under way; the rest waits or is reset', fallback: '400' },
@@ -65,6 +66,8 @@ export interface CoordinatorConfig {
   readonly learnEveryMs: number;
   /** at least; more where that many devices would send more than framesPerSecond */
   readonly telemetryIntervalMs: number;
+  /** 0: warm lists are off */
+  readonly expertUseIntervalMs: number;
   readonly framesPerSecond: number;
   readonly hellosPerSecond: number;
   readonly connectionsPerSecond: number;
@@ -110,6 +113,7 @@ export function readConfig(values: Env): CoordinatorConfig {
     jaegerUrl: values['MOEFLEET_JAEGER_URL'] ? readUrl('MOEFLEET_JAEGER_URL', values['MOEFLEET_JAEGER_URL'], ['http:', 'https:']).replace(/\/+$/, '') : '',
     learnEveryMs: Math.round(1000 * readNumber('MOEFLEET_LEARN_EVERY', values['MOEFLEET_LEARN_EVERY'], 10, 0, 86_400)),
     telemetryIntervalMs: readInteger('MOEFLEET_TELEMETRY_INTERVAL_MS', values['MOEFLEET_TELEMETRY_INTERVAL_MS'], 1000, 50, 3_600_000),
+    expertUseIntervalMs: Math.round(1000 * readNumber('MOEFLEET_EXPERT_USE_INTERVAL', values['MOEFLEET_EXPERT_USE_INTERVAL'], 300, 0, 86_400)),
     framesPerSecond: readInteger('MOEFLEET_FRAMES_PER_SECOND', values['MOEFLEET_FRAMES_PER_SECOND'], 2000, 1, 1_000_000),
     hellosPerSecond: readInteger('MOEFLEET_HELLOS_PER_SECOND', values['MOEFLEET_HELLOS_PER_SECOND'], 400, 1, 100_000),
     connectionsPerSecond: readInteger('MOEFLEET_CONNECTIONS_PER_SECOND', values['MOEFLEET_CONNECTIONS_PER_SECOND'], 400, 1, 100_000),

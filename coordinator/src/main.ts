@@ -20,6 +20,7 @@ import { PinExpiry } from './rollout/pin-expiry';
 import { RolloutEngine } from './rollout/rollout-engine';
 import { StagedRollouts } from './rollout/staged-rollouts';
 import { SessionDirectory } from './sessions/session-directory';
+import { WarmExchange } from './warm/warm-exchange';
 
 export { type CoordinatorConfig, readConfig, SETTINGS } from './config';
 export { initFleet, type NewFleet } from './identity/init-fleet';
@@ -59,7 +60,8 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const enrolment = certificate && new Enrolment({ registry, ca: () => certificate.ca, now, lifeMs: config.certificateLifeMs, graceMs: config.reenrolGraceMs, log });
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
-  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, metrics, log },
+  const warm = new WarmExchange(registry.warm, { intervalMs: config.expertUseIntervalMs }, metrics, log);
+  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, warm, metrics, log },
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
       credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment });
   const operator = new OperatorServer(config.operator,

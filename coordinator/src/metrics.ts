@@ -15,6 +15,8 @@ export class Metrics {
   readonly streamsEnded = this.counter('streams_ended_total', 'Agent streams that have ended, by gRPC status', ['code']);
   readonly telemetryFrames = this.counter('telemetry_frames_total', 'Telemetry frames: counted, replaced by a newer one before that, duplicate, refused because counters fell, damaged where a key holds something else, or shed', ['outcome']);
   readonly routerWindows = this.counter('router_windows_total', 'Windows of router logits: stored, or shed because Redis was away or slow', ['outcome']);
+  readonly expertUse = this.counter('expert_use_reports_total', 'Reports of which experts devices use: counted, duplicate, too_soon, refused because they cannot be true, or shed because Redis was away', ['outcome']);
+  readonly warmListsSent = this.counter('warm_lists_sent_total', 'Warm lists sent to agents', []);
   readonly telemetryGaps = this.counter('telemetry_gaps_total', 'Gaps found in the sequence of telemetry frames', []);
   readonly desiredSent = this.counter('desired_sent_total', 'Desired specs sent to agents', []);
   readonly acknowledged = this.histogram('desired_acknowledged_seconds', 'From sending a desired spec to the device saying APPLIED or FAILED', [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]);
@@ -35,6 +37,7 @@ export class Metrics {
     new Gauge({ name: `${PREFIX}build_info`, help: 'Version of this coordinator; always 1', labelNames: ['version'], registers: this.registers }).set({ version: VERSION }, 1);
     for (const outcome of ['admitted', 'refused', 'silent']) this.connections.inc({ outcome }, 0);
     for (const outcome of ['counted', 'replaced', 'duplicate', 'refused', 'damaged', 'shed']) this.telemetryFrames.inc({ outcome }, 0);
+    for (const outcome of ['counted', 'duplicate', 'too_soon', 'refused', 'shed']) this.expertUse.inc({ outcome }, 0);
     for (const outcome of ['stored', 'shed']) this.routerWindows.inc({ outcome }, 0);
     for (const state of ['done', 'incomplete', 'abandoned']) this.rolloutsEnded.inc({ state }, 0);
   }

@@ -12,6 +12,7 @@ export * from './gen/moefleet/v1/learner';
 export * from './gen/moefleet/v1/operator';
 export * from './gen/moefleet/v1/rollout';
 export * from './gen/moefleet/v1/telemetry';
+export * from './gen/moefleet/v1/warm';
 
 export { bearerInterceptor } from './bearer';
 

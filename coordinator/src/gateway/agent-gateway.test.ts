@@ -60,7 +60,7 @@ function helloBytes(id: string): Buffer {
 
 test('welcomes an agent, keeps what it says, and marks it offline when it leaves', async () => {
   const agent = await join({ id: 'd', labels: { class: 'phone' } });
-  expect(agent.welcome).toEqual({ coordinatorId: 'coordinator-a', protocolVersion: 1, telemetryIntervalMs: 1000 });
+  expect(agent.welcome).toEqual({ coordinatorId: 'coordinator-a', protocolVersion: 1, telemetryIntervalMs: 1000, expertUseIntervalMs: 300_000 });
   await until('its info is kept', async () => (await read('d')).info, 5000, 5);
   expect(await read('d')).toMatchObject({ lease: { hostname: 'host-d' }, info: { labels: { class: 'phone' } } });
   await agent.leave();

@@ -129,6 +129,7 @@ export class AgentGateway implements Service {
     for (const stream of streams) stream.fail(new StoppingError(Math.round(LEAST_AWAY_MS + Math.random() * spreadMs)));
     this.admission.close();
     await Promise.all([...streams.map((stream) => stream.done), this.listener.close(), this.deps.telemetry.drain()]);
+    await this.deps.warm.drain();
   }
 
   private keepPace(): void {

@@ -6,6 +6,7 @@ import { RedisLink } from '../registry/redis-link';
 import { Registry } from '../registry/registry';
 import { testInfo } from '../testing/test-agent';
 import { randomPrefix } from '../testing/test-coordinator';
+import { WarmExchange } from '../warm/warm-exchange';
 import { AgentSession } from './agent-session';
 import { Outbox } from './outbox';
 import { TelemetryBatch } from './telemetry-batch';
@@ -31,7 +32,8 @@ test('a session that has left does not take its lease again when its turn to pro
   const hello = Hello.fromPartial({ deviceId: 'd', installId: 'install', bootId: 'boot', info: testInfo({ id: 'd' }) });
   const metrics = new Metrics();
   const telemetry = new TelemetryBatch({ up: false, count: async () => [] }, metrics, log);
-  const session = new AgentSession(hello, answer.lease, outbox, { registry, alignDevice: async () => {}, telemetry, metrics, log }, () => {});
+  const warm = new WarmExchange(registry.warm, { intervalMs: 0 }, metrics, log);
+  const session = new AgentSession(hello, answer.lease, outbox, { registry, alignDevice: async () => {}, telemetry, warm, metrics, log }, () => {});
 
   await session.tick();
   expect((await registry.devices.read('d'))?.lease).not.toBeNull();

@@ -3,7 +3,7 @@
  * the device says to the registry, reads what it shall run, and sends that if it differs. What could not be written
  * while Redis was away is kept here (the newest of each) and written when it is back, so an outage loses nothing.
  */
-import { type ConnectRequest, type DeviceInfo, type Hello, type Measure, type MeasureResult, type Reported, SpecState, type TaskProgress, type TelemetryFrame } from '@moefleet/proto';
+import { type ConnectRequest, type DeviceInfo, type ExpertUse, type Hello, type Measure, type MeasureResult, type Reported, SpecState, type TaskProgress, type TelemetryFrame } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { DeviceRefusedError, InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
@@ -13,17 +13,20 @@ import type { Lease } from '../registry/device-store';
 import type { Registry } from '../registry/registry';
 import type { DeviceSession } from '../sessions/session-directory';
 import { decideDesired, type KnownDesired, type SentDesired } from './desired-decision';
-import { checkInfo, checkReported, checkTelemetry, checkWindow } from './message-check';
+import { checkExpertUse, checkInfo, checkReported, checkTelemetry, checkWindow } from './message-check';
 import type { Outbox } from './outbox';
 import { TaskBoard } from './task-board';
 import type { TelemetryBatch } from './telemetry-batch';
 import { TelemetryIntake } from './telemetry-intake';
+import type { WarmExchange } from '../warm/warm-exchange';
+import { WarmPost } from './warm-post';
 
 export interface SessionDeps {
   registry: Registry;
   /** Brings desired in line with the pins and the learner's value. */
   alignDevice(deviceId: string): Promise<void>;
   telemetry: TelemetryBatch;
+  warm: WarmExchange;
   metrics: Metrics;
   log: Logger;
 }
@@ -40,6 +43,7 @@ export class AgentSession implements DeviceSession {
   private readonly log: Logger;
   private readonly tasks: TaskBoard;
   private readonly telemetry: TelemetryIntake;
+  private readonly warm: WarmPost;
   private info: DeviceInfo | undefined;
   private reported: Reported | undefined;
   private readonly pending: Pending = { info: true, reported: true, align: true };
@@ -64,6 +68,7 @@ export class AgentSession implements DeviceSession {
     this.info = hello.info;
     this.reported = hello.reported;
     this.tasks = new TaskBoard(this.deviceId, outbox);
+    this.warm = new WarmPost(deps.warm, outbox, deps.metrics);
     const { devices } = deps.registry;
     this.telemetry = new TelemetryIntake(
       { takeFrame: (frame) => this.countFrame(frame), storeWindow: (window) => devices.pushWindow(this.deviceId, window) },
@@ -86,6 +91,7 @@ export class AgentSession implements DeviceSession {
       case 'reported': checkReported(body.value); this.takeReported(body.value); break;
       case 'telemetry': checkTelemetry(body.value); this.telemetry.takeFrame(body.value); break;
       case 'routerWindow': checkWindow(body.value); this.telemetry.takeWindow(body.value); break;
+      case 'expertUse': checkExpertUse(body.value); void this.takeExpertUse(body.value); break;
       case 'taskUpdate': this.tasks.update(body.value); break;
     }
   }
@@ -171,8 +177,14 @@ export class AgentSession implements DeviceSession {
   private shed(body: NonNullable<ConnectRequest['body']>): boolean {
     if (body.$case === 'telemetry') this.deps.telemetry.noteShed();
     else if (body.$case === 'routerWindow') this.deps.metrics.routerWindows.inc({ outcome: 'shed' });
+    else if (body.$case === 'expertUse') this.deps.metrics.expertUse.inc({ outcome: 'shed' });
     else return false;
     return true;
+  }
+
+  private async takeExpertUse(use: ExpertUse): Promise<void> {
+    await this.warm.takeUse({ deviceId: this.deviceId, bootId: this.lease.request.bootId }, this.info, use);
+    if (!this.closed) await this.warm.offer(this.info);
   }
 
   private countFrame(frame: TelemetryFrame): void {
@@ -232,6 +244,7 @@ export class AgentSession implements DeviceSession {
       desired = await this.alignAndRead();
     }
     this.seenGeneration = generationOf(desired);
+    void this.warm.offer(this.info);
     this.known = desired.t === 'set' ? { t: 'set', generation: desired.generation, hash: desired.hash } : null;
     await this.act(desired);
   }

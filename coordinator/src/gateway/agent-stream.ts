@@ -78,7 +78,7 @@ export class AgentStream {
     try {
       if (incoming.t === 'malformed') throw new InvalidRequestError('message', incoming.reason, 'a ConnectRequest');
       const { body } = incoming.message;
-      if (!body) throw new InvalidRequestError('message.body', 'nothing', 'one of hello, info, reported, telemetry, router_window, task_update');
+      if (!body) throw new InvalidRequestError('message.body', 'nothing', 'one of hello, info, reported, telemetry, router_window, task_update, expert_use');
       const within = this.budget.take(incoming.bytes);
       if (this.state.t === 'open') this.state.session.receive(body, within);
       else if (body.$case === 'hello' && this.state.t === 'awaiting hello') this.join(body.value);
@@ -118,6 +118,7 @@ export class AgentStream {
     if (answer.replaced && !previous) events.emit({ kind: 'taken', deviceId });
     this.outbox.post({ $case: 'welcome', value: {
       coordinatorId: this.options.coordinatorId, protocolVersion: PROTOCOL_VERSION, telemetryIntervalMs: this.options.telemetryIntervalMs(),
+      expertUseIntervalMs: this.deps.warm.intervalMs,
     } });
     session.wake();
     this.call.resume();

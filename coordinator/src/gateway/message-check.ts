@@ -1,11 +1,12 @@
 /** Checks what an agent sends before anything is kept. Throws InvalidRequestError naming the field and its value. */
-import { ConnectRequest, type DeviceInfo, type Hello, MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, type Reported, type RouterWindow, SpecState, type TelemetryFrame } from '@moefleet/proto';
+import { ConnectRequest, type DeviceInfo, type ExpertUse, type Hello, MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, type Reported, type RouterWindow, SpecState, type TelemetryFrame } from '@moefleet/proto';
 import { InvalidRequestError } from '../errors';
 import { checkId, checkReportedLabels } from '../names';
 import { MAX_GENERATION } from '../registry/device-record';
 
 /** Far above any model's; keeps one message from becoming a burden for every reader. */
 const MOST_LAYERS = 4096;
+const MOST_EXPERTS = 65_536;
 const MOST_TEXT = 4096;
 const MOST_ADJUSTMENTS = 256;
 
@@ -72,6 +73,13 @@ export function checkTelemetry(frame: TelemetryFrame): void {
     }
   }
   checkLength('telemetry.last_trace.trace_ids', frame.lastTrace?.traceIds.length ?? 0, 4096);
+}
+
+/** What it says is checked where it is counted; here only that it is no burden. */
+export function checkExpertUse(use: ExpertUse): void {
+  checkLength('expert_use.layers', use.layers.length, MOST_LAYERS);
+  for (const [layer, { wanted, chosen }] of use.layers.entries()) checkLength(`expert_use.layers[${layer}]`, Math.max(wanted.length, chosen.length), MOST_EXPERTS);
+  if (use.sequence > MAX_GENERATION) throw new InvalidRequestError('expert_use.sequence', use.sequence, `a number up to ${MAX_GENERATION}`);
 }
 
 export function checkWindow(window: RouterWindow): void {

@@ -24,7 +24,7 @@ test('a peer that does not read holds one message in the stream and the newest d
 
 test('welcome comes first, tasks keep their order, a request for the full state is made once', () => {
   const { outbox, messages, read } = slowPeer();
-  outbox.post({ $case: 'welcome', value: { coordinatorId: 'c', protocolVersion: 1, telemetryIntervalMs: 1000 } });
+  outbox.post({ $case: 'welcome', value: { coordinatorId: 'c', protocolVersion: 1, telemetryIntervalMs: 1000, expertUseIntervalMs: 0 } });
   outbox.postReportFullState();
   outbox.postReportFullState();
   outbox.postDesired(desired(1n));

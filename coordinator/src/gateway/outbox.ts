@@ -3,7 +3,7 @@
  * that still waits; tasks are few (the session sees to it). So a device that reads slowly or not at all holds a few
  * messages here and no more.
  */
-import type { ConnectResponse, Desired, Pace } from '@moefleet/proto';
+import type { ConnectResponse, Desired, Pace, WarmList } from '@moefleet/proto';
 
 type Body = NonNullable<ConnectResponse['body']>;
 
@@ -16,6 +16,7 @@ export class Outbox {
   private readonly urgent: Body[] = [];
   private desired: Desired | null = null;
   private pace: Pace | null = null;
+  private warmList: WarmList | null = null;
   private fullState = false;
   private writing = false;
   private closed = false;
@@ -39,6 +40,11 @@ export class Outbox {
     this.pump();
   }
 
+  postWarmList(list: WarmList): void {
+    this.warmList = list;
+    this.pump();
+  }
+
   postReportFullState(): void {
     this.fullState = true;
     this.pump();
@@ -54,6 +60,7 @@ export class Outbox {
     this.urgent.length = 0;
     this.desired = null;
     this.pace = null;
+    this.warmList = null;
   }
 
   private pump(): void {
@@ -80,6 +87,11 @@ export class Outbox {
       const value = this.pace;
       this.pace = null;
       return { $case: 'pace', value };
+    }
+    if (this.warmList) {
+      const value = this.warmList;
+      this.warmList = null;
+      return { $case: 'warmList', value };
     }
     if (!this.fullState) return null;
     this.fullState = false;

@@ -85,6 +85,12 @@ export class Keys {
   /** string: bytes of the latest TelemetryFrame counted */
   frame(id: string): string { return this.shard(this.shardOf(id), `frame:${id}`); }
   private shard(shard: number, what: string): string { return `${this.prefix}:{count:${shard}}:${what}`; }
+  /** hash with a time to live: boot, sequence, countedMs of the latest ExpertUse that counted */
+  use(id: string): string { return this.device(id, 'use'); }
+  /** sorted set: models (`<hash>:<layers>x<experts>`) that warm lists are kept of, by when they were last written */
+  get warmModels(): string { return `${this.prefix}:{warm}:models`; }
+  /** hash with a time to live: `use|<workload>` → bytes of a profile (warm/warm-profile.ts), `rev|<workload>` → its revision */
+  warmProfiles(model: string): string { return `${this.prefix}:{warm:${model}}`; }
   /** hash: installId, keyHash, tokenId, hostname, enrolledMs, notAfterMs; marks: revokedMs, revokedWhy, releasedMs, clonedMs, clones (JSON) */
   identity(id: string): string { return this.device(id, 'identity'); }
   /** list with a time to live: JSON of the latest boots that said hello, newest first, one entry per change */

@@ -16,6 +16,7 @@ import type { RedisLink } from './redis-link';
 import { RolloutStore } from './rollout-store';
 import { StagedRolloutStore } from './staged-rollout-store';
 import { TelemetryStore } from './telemetry-store';
+import { WarmStore } from './warm-store';
 
 export interface RegistryOptions {
   prefix: string;
@@ -42,6 +43,7 @@ export class Registry {
   readonly telemetry: TelemetryStore;
   readonly coordinators: CoordinatorStore;
   readonly operators: OperatorStore;
+  readonly warm: WarmStore;
 
   constructor(readonly link: RedisLink, options: RegistryOptions, log: Logger) {
     const keys = new Keys(options.prefix);
@@ -56,6 +58,7 @@ export class Registry {
     this.knowledge = new KnowledgeStore(link, keys, log);
     this.stagedRollouts = new StagedRolloutStore(link, keys, log);
     this.measures = new MeasureStore(link, keys);
+    this.warm = new WarmStore(link, keys);
     this.operators = new OperatorStore(link, keys);
     this.audit = new AuditStore(link, keys, options.coordinatorId, log, options.mostAuditEntries);
     this.events = new FleetEvents(link, keys, options.coordinatorId, log);

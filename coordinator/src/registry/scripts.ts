@@ -4,6 +4,7 @@
  */
 import { countFrames } from './count-script';
 import { IDENTITY_LUA } from './identity-scripts';
+import { WARM_LUA } from './warm-scripts';
 
 export interface Script {
   readonly name: string;
@@ -346,5 +347,5 @@ const putOperator: Script = {
     return 1`,
 };
 
-export const LUA = { ...IDENTITY_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readProgress, writeDesired, pushWindow, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
+export const LUA = { ...IDENTITY_LUA, ...WARM_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readProgress, writeDesired, pushWindow, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

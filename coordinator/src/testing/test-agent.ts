@@ -2,7 +2,7 @@
 import { type ChannelCredentials, type ChannelOptions, type ClientDuplexStream, credentials, type ServiceError } from '@grpc/grpc-js';
 import {
   AgentServiceClient, ConnectRequest, type ConnectResponse, type Desired, DeviceInfo, DeviceSpec, ModelState, Reported, SpecState,
-  type Task, TelemetryFrame, type Welcome,
+  type Task, TelemetryFrame, type WarmList, type Welcome,
 } from '@moefleet/proto';
 import { createHash } from 'node:crypto';
 import { until } from '../../../test/harness/ports';
@@ -29,6 +29,7 @@ type Body = NonNullable<ConnectRequest['body']>;
 export class TestAgent {
   readonly desired: Desired[] = [];
   readonly cancelled: string[] = [];
+  readonly warmLists: WarmList[] = [];
   welcome: Welcome | null = null;
   pace: number | null = null;
   fullStateAsked = 0;
@@ -105,6 +106,7 @@ export class TestAgent {
       case 'welcome': this.welcome = body.value; break;
       case 'desired': this.desired.push(body.value); this.obey(body.value); break;
       case 'pace': this.pace = body.value.telemetryIntervalMs; break;
+      case 'warmList': this.warmLists.push(body.value); break;
       case 'reportFullState': this.fullStateAsked += 1; break;
       case 'task': this.options.onTask?.(body.value, this); break;
       case 'cancelTask': this.cancelled.push(body.value.taskId); break;

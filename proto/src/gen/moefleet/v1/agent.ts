@@ -20,6 +20,7 @@ import {
 import { DeviceInfo, EffectiveSpec, Reported } from "./device";
 import { Pace } from "./fleet";
 import { RouterWindow, TelemetryFrame } from "./telemetry";
+import { ExpertUse, WarmList } from "./warm";
 
 export interface ConnectRequest {
   body:
@@ -29,6 +30,7 @@ export interface ConnectRequest {
     | { $case: "telemetry"; value: TelemetryFrame }
     | { $case: "routerWindow"; value: RouterWindow }
     | { $case: "taskUpdate"; value: TaskUpdate }
+    | { $case: "expertUse"; value: ExpertUse }
     | undefined;
 }
 
@@ -53,6 +55,7 @@ export interface ConnectResponse {
     | { $case: "task"; value: Task }
     | { $case: "cancelTask"; value: CancelTask }
     | { $case: "pace"; value: Pace }
+    | { $case: "warmList"; value: WarmList }
     | undefined;
 }
 
@@ -60,6 +63,8 @@ export interface Welcome {
   coordinatorId: string;
   protocolVersion: number;
   telemetryIntervalMs: number;
+  /** Between reports of ExpertUse; 0: none are wanted. */
+  expertUseIntervalMs: number;
 }
 
 export interface Desired {
@@ -166,6 +171,9 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
       case "taskUpdate":
         TaskUpdate.encode(message.body.value, writer.uint32(50).fork()).join();
         break;
+      case "expertUse":
+        ExpertUse.encode(message.body.value, writer.uint32(194).fork()).join();
+        break;
     }
     return writer;
   },
@@ -231,6 +239,14 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
             message.body = { $case: "taskUpdate", value: TaskUpdate.decode(reader, reader.uint32()) };
             continue;
           }
+          case 24: {
+            if (tag !== 194) {
+              break;
+            }
+
+            message.body = { $case: "expertUse", value: ExpertUse.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -261,6 +277,10 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
         ? { $case: "taskUpdate", value: TaskUpdate.fromJSON(object.taskUpdate) }
         : isSet(object.task_update)
         ? { $case: "taskUpdate", value: TaskUpdate.fromJSON(object.task_update) }
+        : isSet(object.expertUse)
+        ? { $case: "expertUse", value: ExpertUse.fromJSON(object.expertUse) }
+        : isSet(object.expert_use)
+        ? { $case: "expertUse", value: ExpertUse.fromJSON(object.expert_use) }
         : undefined,
     };
   },
@@ -279,6 +299,8 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
       obj.routerWindow = RouterWindow.toJSON(message.body.value);
     } else if (message.body?.$case === "taskUpdate") {
       obj.taskUpdate = TaskUpdate.toJSON(message.body.value);
+    } else if (message.body?.$case === "expertUse") {
+      obj.expertUse = ExpertUse.toJSON(message.body.value);
     }
     return obj;
   },
@@ -322,6 +344,12 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
       case "taskUpdate": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "taskUpdate", value: TaskUpdate.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "expertUse": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "expertUse", value: ExpertUse.fromPartial(object.body.value) };
         }
         break;
       }
@@ -524,6 +552,9 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
       case "pace":
         Pace.encode(message.body.value, writer.uint32(162).fork()).join();
         break;
+      case "warmList":
+        WarmList.encode(message.body.value, writer.uint32(194).fork()).join();
+        break;
     }
     return writer;
   },
@@ -589,6 +620,14 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
             message.body = { $case: "pace", value: Pace.decode(reader, reader.uint32()) };
             continue;
           }
+          case 24: {
+            if (tag !== 194) {
+              break;
+            }
+
+            message.body = { $case: "warmList", value: WarmList.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -619,6 +658,10 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
         ? { $case: "cancelTask", value: CancelTask.fromJSON(object.cancel_task) }
         : isSet(object.pace)
         ? { $case: "pace", value: Pace.fromJSON(object.pace) }
+        : isSet(object.warmList)
+        ? { $case: "warmList", value: WarmList.fromJSON(object.warmList) }
+        : isSet(object.warm_list)
+        ? { $case: "warmList", value: WarmList.fromJSON(object.warm_list) }
         : undefined,
     };
   },
@@ -637,6 +680,8 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
       obj.cancelTask = CancelTask.toJSON(message.body.value);
     } else if (message.body?.$case === "pace") {
       obj.pace = Pace.toJSON(message.body.value);
+    } else if (message.body?.$case === "warmList") {
+      obj.warmList = WarmList.toJSON(message.body.value);
     }
     return obj;
   },
@@ -683,13 +728,19 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
         }
         break;
       }
+      case "warmList": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "warmList", value: WarmList.fromPartial(object.body.value) };
+        }
+        break;
+      }
     }
     return message;
   },
 };
 
 function createBaseWelcome(): Welcome {
-  return { coordinatorId: "", protocolVersion: 0, telemetryIntervalMs: 0 };
+  return { coordinatorId: "", protocolVersion: 0, telemetryIntervalMs: 0, expertUseIntervalMs: 0 };
 }
 
 export const Welcome: MessageFns<Welcome> = {
@@ -702,6 +753,9 @@ export const Welcome: MessageFns<Welcome> = {
     }
     if (message.telemetryIntervalMs !== 0) {
       writer.uint32(24).uint32(message.telemetryIntervalMs);
+    }
+    if (message.expertUseIntervalMs !== 0) {
+      writer.uint32(192).uint32(message.expertUseIntervalMs);
     }
     return writer;
   },
@@ -743,6 +797,14 @@ export const Welcome: MessageFns<Welcome> = {
             message.telemetryIntervalMs = reader.uint32();
             continue;
           }
+          case 24: {
+            if (tag !== 192) {
+              break;
+            }
+
+            message.expertUseIntervalMs = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -772,6 +834,11 @@ export const Welcome: MessageFns<Welcome> = {
         : isSet(object.telemetry_interval_ms)
         ? globalThis.Number(object.telemetry_interval_ms)
         : 0,
+      expertUseIntervalMs: isSet(object.expertUseIntervalMs)
+        ? globalThis.Number(object.expertUseIntervalMs)
+        : isSet(object.expert_use_interval_ms)
+        ? globalThis.Number(object.expert_use_interval_ms)
+        : 0,
     };
   },
 
@@ -786,6 +853,9 @@ export const Welcome: MessageFns<Welcome> = {
     if (message.telemetryIntervalMs !== 0) {
       obj.telemetryIntervalMs = Math.round(message.telemetryIntervalMs);
     }
+    if (message.expertUseIntervalMs !== 0) {
+      obj.expertUseIntervalMs = Math.round(message.expertUseIntervalMs);
+    }
     return obj;
   },
 
@@ -797,6 +867,7 @@ export const Welcome: MessageFns<Welcome> = {
     message.coordinatorId = object.coordinatorId ?? "";
     message.protocolVersion = object.protocolVersion ?? 0;
     message.telemetryIntervalMs = object.telemetryIntervalMs ?? 0;
+    message.expertUseIntervalMs = object.expertUseIntervalMs ?? 0;
     return message;
   },
 };

@@ -141,6 +141,9 @@ export interface TelemetryFrame {
   /** Experts that left for a smaller capacity: a spec's, and one that memory pressure asked for. */
   resizeEvictions: bigint;
   pressureEvictions: bigint;
+  /** Experts that a warm list has brought into the cache, and bytes read for it; neither misses nor in flash_bytes. */
+  warmFills: bigint;
+  warmBytes: bigint;
   /**
    * Of all decode since boot_id began, also of layers whose model is no longer loaded; absent from older agents, where
    * the sums over `layers` have to do.
@@ -239,6 +242,8 @@ function createBaseTelemetryFrame(): TelemetryFrame {
     cacheShrinks: 0n,
     resizeEvictions: 0n,
     pressureEvictions: 0n,
+    warmFills: 0n,
+    warmBytes: 0n,
     decodeSlots: undefined,
   };
 }
@@ -383,6 +388,18 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
         throw new globalThis.Error("value provided for field message.pressureEvictions of type uint64 too large");
       }
       writer.uint32(200).uint64(message.pressureEvictions);
+    }
+    if (message.warmFills !== 0n) {
+      if (BigInt.asUintN(64, message.warmFills) !== message.warmFills) {
+        throw new globalThis.Error("value provided for field message.warmFills of type uint64 too large");
+      }
+      writer.uint32(400).uint64(message.warmFills);
+    }
+    if (message.warmBytes !== 0n) {
+      if (BigInt.asUintN(64, message.warmBytes) !== message.warmBytes) {
+        throw new globalThis.Error("value provided for field message.warmBytes of type uint64 too large");
+      }
+      writer.uint32(408).uint64(message.warmBytes);
     }
     if (message.decodeSlots !== undefined) {
       DecodeSlots.encode(message.decodeSlots, writer.uint32(322).fork()).join();
@@ -613,6 +630,22 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
             message.pressureEvictions = reader.uint64() as bigint;
             continue;
           }
+          case 50: {
+            if (tag !== 400) {
+              break;
+            }
+
+            message.warmFills = reader.uint64() as bigint;
+            continue;
+          }
+          case 51: {
+            if (tag !== 408) {
+              break;
+            }
+
+            message.warmBytes = reader.uint64() as bigint;
+            continue;
+          }
           case 40: {
             if (tag !== 322) {
               break;
@@ -738,6 +771,16 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
         : isSet(object.pressure_evictions)
         ? BigInt(object.pressure_evictions)
         : 0n,
+      warmFills: isSet(object.warmFills)
+        ? BigInt(object.warmFills)
+        : isSet(object.warm_fills)
+        ? BigInt(object.warm_fills)
+        : 0n,
+      warmBytes: isSet(object.warmBytes)
+        ? BigInt(object.warmBytes)
+        : isSet(object.warm_bytes)
+        ? BigInt(object.warm_bytes)
+        : 0n,
       decodeSlots: isSet(object.decodeSlots)
         ? DecodeSlots.fromJSON(object.decodeSlots)
         : isSet(object.decode_slots)
@@ -823,6 +866,12 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
     if (message.pressureEvictions !== 0n) {
       obj.pressureEvictions = message.pressureEvictions.toString();
     }
+    if (message.warmFills !== 0n) {
+      obj.warmFills = message.warmFills.toString();
+    }
+    if (message.warmBytes !== 0n) {
+      obj.warmBytes = message.warmBytes.toString();
+    }
     if (message.decodeSlots !== undefined) {
       obj.decodeSlots = DecodeSlots.toJSON(message.decodeSlots);
     }
@@ -887,6 +936,8 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
     message.pressureEvictions = (object.pressureEvictions !== undefined && object.pressureEvictions !== null)
       ? BigInt(object.pressureEvictions)
       : 0n;
+    message.warmFills = (object.warmFills !== undefined && object.warmFills !== null) ? BigInt(object.warmFills) : 0n;
+    message.warmBytes = (object.warmBytes !== undefined && object.warmBytes !== null) ? BigInt(object.warmBytes) : 0n;
     message.decodeSlots = (object.decodeSlots !== undefined && object.decodeSlots !== null)
       ? DecodeSlots.fromPartial(object.decodeSlots)
       : undefined;
