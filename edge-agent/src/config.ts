@@ -17,6 +17,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--threads <n>', env: 'MOEFLEET_THREADS', description: 'compute threads; 0: physical cores minus one', fallback: '0' },
   { flags: '--lanes <n>', env: 'MOEFLEET_LANES', description: 'parallel flash reads; 0: 4', fallback: '0' },
   { flags: '--prefetch <when>', env: 'MOEFLEET_PREFETCH', description: 'read experts ahead that the next layer is likely to miss: on, off, or auto, where that is measured to pay; what waits counts against --max-cache', fallback: 'off' },
+  { flags: '--warm-start <when>', env: 'MOEFLEET_WARM_START', description: 'auto: fill the cache, while no request runs, with the experts that the fleet finds worth holding, and tell it which ones are used here; off: neither', fallback: 'auto' },
   { flags: '--no-direct-io', env: 'MOEFLEET_NO_DIRECT_IO', description: 'read experts through the page cache' },
   { flags: '--verify', env: 'MOEFLEET_VERIFY', description: 'check everything that is read of the model against its checksums; the model must be packed (moefleet model pack)' },
   { flags: '--prefill-bytes <size>', env: 'MOEFLEET_PREFILL_BYTES', description: 'most expert memory beyond the cache while a prompt is read; 0: one layer\'s worth', fallback: '0' },
@@ -50,6 +51,7 @@ export interface AgentConfig {
   readonly threads: number;
   readonly lanes: number;
   readonly prefetch: 'auto' | 'off' | 'on';
+  readonly warmStart: boolean;
   readonly directIo: boolean;
   readonly verify: boolean;
   readonly prefillBytes: number;
@@ -88,10 +90,11 @@ export function readConfig(values: Env): AgentConfig {
     threads: readInteger('--threads', values['MOEFLEET_THREADS'], 0, 0, 1024),
     lanes: readInteger('--lanes', values['MOEFLEET_LANES'], 0, 0, 64),
     prefetch: readPrefetch(values['MOEFLEET_PREFETCH']),
+    warmStart: readOnOff('--warm-start', values['MOEFLEET_WARM_START']),
     directIo: !readBoolean('--no-direct-io', values['MOEFLEET_NO_DIRECT_IO'], false),
     verify: readBoolean('--verify', values['MOEFLEET_VERIFY'], false),
     prefillBytes: readSize('--prefill-bytes', values['MOEFLEET_PREFILL_BYTES'], 0),
-    memoryPressure: readPressureMode(values['MOEFLEET_MEMORY_PRESSURE']),
+    memoryPressure: readOnOff('--memory-pressure', values['MOEFLEET_MEMORY_PRESSURE']) ? 'auto' : 'off',
     memoryLowBytes: memoryLow === undefined || memoryLow === '' ? null : readSize('--memory-low', memoryLow, 0),
     memoryStallPercent: readNumber('--memory-stall', values['MOEFLEET_MEMORY_STALL'], 10, 0.1, 100),
     http: Object.freeze(readAddress('--http', values['MOEFLEET_HTTP'] || '127.0.0.1:8400', 0)),
@@ -117,9 +120,9 @@ function readEnrolToken(value: string | undefined): AgentConfig['enrolToken'] {
   return { text: value.trim(), parsed };
 }
 
-function readPressureMode(value = 'auto'): 'auto' | 'off' {
-  if (value !== 'auto' && value !== 'off') throw new ConfigError('--memory-pressure', value, 'auto or off');
-  return value;
+function readOnOff(name: string, value = 'auto'): boolean {
+  if (value !== 'auto' && value !== 'off') throw new ConfigError(name, value, 'auto or off');
+  return value === 'auto';
 }
 
 /** A given id must be well formed; a host name is made so. */

@@ -23,6 +23,8 @@ import { SpecStore } from './control/spec-store';
 import { StateFolder } from './control/state-folder';
 import { StreamOutbox } from './control/stream-outbox';
 import { Telemetry } from './control/telemetry';
+import { ExpertUseReports } from './control/expert-use';
+import { WarmStart } from './control/warm-start';
 import { EngineQueueRunner } from './engine-queue-runner';
 import { EngineHostClient } from './host/host-client';
 import { AgentHttp, modelIdOf } from './http';
@@ -93,6 +95,9 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     if (state.t === 'ready') refusal.disarm();
   });
 
+  const warmStart = config.warmStart ? new WarmStart({ host, applier, folder, log, now: () => performance.now() }) : null;
+  warmStart?.follow();
+
   const memory = new MemoryWatch({
     host, applier, log, read: readMemory, now: () => performance.now(),
     policy: { lowBytes: config.memoryLowBytes ?? defaultLowBytes(readMemory().totalBytes), stallPercent: config.memoryStallPercent },
@@ -144,6 +149,13 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       session?.flush();
     },
   });
+  const expertUse = new ExpertUseReports({
+    host,
+    send: (report) => {
+      outbox.putExpertUse(report);
+      session?.flush();
+    },
+  });
   const info = (): DeviceInfo => deviceInfo({ labels: config.labels, limits, httpUrl: http.url, host });
   const installId = folder.installId();
   const identity = new DeviceIdentity(folder, config.enrolToken, Date.now, log);
@@ -162,7 +174,12 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       session?.flush();
     },
     onCancelTask: (taskId) => tasks.cancel(taskId),
-    onLost: () => void tasks.stop(),
+    onWelcome: ({ expertUseIntervalMs }) => expertUse.setPace(config.warmStart ? expertUseIntervalMs : 0),
+    onWarmList: (list) => warmStart?.receive(list),
+    onLost: () => {
+      expertUse.setPace(0);
+      void tasks.stop();
+    },
   });
   const tellInfo = () => {
     outbox.putInfo(info());
@@ -181,7 +198,8 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     if (config.otlpEndpoint === null) log.info({ spoolBytes: config.spoolBytes }, 'no collector is set (--otlp-endpoint): spans stay in the spool');
   });
   const tasksPart = part('tasks', () => {}, () => tasks.stop());
-  const services: Service[] = [host, spool, exporter, queue, http, announcement, tasksPart];
+  const usePart = part('expert use', () => {}, async () => expertUse.setPace(0));
+  const services: Service[] = [host, spool, exporter, queue, http, announcement, tasksPart, usePart];
   if (config.memoryPressure === 'auto') services.push(memory);
   if (enrolment) services.push(enrolment);
   if (session) services.push(session);

@@ -6,7 +6,7 @@
 import { type ClientDuplexStream, type ServiceError, status } from '@grpc/grpc-js';
 import {
   AgentServiceClient, type ConnectRequest, type ConnectResponse, type Desired, type DeviceInfo, PROTOCOL_VERSION, type Reported, type Task,
-  type TelemetryFrame,
+  type TelemetryFrame, type WarmList, type Welcome,
 } from '@moefleet/proto';
 import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
 import { type ChannelSecurity, type LiveChannel, PLAINTEXT } from './identity';
@@ -46,6 +46,8 @@ export interface SessionOptions {
   onDesired: (desired: Desired) => void;
   onTask: (task: Task) => void;
   onCancelTask: (taskId: string) => void;
+  onWelcome?: (welcome: Welcome) => void;
+  onWarmList?: (list: WarmList) => void;
   /** the stream that tasks came by has ended */
   onLost: () => void;
   log: Logger;
@@ -140,20 +142,23 @@ export class AgentSession implements Service {
     const { state } = this;
     if ((state.t !== 'connecting' && state.t !== 'open') || state.stream !== stream || !body) return;
     switch (body.$case) {
-      case 'welcome': return this.welcomed(stream, body.value.coordinatorId, body.value.telemetryIntervalMs);
+      case 'welcome': return this.welcomed(stream, body.value);
       case 'desired': return this.options.onDesired(body.value);
       case 'pace': return this.setPace(body.value.telemetryIntervalMs);
       case 'reportFullState': return void this.reportAll();
       case 'task': return this.options.onTask(body.value);
+      case 'warmList': return this.options.onWarmList?.(body.value);
       case 'cancelTask': return this.options.onCancelTask(body.value.taskId);
     }
   }
 
-  private welcomed(stream: Stream, coordinatorId: string, telemetryIntervalMs: number): void {
+  private welcomed(stream: Stream, welcome: Welcome): void {
     const { state } = this;
     if (state.t !== 'connecting') return;
+    const { coordinatorId, telemetryIntervalMs } = welcome;
     const timer = this.telemetryTimer(telemetryIntervalMs);
     this.transition({ t: 'open', client: state.client, stream, coordinatorId, sinceMs: Date.now(), timer, writable: true });
+    this.options.onWelcome?.(welcome);
     // What changed between Hello and Welcome.
     void this.reportAll();
   }

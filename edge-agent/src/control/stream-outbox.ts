@@ -3,7 +3,7 @@
  * telemetry, a task's progress); router windows have a small bound and lose the oldest. A slow coordinator therefore
  * costs a fixed amount of memory and never holds the agent up.
  */
-import type { ConnectRequest, DeviceInfo, Reported, RouterWindow, TaskUpdate, TelemetryFrame } from '@moefleet/proto';
+import type { ConnectRequest, DeviceInfo, ExpertUse, Reported, RouterWindow, TaskUpdate, TelemetryFrame } from '@moefleet/proto';
 
 const MAX_WINDOWS = 8;
 /** Ends of tasks; the agent runs one at a time, so these are refusals of a coordinator that asks for too many. */
@@ -13,12 +13,14 @@ export class StreamOutbox {
   private info: DeviceInfo | null = null;
   private reported: Reported | null = null;
   private telemetry: TelemetryFrame | null = null;
+  private expertUse: ExpertUse | null = null;
   private readonly progress = new Map<string, TaskUpdate>();
   private readonly taskEnds: TaskUpdate[] = [];
   private readonly windows: RouterWindow[] = [];
 
   putInfo(info: DeviceInfo): void { this.info = info; }
   putReported(reported: Reported): void { this.reported = reported; }
+  putExpertUse(report: ExpertUse): void { this.expertUse = report; }
   putTelemetry(frame: TelemetryFrame): void { this.telemetry = frame; }
 
   putTask(update: TaskUpdate): void {
@@ -51,6 +53,8 @@ export class StreamOutbox {
       this.progress.delete(taskId);
       return { body: { $case: 'taskUpdate', value: update } };
     }
+    const { expertUse } = this;
+    if (expertUse) return (this.expertUse = null, { body: { $case: 'expertUse', value: expertUse } });
     const window = this.windows.shift();
     return window ? { body: { $case: 'routerWindow', value: window } } : null;
   }
@@ -60,6 +64,7 @@ export class StreamOutbox {
     this.info = null;
     this.reported = null;
     this.telemetry = null;
+    this.expertUse = null;
     this.progress.clear();
     this.taskEnds.length = 0;
   }

@@ -67,10 +67,12 @@ async function within<T>(timeoutMs: number, answer: Promise<T>): Promise<T | nul
 }
 
 function engineFigures(counters: EngineCounters) {
-  const evictions = (field: 'resizeEvictions' | 'pressureEvictions') => BigInt(counters.layers.reduce((sum, layer) => sum + layer[field], 0));
+  const overLayers = (field: 'resizeEvictions' | 'pressureEvictions' | 'warmFills') => BigInt(counters.layers.reduce((sum, layer) => sum + layer[field], 0));
   return {
-    resizeEvictions: evictions('resizeEvictions'),
-    pressureEvictions: evictions('pressureEvictions'),
+    resizeEvictions: overLayers('resizeEvictions'),
+    pressureEvictions: overLayers('pressureEvictions'),
+    warmFills: overLayers('warmFills'),
+    warmBytes: BigInt(counters.warmBytes),
     prefillTokens: BigInt(counters.prefillTokens),
     decodeTokens: BigInt(counters.decodeTokens),
     prefillNs: BigInt(Math.round(counters.prefillNs)),
