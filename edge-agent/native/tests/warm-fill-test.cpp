@@ -292,12 +292,12 @@ static void a_replay_consumes_the_fills(engine * e) {
             }
         }
         replay_result replayed, unaware;
-        REQUIRE_OK(engine_replay(request, nullptr, replayed));
+        REQUIRE_OK(engine_replay(request, {}, replayed));
         std::vector<capacity_change> resizes;
         for (const auto & change : request.trace.changes) if (change.warmed < 0) resizes.push_back(change);
         CHECK(resizes.size() < request.trace.changes.size());
         request.trace.changes = resizes;
-        REQUIRE_OK(engine_replay(request, nullptr, unaware));
+        REQUIRE_OK(engine_replay(request, {}, unaware));
         bool differs = false;
         for (int l = 0; l < LAYERS; l++) {
             misses[size_t(l)] += e->layers[l].tally.misses.get();
@@ -306,7 +306,7 @@ static void a_replay_consumes_the_fills(engine * e) {
         }
         CHECK(differs);
         request.trace.changes = {{0, 0, 12, 32}};
-        CHECK_EQUAL(int(engine_replay(request, nullptr, unaware).code), int(ENGINE_BAD_ARGUMENT));
+        CHECK_EQUAL(int(engine_replay(request, {}, unaware).code), int(ENGINE_BAD_ARGUMENT));
     }
 }
 
