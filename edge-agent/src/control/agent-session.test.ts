@@ -21,7 +21,7 @@ class TestGateway {
         this.calls.push(call);
         call.on('data', (message: ConnectRequest) => {
           this.received.push(message);
-          if (message.body?.$case === 'hello' && !onCall(call)) this.send(call, { $case: 'welcome', value: { coordinatorId: 'c1', protocolVersion: 1, telemetryIntervalMs: 100 } });
+          if (message.body?.$case === 'hello' && !onCall(call)) this.send(call, { $case: 'welcome', value: { coordinatorId: 'c1', protocolVersion: 1, telemetryIntervalMs: 100, expertUseIntervalMs: 0 } });
         });
         call.on('error', () => {});
         call.on('end', () => call.end());
@@ -152,7 +152,7 @@ test('an id that is taken is told with the next step, and dialled for slowly', a
 
 test('a coordinator that does not read holds nothing up and costs no memory', async () => {
   gateway = await new TestGateway().start(0, (call) => {
-    gateway.send(call, { $case: 'welcome', value: { coordinatorId: 'c1', protocolVersion: 1, telemetryIntervalMs: 100 } });
+    gateway.send(call, { $case: 'welcome', value: { coordinatorId: 'c1', protocolVersion: 1, telemetryIntervalMs: 100, expertUseIntervalMs: 0 } });
     call.pause();
     return true;
   });
