@@ -134,6 +134,14 @@ describe('a device that runs a proposal already', () => {
     expect(propose(running(near, best.topJ), { budget: { meanNats: 0.001, worstNats: 0.002 } }).lambda).toBeLessThan(near);
   });
 
+  test('repeats what it has proposed while that is on its way, though figures have moved a little', () => {
+    const first = learn([learnableDevice('a')]);
+    const moved = new QualitySurface([{ domain: 'wiki', points: domain('wiki').points.map((one) => ({ ...one, loss: one.loss * 0.97, missRate: one.missRate * 0.99 })) }], SHAPE);
+    const { lambda, topJ, capacities } = first.proposals[0]!;
+    expect(propose(learnableDevice('a'), { surface: moved }).lambda).toBeGreaterThan(lambda);
+    expect(learn([learnableDevice('a')], first.knowledge, { surface: moved }).proposals[0]).toMatchObject({ lambda, topJ, capacities });
+  });
+
   test('does not mistake an operator\'s pin for its own', () => {
     expect(propose(running(near, best.topJ, ValueSource_Layer.LAYER_FLEET_PIN))).toMatchObject({ lambda: best.lambda });
   });

@@ -56,7 +56,7 @@ export function proposeFor(device: Device, knowledge: DeviceKnowledge, at: Devic
   const outcomes = outcomesOf(knowledge);
   const evidence = evidenceOf(knowledge.speed);
   const inputs = {
-    shape, surface, budget, maxLambda: device.info?.limits?.maxLambda ?? 0, current: currentSetting(device, at), history: outcomes, explore: context.explore, noise: evidence.noise,
+    shape, surface, budget, maxLambda: device.info?.limits?.maxLambda ?? 0, current: currentSetting(device, knowledge, at), history: outcomes, explore: context.explore, noise: evidence.noise,
     speed: evidence.windows > 0 || context.prior.devices > 0 ? posterior(evidence, context.prior) : null,
     observed: observedOf(outcomes.at(-1)), quarantined: knowledge.quarantine?.reason ?? null,
   };
@@ -86,8 +86,12 @@ function withSplit(even: SettingDecision, current: Setting | null, { surface, sh
   return capacities.length === 1 ? even : decide(capacities);
 }
 
-/** What the learner had this device run so far; an operator's value is not ours to keep. */
-function currentSetting(device: Device, at: DeviceCapacities): Setting | null {
+/**
+ * What the learner had this device run so far, or is about to: a proposal that differs ends the rollout that is bringing the
+ * one before. An operator's value is not ours to keep.
+ */
+function currentSetting(device: Device, { choice }: DeviceKnowledge, at: DeviceCapacities): Setting | null {
+  if (choice?.chosen) return { routing: choice.chosen.routing, lambda: choice.chosen.lambda, topJ: choice.chosen.topJ, capacities: choice.chosen.capacities };
   const ours = device.sources.some((source) => source.field === 'lambda' && source.layer === ValueSource_Layer.LAYER_LEARNER);
   const { desired } = device;
   if (!ours || desired?.lambda === undefined) return null;
