@@ -25,6 +25,14 @@ test('between points errs on the side of more loss and more misses, where the tr
   }));
 });
 
+test('is less sure of a loss the further the points around it are apart', () => {
+  const bowed = new QualitySurface([{ domain: 'a', points: domain('a', { capacities: [8, 12, 16] }).points.map((each) => (each.lambda === 0.2 && each.capacities[0] === 12 ? { ...each, loss: trueLoss(0.2, each.topJ, 8) } : each)) }], SHAPE);
+  const without = new QualitySurface([domain('a', { capacities: [8, 16] })], SHAPE);
+  // A capacity that costs as much as a smaller one is still below the upper bound of what was read off between.
+  expect(without.predict(setting(0.2, 1, 12))!.loss.upper).toBeGreaterThan(bowed.predict(setting(0.2, 1, 12))!.loss.mean * 0.95);
+  expect(without.predict(setting(0.2, 1, 12))!.loss.stderr).toBeGreaterThan(one.predict(setting(0.2, 1, 12))!.loss.stderr * 0.999);
+});
+
 test('never says that more λ costs less or misses more, whatever was measured', () => {
   const rate = fc.double({ min: 0, max: 1, noNaN: true });
   fc.assert(fc.property(fc.array(fc.tuple(fc.double({ min: -0.05, max: 0.2, noNaN: true }), rate), { minLength: 4, maxLength: 4 }), rate, (measured, base) => {

@@ -5,10 +5,11 @@
  * Along λ the loss is made non-decreasing and the misses non-increasing by isotonic regression, and both are read off
  * straight lines between points, along λ and between capacities. Not a Gaussian process: the shape is known (more λ
  * never saves quality, nor does it add misses), a curve has five to ten points of known error, and a smooth fit could
- * dip between two of them exactly where the budget runs. Both curves are convex over λ and over the capacity wherever
- * we have looked, so a straight line lies above them: what interpolation adds is on the safe side. With every expert
- * resident λ costs and saves nothing, so that end of the capacities is known without a measurement. Outside of what is
- * measured nothing is predicted.
+ * dip between two of them exactly where the budget runs. Misses are convex over λ and over the capacity wherever we have
+ * looked, so a straight line lies above them. The loss is not everywhere (on the reference model λ 0.2 topJ 1 costs 1.6%
+ * with 8 and with 12 of 32 experts, 0.9% with 16): half way between two points it may bow by a quarter of their
+ * difference, which counts as one standard error more. With every expert resident λ costs and saves nothing, so that end
+ * of the capacities is known without a measurement. Outside of what is measured nothing is predicted.
  *
  * The domains are a sample of what devices are used for. The mean's error holds their spread as well as each one's own
  * (random effects, DerSimonian and Laird 1986), and a domain's loss is drawn towards the mean as far as its error allows
@@ -213,11 +214,11 @@ function readLevel(level: Level, lambda: number): Read | null {
   return { ...mix(from, to, (lambda - from.lambda) / (to.lambda - from.lambda)), measured: false };
 }
 
-/** Errors are added as if they were one: both ends come from the same windows of text. */
+/** The ends' errors are taken as if they were one, as both come from the same windows of text; that of the line adds to them. */
 function mix(a: Omit<Knot, 'lambda'>, b: Omit<Knot, 'lambda'>, at: number): Omit<Knot, 'lambda'> {
   const between = (x: number, y: number) => x + at * (y - x);
   return {
-    loss: between(a.loss, b.loss), stderr: between(a.stderr, b.stderr), missRate: between(a.missRate, b.missRate), massLost: between(a.massLost, b.massLost),
+    loss: between(a.loss, b.loss), stderr: Math.hypot(between(a.stderr, b.stderr), at * (1 - at) * (b.loss - a.loss)), missRate: between(a.missRate, b.missRate), massLost: between(a.massLost, b.massLost),
     layerMissRates: a.layerMissRates.map((rate, layer) => between(rate, b.layerMissRates[layer]!)),
   };
 }
