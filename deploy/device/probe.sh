@@ -67,6 +67,7 @@ fi
 say user_exists "$(id "$service_user" >/dev/null 2>&1 && echo yes || echo no)"
 say installed_bundle "$(cat "$prefix/current/.bundle-sha256" 2>/dev/null)"
 say settings_sha256 "$(sha "$config/agent.env")"
+say key_sha256 "$(sha "$config/bundle-key.pub")"
 say unit_sha256 "$(sha /etc/systemd/system/moefleet-agent.service)"
 say launcher_sha256 "$(sha "$prefix/launcher.sh")"
 say enrolled "$([ -s "$state/device-cert.pem" ] && echo yes || echo no)"

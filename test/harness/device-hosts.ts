@@ -142,6 +142,13 @@ export class DeviceLan {
     this.ip('link', 'add', this.bridge, 'type', 'bridge');
     this.ip('addr', 'add', `${this.address}/24`, 'dev', this.bridge);
     this.ip('link', 'set', this.bridge, 'up');
+    try {
+      execFileSync('tc', ['qdisc', 'add', 'dev', this.bridge, 'root', 'tbf', 'rate', '1gbit', 'burst', '64kb', 'latency', '400ms'], { stdio: 'pipe' });
+      execFileSync('tc', ['qdisc', 'del', 'dev', this.bridge, 'root'], { stdio: 'pipe' });
+    } catch (cause) {
+      this.ip('link', 'del', this.bridge);
+      throw new Error(`this kernel cannot slow a link down: ${(cause as Error).message}`, { cause });
+    }
   }
 
   /** This machine's on the bridge. */
@@ -181,6 +188,25 @@ export class DeviceLan {
 
   private linkOf(host: DeviceHost): string {
     return `${this.bridge}v${this.hosts.indexOf(host)}`;
+  }
+}
+
+/** Whether a device can run systemd as its first process here; says so loudly where it cannot. */
+export function systemdOrSkip(): boolean {
+  const why = !existsSync('/lib/systemd/systemd') ? 'systemd is not installed (apt-get install systemd)'
+    : !existsSync(join(GROUPS, 'cgroup.procs')) ? 'there are no control groups of version 2' : writable(GROUPS) ? null : `${GROUPS} cannot be written`;
+  if (why !== null) process.stderr.write(`\nNO DEVICE CAN RUN SYSTEMD (${why}): the test of the service under systemd is SKIPPED\n`);
+  return why === null;
+}
+
+function writable(folder: string): boolean {
+  try {
+    const made = join(folder, `mf-try-${process.pid}`);
+    mkdirSync(made);
+    rmdirSync(made);
+    return true;
+  } catch {
+    return false;
   }
 }
 
@@ -236,7 +262,7 @@ function makeRoot(root: string, publicKey: string, { smallOpt, arch, without }: 
   const shadow = readFileSync(join(root, 'etc/shadow'), 'utf8').split('\n').filter((line) => line !== '' && !/^(root|sshd|pi|moefleet):/.test(line));
   writeFileSync(join(root, 'etc/shadow'), [...shadow, 'root:*:19000:0:99999:7:::', 'sshd:!:19000::::::', 'pi:*:19000:0:99999:7:::', ''].join('\n'));
   // What useradd and userdel leave beside these is there before as well.
-  for (const name of ['passwd', 'group', 'shadow', 'gshadow']) cpSync(join(root, 'etc', name), join(root, 'etc', `${name}-`));
+  for (const name of ['passwd', 'group', 'shadow', 'gshadow']) if (existsSync(join(root, 'etc', name))) cpSync(join(root, 'etc', name), join(root, 'etc', `${name}-`));
   writeFileSync(join(root, 'etc/.pwd.lock'), '', { mode: 0o600 });
   for (const [home, id] of [['root', 0], ['home/pi', 1990]] as const) {
     writeFileSync(join(root, home, '.ssh/authorized_keys'), publicKey, { mode: 0o600 });

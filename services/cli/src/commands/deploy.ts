@@ -1,9 +1,9 @@
 /** `moefleet deploy ssh`: agents on devices, one command for one or for many. */
 import { setMaxListeners } from 'node:events';
 import { existsSync, statSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { type Command, Option } from 'commander';
-import { parseSize, readLabels } from '@moefleet/runtime';
+import { parsePublicKey, parseSize, readLabels } from '@moefleet/runtime';
 import { collect, durationFrom } from '../argument';
 import { addCommonOptions, readCommonOptions } from '../config';
 import type { Context } from '../context';
@@ -40,7 +40,7 @@ export function addDeploy(program: Command, context: Context): void {
     .option('--http <host:port>', 'address of the agent\'s HTTP API on the device', '127.0.0.1:8400')
     .option('--set <NAME=value>', 'any other setting of the agent by its environment variable (moefleet agent run --help); may be given several times', collect)
     .option('--bundle <place>', 'a bundle, or a folder of them (default: dist-bundle, where npm run bundle puts them)')
-    .option('--bundle-key <file>', 'public key (npm run bundle:keygen); a bundle that is not signed by it is refused')
+    .option('--bundle-key <file>', 'public key that bundles have to be signed with, here and from then on at the devices (npm run bundle:keygen; default: bundle-key.pub beside --ca, where it is)')
     .addOption(new Option('--patience <span>', 'how long a device may take from start to first token').argParser(durationFrom(1000, 24 * 3_600_000)).default(180_000, '3m'))
     .option('--dry-run', 'look at each host and print what would be done')
     .addHelpText('after', `
@@ -67,10 +67,10 @@ async function deploySsh(context: Context, command: Command, run: Run): Promise<
   const ssh = readSsh(options);
   const bundlePlace = String(options['bundle'] ?? BUNDLE_FOLDER);
   checkBundlePlace(bundlePlace);
-  const bundleKey = options['bundleKey'] === undefined ? null : readTextFile('--bundle-key', String(options['bundleKey']));
   const common = readCommonOptions(command, context.env);
+  const bundleKey = readBundleKey(options['bundleKey'] as string | undefined, common.ca);
   const gateway = gatewayOf(options['coordinator'] as string | undefined, common.operator);
-  const plans = targets.map((target) => wantedOf(target, options, gateway));
+  const plans = targets.map((target) => wantedOf(target, options, gateway, bundleKey));
   const models = new Map<string, ReturnType<typeof cargoFile>>();
   const preparing = new ProgressLine(context.stderr);
   for (const { modelFile } of plans) {
@@ -123,7 +123,7 @@ async function deploySsh(context: Context, command: Command, run: Run): Promise<
 }
 
 /** A host's own settings, from the inventory, win over the command's. */
-function wantedOf(target: HostTarget, options: Readonly<Record<string, unknown>>, coordinator: string): { wanted: Wanted; modelFile: string | null } {
+function wantedOf(target: HostTarget, options: Readonly<Record<string, unknown>>, coordinator: string, bundleKey: string | null): { wanted: Wanted; modelFile: string | null } {
   const labels = target.labels ?? (options['labels'] as string | undefined) ?? '';
   readLabels('--labels', labels);
   const cache = target.cache ?? String(options['cache']);
@@ -141,10 +141,23 @@ function wantedOf(target: HostTarget, options: Readonly<Record<string, unknown>>
       id: target.id, coordinator, labels, model: place, user,
       cacheBytes: cache === 'auto' ? null : readSizeOf('--cache', cache),
       memoryLimit: /^([1-9]\d?|100)%$/.test(memoryLimit) ? memoryLimit : String(readSizeOf('--memory-limit', memoryLimit)),
-      http,
+      http, bundleKey,
       settings: readSettings((options['set'] as string[] | undefined) ?? []),
     },
   };
+}
+
+/** null: the fleet has none, and bundles may be unsigned. */
+function readBundleKey(given: string | undefined, caFile: string): string | null {
+  const usual = join(dirname(caFile), 'bundle-key.pub');
+  if (given === undefined && (caFile === '' || !existsSync(usual))) return null;
+  const text = readTextFile('--bundle-key', given ?? usual);
+  try {
+    parsePublicKey(text);
+  } catch (cause) {
+    throw new UsageFailure(`--bundle-key: ${given ?? usual}: ${(cause as Error).message}`, { cause });
+  }
+  return text;
 }
 
 function readModel(model: string): { place: Wanted['model']; file: string | null } {

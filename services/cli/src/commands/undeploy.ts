@@ -11,7 +11,7 @@ import { fleetView, NO_FLEET } from '../deploy/fleet-view';
 import { HostLogs } from '../deploy/host-log';
 import { destinationText } from '../deploy/host-target';
 import { SshLink } from '../deploy/ssh-link';
-import { EXIT } from '../failure';
+import { EXIT, Failure } from '../failure';
 import { jsonText } from '../json-text';
 import { operatorAction, type Run } from '../operator-command';
 import { table } from '../table';
@@ -41,7 +41,9 @@ async function undeploySsh(context: Context, command: Command, run: Run): Promis
   const ssh = readSsh(options);
   const common = readCommonOptions(command, context.env);
   // Without an authority nobody has an identity that could be taken.
-  const fleet = options['keepDevice'] || common.ca === '' ? NO_FLEET : await fleetView(run.operator, true, context.signal);
+  const fleet = options['keepDevice'] || common.ca === '' ? NO_FLEET : await fleetView(run.operator, true, context.signal).catch((cause: Error) => {
+    throw new Failure(`${cause.message}; to take the agents away all the same: --keep-device`, undefined, { cause });
+  });
   // Each host under way listens for an interruption, more than once.
   setMaxListeners(0, context.signal);
   const logs = new HostLogs(options['logDir'] as string | undefined, Date.now());

@@ -5,7 +5,7 @@ import { factsText } from './testing/facts-text';
 import { renderLauncher, renderSettings, renderUnit, type Wanted } from './wanted';
 
 const wanted: Wanted = {
-  id: 'orin-1', coordinator: '10.0.0.1:7400', labels: 'class=jetson', cacheBytes: 2 ** 30, model: { name: 'm.gguf' }, user: 'moefleet', memoryLimit: '80%', http: '127.0.0.1:8400', settings: { MOEFLEET_LANES: '2' },
+  id: 'orin-1', coordinator: '10.0.0.1:7400', labels: 'class=jetson', cacheBytes: 2 ** 30, model: { name: 'm.gguf' }, user: 'moefleet', memoryLimit: '80%', http: '127.0.0.1:8400', bundleKey: null, settings: { MOEFLEET_LANES: '2' },
 };
 const [bundle, model] = [{ sha256: 'b'.repeat(64), bytes: 100, version: '1.0.0' }, { sha256: 'c'.repeat(64), bytes: 1000 }];
 const cargo: Cargo = { bundle, model, enrols: true };
@@ -35,6 +35,12 @@ test('what differs, and that alone, is brought in line', () => {
   expect(steps(deployed(), wanted, { ...cargo, bundle: { ...bundle, sha256: 'e'.repeat(64) } })).toEqual(['bundle', 'start']);
   expect(steps(deployed({ enrolled: 'no' }))).toEqual(['enrol', 'start']);
   expect(steps(deployed({ enrolled: 'no' }), wanted, { ...cargo, enrols: false })).toEqual([]);
+});
+
+test('a key that releases have to be signed with is pinned, and pinned anew where it is another', () => {
+  const pinning = { ...wanted, bundleKey: 'untrusted comment: a key\nRWQ\n' };
+  expect(steps(deployed(), pinning)).toEqual(['/etc/moefleet/agent.env', '/etc/moefleet/bundle-key.pub', 'start']);
+  expect(renderSettings(pinning, fresh).content).toContain('\nMOEFLEET_BUNDLE_KEY="/etc/moefleet/bundle-key.pub"\n');
 });
 
 test('without systemd a launcher, without root no user of its own', () => {

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { formatSize } from '@moefleet/runtime';
 import type { DeviceFacts } from './device-facts';
-import { modelPath, renderLauncher, renderSettings, renderUnit, type RenderedFile, serviceUser, type Wanted } from './wanted';
+import { modelPath, renderKey, renderLauncher, renderSettings, renderUnit, type RenderedFile, serviceUser, type Wanted } from './wanted';
 
 export type Step =
   | { t: 'user'; name: string }
@@ -30,6 +30,8 @@ export function planDeploy(facts: DeviceFacts, wanted: Wanted, cargo: Cargo): St
   if (cargo.model && 'name' in wanted.model && installed.modelSha256 !== cargo.model.sha256) steps.push({ t: 'model', name: wanted.model.name });
   const settings = renderSettings(wanted, facts);
   if (installed.settingsSha256 !== sha256(settings.content)) steps.push({ t: 'file', file: settings });
+  const key = renderKey(wanted, facts);
+  if (key && installed.keySha256 !== sha256(key.content)) steps.push({ t: 'file', file: key });
   const by = facts.systemd === null ? 'launcher' : 'systemd';
   const service = by === 'systemd' ? renderUnit(wanted, facts) : renderLauncher(wanted, facts);
   if ((by === 'systemd' ? installed.unitSha256 : installed.launcherSha256) !== sha256(service.content)) steps.push({ t: 'file', file: service });

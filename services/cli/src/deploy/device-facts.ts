@@ -38,7 +38,7 @@ export interface DeviceFacts {
   flashBytesPerSecond: number | null;
   /** of an earlier deployment; empty: none */
   installed: {
-    user: boolean; bundleSha256: string; settingsSha256: string; unitSha256: string; launcherSha256: string; modelSha256: string; enrolled: boolean; running: boolean;
+    user: boolean; bundleSha256: string; settingsSha256: string; keySha256: string; unitSha256: string; launcherSha256: string; modelSha256: string; enrolled: boolean; running: boolean;
   };
 }
 
@@ -70,7 +70,7 @@ export function parseFacts(text: string): DeviceFacts {
     prefixDisk: text_('prefix_disk'), prefixFreeBytes: number('prefix_free_bytes'), stateDisk: text_('state_disk'), stateFreeBytes: number('state_free_bytes'),
     directIo: values.has('direct_io') ? yes('direct_io') : null, flashBytesPerSecond: number('flash_bytes_per_second') || null,
     installed: {
-      user: yes('user_exists'), bundleSha256: hash('installed_bundle'), settingsSha256: hash('settings_sha256'), unitSha256: hash('unit_sha256'), launcherSha256: hash('launcher_sha256'),
+      user: yes('user_exists'), bundleSha256: hash('installed_bundle'), settingsSha256: hash('settings_sha256'), keySha256: hash('key_sha256'), unitSha256: hash('unit_sha256'), launcherSha256: hash('launcher_sha256'),
       modelSha256: hash('model_sha256'), enrolled: yes('enrolled'), running: yes('running'),
     },
   };

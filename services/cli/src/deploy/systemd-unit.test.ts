@@ -6,7 +6,7 @@ import { parseFacts } from './device-facts';
 import { factsText } from './testing/facts-text';
 import { renderUnit, type Wanted } from './wanted';
 
-const wanted: Wanted = { id: 'a', coordinator: '10.0.0.1:7400', labels: '', cacheBytes: null, model: { name: 'm.gguf' }, user: 'daemon', memoryLimit: '80%', http: '127.0.0.1:8400', settings: {} };
+const wanted: Wanted = { id: 'a', coordinator: '10.0.0.1:7400', labels: '', cacheBytes: null, model: { name: 'm.gguf' }, user: 'daemon', memoryLimit: '80%', http: '127.0.0.1:8400', bundleKey: null, settings: {} };
 const analyses = spawnSync('systemd-analyze', ['--version']).status === 0;
 if (!analyses) process.stderr.write('\nSYSTEMD-ANALYZE IS MISSING: the check of the systemd unit is SKIPPED; apt-get install systemd\n');
 

@@ -20,6 +20,8 @@ export interface Wanted {
   memoryLimit: string;
   /** host:port of the device's HTTP API */
   http: string;
+  /** text of the public key that releases have to be signed with; null: none is pinned */
+  bundleKey: string | null;
   /** further environment of the agent */
   settings: Readonly<Record<string, string>>;
 }
@@ -45,10 +47,20 @@ export function renderSettings(wanted: Wanted, facts: DeviceFacts): RenderedFile
     MOEFLEET_HTTP: wanted.http,
     ...(wanted.labels ? { MOEFLEET_LABELS: wanted.labels } : {}),
     ...(wanted.cacheBytes === null ? {} : { MOEFLEET_MAX_CACHE: String(wanted.cacheBytes) }),
+    ...(wanted.bundleKey === null ? {} : { MOEFLEET_BUNDLE_KEY: keyPath(facts) }),
     ...wanted.settings,
   };
   const lines = Object.entries(values).map(([name, value]) => `${name}="${checkValue(name, value)}"`);
   return { path: `${facts.config}/agent.env`, mode: '0640', owner: 'service', content: `# Written by \`moefleet deploy\`, which writes it anew where it differs.\n${lines.join('\n')}\n` };
+}
+
+/** Not the agent's to write, so that whoever has taken it over cannot have it take their releases; null where none is pinned. */
+export function renderKey(wanted: Wanted, facts: DeviceFacts): RenderedFile | null {
+  return wanted.bundleKey === null ? null : { path: keyPath(facts), mode: '0644', owner: 'root', content: wanted.bundleKey };
+}
+
+function keyPath({ config }: DeviceFacts): string {
+  return `${config}/bundle-key.pub`;
 }
 
 export function renderUnit(wanted: Wanted, facts: DeviceFacts): RenderedFile {

@@ -5,7 +5,7 @@ export function factsText(change: Readonly<Record<string, string | null>> = {}):
     distribution: 'Ubuntu 22.04.5 LTS', board: 'NVIDIA Jetson Orin Nano', glibc: '2.35', glibcxx: '3.4.30', memory_bytes: '8000000000', available_bytes: '6000000000', cores: '6', pressure: 'yes', cgroup: '2',
     cgroup_memory: 'yes', systemd: '249', systemd_notify: 'yes', tool_tar: 'yes', tool_zstd: 'yes', tool_gzip: 'yes', tool_sha256sum: 'yes', tool_setsid: 'yes', clock_ms: '1000000',
     prefix_disk: '/', prefix_free_bytes: '20000000000', state_disk: '/', state_free_bytes: '20000000000', direct_io: 'yes', flash_bytes_per_second: '900000000', user_exists: 'no', installed_bundle: '',
-    settings_sha256: '', unit_sha256: '', launcher_sha256: '', enrolled: 'no', running: 'no', complete: 'yes', ...change,
+    settings_sha256: '', key_sha256: '', unit_sha256: '', launcher_sha256: '', enrolled: 'no', running: 'no', complete: 'yes', ...change,
   };
   return Object.entries(lines).filter(([, value]) => value !== null).map(([name, value]) => `${name}=${value}\n`).join('');
 }
