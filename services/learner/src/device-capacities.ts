@@ -31,13 +31,13 @@ function shrunk(limit: readonly number[], bytes: number, shape: ModelShape): num
   return [];
 }
 
-/** The same bytes, split over the layers by what they save at this setting; null where the surface does not tell. */
-export function splitByMisses(surface: QualitySurface, shape: ModelShape, setting: Setting, levels: readonly number[]): number[] | null {
+/** The same bytes, split over the layers by what they save at this setting on such devices; null where the surface does not tell. */
+export function splitByMisses(surface: QualitySurface, shape: ModelShape, setting: Setting, levels: readonly number[], layerRatios: readonly number[]): number[] | null {
   const points = levels.flatMap((capacity) => {
     const quality = surface.predict({ ...setting, capacities: shape.expertBytes.map(() => capacity) });
     return quality ? [{ capacity, rates: quality.layerMissRates }] : [];
   });
   if (points.length < 2) return null;
-  const curves: MissCurve[] = shape.expertBytes.map((_, layer) => points.map(({ capacity, rates }) => ({ capacity, missRate: rates[layer]! })));
+  const curves: MissCurve[] = shape.expertBytes.map((_, layer) => points.map(({ capacity, rates }) => ({ capacity, missRate: Math.min(rates[layer]! * layerRatios[layer]!, 1) })));
   return splitBytes(shape, curves, bytesOfCapacities(shape, setting.capacities));
 }

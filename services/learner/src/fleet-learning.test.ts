@@ -1,4 +1,4 @@
-import { type Device, type DeviceKnowledge, DeviceSpec, type Proposal, Reported, ValueSource_Layer } from '@moefleet/proto';
+import { type Device, DeviceKnowledge, DeviceSpec, type Proposal, Reported, ValueSource_Layer } from '@moefleet/proto';
 import type { EvaluationSubject } from './evaluator';
 import { lookAtAll, proposeAll, type Proposing, wantedCapacities, withPriors } from './fleet-learning';
 import { emptyKnowledge, speedMessage } from './knowledge';
@@ -79,6 +79,18 @@ test('splits the same bytes by misses where one layer needs them more', () => {
   expect(capacities[0]).toBeGreaterThan(capacities[1]!);
   expect(capacities[0]! + capacities[1]!).toBeLessThanOrEqual(32);
   expect(reason).toContain('split by misses');
+});
+
+test('splits by what the class itself misses where that is not what the texts do, and only for that class', () => {
+  const seen = (id: string, deviceClass: string, first: bigint, second: bigint): DeviceKnowledge => DeviceKnowledge.fromPartial({
+    ...emptyKnowledge(id, 'model-a', deviceClass), bootId: '',
+    frame: { layers: [first, second].map((misses, layer) => ({ layer, capacity: 16, hits: 1_000_000n - misses, misses })) },
+    outcomes: [{ routing: 2, lambda: 0, capacities: [16, 16], windows: 9n, slots: 2_000_000n, misses: first + second }],
+  });
+  const devices = [['a', 'phone'], ['b', 'jetson']].map(([id, name]) => ({ ...learnableDevice(id!), labels: { class: name! } }));
+  const { proposals } = learn(devices, [seen('a', 'phone', 400_000n, 200_000n), seen('b', 'jetson', 300_000n, 300_000n)]);
+  expect(proposals[0]!.capacities[0]).toBeGreaterThan(proposals[0]!.capacities[1]!);
+  expect(proposals[1]!.capacities).toEqual([16, 16]);
 });
 
 test.each([

@@ -7,6 +7,7 @@ import { type DeviceCapacities, deviceCapacities } from './device-capacities';
 import { lookAt } from './device-sight';
 import type { EvaluationSubject } from './evaluator';
 import { evidenceOf, isSound, memoryOf, speedMessage } from './knowledge';
+import { layerRatiosByClass } from './layer-ratios';
 import { fitPrior, type ModelShape, posterior, type QualityBudget, type QualitySurface, sameCapacities, type Scored, type SpeedPrior, VAGUE_PRIOR } from './model';
 import { type BudgetRule, budgetFor } from './quality-budget';
 import { noProposal, proposeFor, whyNotLearnt } from './proposal';
@@ -81,10 +82,11 @@ export interface FleetProposal { proposals: Proposal[]; knowledge: DeviceKnowled
 export function proposeAll(learnt: readonly Learnt[], { surface, subject, priors, levels, budget, budgetRules, nowMs }: Proposing): FleetProposal {
   const shape = shapeOfSubject(subject);
   const textHashes = subject.domains.map(({ textHash }) => textHash);
+  const ratios = layerRatiosByClass(learnt.map((one) => one.knowledge), surface, shape);
   const made = learnt.map(({ device, knowledge, at }) => {
     const prior = priors.get(knowledge.deviceClass) ?? VAGUE_PRIOR;
     return proposeFor(device, knowledge, at, {
-      surface, modelHash: subject.modelHash, textHashes, shape, levels, prior, budget: budgetFor(device, budgetRules, budget), explore: explores(device.id, prior, knowledge), nowMs,
+      surface, modelHash: subject.modelHash, textHashes, shape, levels, prior, layerRatios: ratios.get(knowledge.deviceClass) ?? shape.expertBytes.map(() => 1), budget: budgetFor(device, budgetRules, budget), explore: explores(device.id, prior, knowledge), nowMs,
     });
   });
   return { proposals: made.map((one) => one.proposal), knowledge: made.map((one) => one.knowledge), chosen: made.flatMap((one) => one.chosen ?? []) };

@@ -23,6 +23,8 @@ export interface ProposalContext {
   /** uniform capacities that were measured, ascending */
   levels: readonly number[];
   prior: SpeedPrior;
+  /** see layer-ratios.ts */
+  layerRatios: readonly number[];
   budget: QualityBudget;
   explore: boolean;
   nowMs: number;
@@ -58,7 +60,7 @@ export function proposeFor(device: Device, knowledge: DeviceKnowledge, at: Devic
   const inputs = {
     shape, surface, budget, maxLambda: device.info?.limits?.maxLambda ?? 0, current: currentSetting(device, knowledge, at), history: outcomes, explore: context.explore, noise: evidence.noise,
     speed: evidence.windows > 0 || context.prior.devices > 0 ? posterior(evidence, context.prior) : null,
-    observed: observedOf(outcomes.at(-1)), quarantined: knowledge.quarantine?.reason ?? null,
+    layerRatios: context.layerRatios, observed: observedOf(outcomes.at(-1)), quarantined: knowledge.quarantine?.reason ?? null,
   };
   let decision = proposeSetting({ ...inputs, capacities: at.capacities.length > 0 ? [at.capacities] : [] });
   if (decision.t === 'propose' && at.from !== 'operator') decision = withSplit(decision, inputs.current, context, (capacities) => proposeSetting({ ...inputs, capacities }));
@@ -75,12 +77,13 @@ export function proposeFor(device: Device, knowledge: DeviceKnowledge, at: Devic
 }
 
 /** The same bytes, split over the layers by what they save, where that is clearly better; what runs is always a candidate. */
-function withSplit(even: SettingDecision, current: Setting | null, { surface, shape, levels }: ProposalContext, decide: (capacities: (readonly number[])[]) => Decision): Decision {
+function withSplit(even: SettingDecision, current: Setting | null, { surface, shape, levels, layerRatios }: ProposalContext, decide: (capacities: (readonly number[])[]) => Decision): Decision {
   const { setting, quality } = even.best;
+  const misses = (rates: readonly number[]) => rates.reduce((sum, rate, layer) => sum + rate * layerRatios[layer]!, 0);
   const capacities = [setting.capacities];
-  const split = splitByMisses(surface, shape, setting, levels);
+  const split = splitByMisses(surface, shape, setting, levels, layerRatios);
   const better = split && surface.predict({ ...setting, capacities: split });
-  if (better && better.missRate < quality.missRate * (1 - LEAST_SPLIT_GAIN)) capacities.push(split);
+  if (better && misses(better.layerMissRates) < misses(quality.layerMissRates) * (1 - LEAST_SPLIT_GAIN)) capacities.push(split);
   const fits = current && current.capacities.length === setting.capacities.length && bytesOfCapacities(shape, current.capacities) <= bytesOfCapacities(shape, setting.capacities);
   if (fits && !capacities.some((one) => sameCapacities(one, current.capacities)) && surface.candidates(current.capacities).length > 0) capacities.push(current.capacities);
   return capacities.length === 1 ? even : decide(capacities);

@@ -42,6 +42,8 @@ export interface ProposalInputs {
   /** what the learner had it run; null: nothing, or an operator's value */
   readonly current: Setting | null;
   readonly observed: ObservedMisses | null;
+  /** how each layer's misses stand to the others', against the texts' (1: alike); default all 1 */
+  readonly layerRatios?: readonly number[];
   /** oldest first; the last is `current`'s where there is one */
   readonly history: readonly Outcome[];
   /** variance of one window's relative deviation in speed; default that of a device nothing is known of */
@@ -143,10 +145,10 @@ export function missRatio({ surface, observed }: Pick<ProposalInputs, 'surface' 
   return Math.min(Math.max(ratio, 1 / MOST_MISS_RATIO), MOST_MISS_RATIO);
 }
 
-function score({ setting, quality }: Candidate, { shape, speed }: ProposalInputs, ratio: number): Scored {
-  const rates = quality.layerMissRates.map((rate) => Math.min(rate * ratio, 1));
+function score({ setting, quality }: Candidate, { shape, speed, layerRatios }: ProposalInputs, ratio: number): Scored {
+  const rates = quality.layerMissRates.map((rate, layer) => Math.min(rate * ratio * (layerRatios?.[layer] ?? 1), 1));
   return {
-    setting, quality, missRate: Math.min(quality.missRate * ratio, 1),
+    setting, quality, missRate: layerRatios ? rates.reduce((sum, rate) => sum + rate, 0) / rates.length : Math.min(quality.missRate * ratio, 1),
     speed: speed && predictSpeed(speed, missBytesPerToken(shape, rates)),
   };
 }
