@@ -1,0 +1,69 @@
+/** The files of deploy/compose and deploy/k8s against what they are about: settings and metrics by name, and the programs that read them. */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { findJaeger } from '@moefleet/demo/jaeger-binary';
+import { SETTINGS as COORDINATOR } from '../../coordinator/src/config';
+import { Metrics } from '../../coordinator/src/metrics';
+import { SETTINGS as LEARNER } from '../../services/learner/src/config';
+
+const DEPLOY = join(__dirname, '..', '..', 'deploy');
+const COMPOSE = join(DEPLOY, 'compose');
+const CHART = join(DEPLOY, 'k8s', 'moefleet');
+const RENDERED = ['--kube-version', '1.30', '--set', 'fleet.existingSecret=fleet', '--set', 'redis.url=redis://redis:6379'];
+
+const textOf = (...path: string[]) => readFileSync(join(...path), 'utf8');
+const has = (program: string) => ['--version', 'version', '-v'].some((word) => spawnSync(program, [word]).status === 0);
+/** Only where the program is installed. */
+const withProgram = (program: string) => (has(program) ? test : test.skip);
+const jaeger = findJaeger();
+
+/** Names that are variables of these files rather than settings of a program. */
+const OF_THE_FILES = ['MOEFLEET_IMAGE', 'MOEFLEET_FLEET_NAME', 'MOEFLEET_REDIS_MEMORY', 'MOEFLEET_MODELS', 'MOEFLEET_COLLECTOR_CONFIG'];
+
+test('every setting that is named is one of the coordinator or the learner', () => {
+  const known = new Set([...COORDINATOR, ...LEARNER].map(({ env }) => env).concat(OF_THE_FILES, 'MOEFLEET_TOKEN'));
+  const files = [textOf(COMPOSE, 'compose.yaml'), ...readdirSync(join(CHART, 'templates')).map((file) => textOf(CHART, 'templates', file))];
+  const named = new Set(files.flatMap((file) => file.match(/MOEFLEET_[A-Z_]+/g) ?? []));
+  expect(named.size).toBeGreaterThan(12);
+  expect([...named].filter((name) => !known.has(name))).toEqual([]);
+});
+
+test('every metric of ours in alerts and dashboards is one that a coordinator has', async () => {
+  const told = new Set([...(await new Metrics().text()).matchAll(/^# TYPE (\S+) (\S+)$/gm)].flatMap(([, name, type]) => (type === 'histogram' ? [`${name}_bucket`, `${name}_sum`, `${name}_count`] : [name])));
+  const files = [textOf(COMPOSE, 'alerts.yml'), textOf(COMPOSE, 'grafana', 'dashboards', 'moefleet.json')];
+  const named = new Set(files.flatMap((file) => file.match(/(moefleet_coordinator|grpc_server)_[a-z0-9_]+/g) ?? []));
+  expect(named.size).toBeGreaterThan(12);
+  expect([...named].filter((name) => !told.has(name))).toEqual([]);
+});
+
+test('a dashboard\'s panels have places of their own and titles', () => {
+  const { panels } = JSON.parse(textOf(COMPOSE, 'grafana', 'dashboards', 'moefleet.json')) as { panels: { title: string; gridPos: { x: number; y: number } }[] };
+  expect(new Set(panels.map(({ gridPos }) => `${gridPos.x},${gridPos.y}`)).size).toBe(panels.length);
+  expect(panels.every(({ title }) => title.length > 0)).toBe(true);
+});
+
+(jaeger ? test : test.skip)('Jaeger, itself a collector, reads its own and the collector\'s configurations', () => {
+  for (const file of ['jaeger.yaml', 'collector.yaml', 'collector-sampling.yaml']) {
+    execFileSync(jaeger!, ['validate', '--config', join(COMPOSE, file)], { stdio: 'pipe' });
+  }
+});
+
+withProgram('docker-compose')('docker-compose reads the composition, learner included', () => {
+  expect(execFileSync('docker-compose', ['-f', join(COMPOSE, 'compose.yaml'), '--profile', 'learner', 'config', '--services'], { encoding: 'utf8' }).split('\n')).toContain('coordinator-2');
+});
+
+withProgram('promtool')('promtool reads configuration and rules', () => {
+  execFileSync('promtool', ['check', 'config', join(COMPOSE, 'prometheus.yml')]);
+});
+
+withProgram('haproxy')('haproxy reads its configuration', () => {
+  execFileSync('haproxy', ['-c', '-f', join(COMPOSE, 'haproxy.cfg')], { stdio: 'pipe' });
+});
+
+withProgram('helm')('helm lints the chart and refuses what it does not know, and what it lacks', () => {
+  execFileSync('helm', ['lint', '--strict', CHART, ...RENDERED]);
+  const refused = (...more: string[]) => spawnSync('helm', ['template', 'm', CHART, ...RENDERED, ...more], { encoding: 'utf8' }).stderr;
+  expect(refused('--set', 'coordinator.replica=3')).toMatch(/replica/);
+  expect(refused('--set', 'redis.url=')).toMatch(/where the fleet's Redis is/);
+});
