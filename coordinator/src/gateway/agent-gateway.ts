@@ -28,6 +28,8 @@ export interface GatewayOptions {
   deviceBudget: BudgetOptions;
   leaseTtlMs?: number;
   helloTimeoutMs?: number;
+  /** in [0,1), for whatever spreads agents over time */
+  random?: () => number;
   keepalive?: { timeMs: number; timeoutMs: number };
   /** default: plaintext */
   credentials?: () => ServerCredentials;
@@ -64,6 +66,7 @@ export class AgentGateway implements Service {
   private readonly admission: Admission;
   private readonly pace: TelemetryPace;
   private readonly hellosPerSecond: number;
+  private readonly random: () => number;
   private unsubscribe: (() => void)[] = [];
   private timers: NodeJS.Timeout[] = [];
 
@@ -74,6 +77,7 @@ export class AgentGateway implements Service {
     this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...keepalive, ...NO_CHANNELZ }, options.credentials,
       (admit) => (this.gate = new ConnectionGate({ ...options, silentMs: options.helloTimeoutMs }, admit, (outcome) => deps.metrics.connections.inc({ outcome }))));
     this.hellosPerSecond = options.hellosPerSecond;
+    this.random = options.random ?? Math.random;
     this.admission = new Admission(options);
     this.pace = new TelemetryPace(options);
     this.streamOptions = {
@@ -126,7 +130,7 @@ export class AgentGateway implements Service {
     const streams = [...this.streams];
     // Spread over the time that the coordinators left need to let them in; their leases outlive that.
     const spreadMs = Math.min(MOST_SPREAD_MS, 1000 * streams.length / this.hellosPerSecond);
-    for (const stream of streams) stream.fail(new StoppingError(Math.round(LEAST_AWAY_MS + Math.random() * spreadMs)));
+    for (const stream of streams) stream.fail(new StoppingError(Math.round(LEAST_AWAY_MS + this.random() * spreadMs)));
     this.admission.close();
     await Promise.all([...streams.map((stream) => stream.done), this.listener.close(), this.deps.telemetry.drain()]);
     await this.deps.warm.drain();

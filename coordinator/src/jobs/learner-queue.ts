@@ -5,9 +5,10 @@
  */
 import type { Logger, Service } from '@moefleet/runtime';
 import { Queue } from 'bullmq';
-import { reasonOf, RegistryUnavailableError } from '../errors';
+import { RegistryUnavailableError } from '../errors';
 import { createRedisClient, type RedisAddress, type RedisClient, shownUrl } from '../registry/redis-client';
 import { queuePrefix } from './queue-prefix';
+import { QueueTrouble } from './queue-trouble';
 
 /** A worker needs this name and `queuePrefix` of the same Redis prefix. */
 export const LEARNER_QUEUE = 'learner';
@@ -32,18 +33,20 @@ export class LearnerQueue implements Service {
   private client: RedisClient | null = null;
   private queue: Queue<LearnerJob> | null = null;
   private stopListening: () => void = () => {};
-  private lastReason = '';
+  private readonly trouble: QueueTrouble;
 
   /** `link` tells when Redis is back, so that a schedule that Redis has lost is made again. */
-  constructor(private readonly options: LearnerQueueOptions, private readonly link: { onUp(listener: () => void): () => void }, private readonly log: Logger) {}
+  constructor(private readonly options: LearnerQueueOptions, private readonly link: { onUp(listener: () => void): () => void }, log: Logger) {
+    this.trouble = new QueueTrouble('learner queue', log);
+  }
 
   async start(): Promise<void> {
     this.client = createRedisClient(this.options.redis, 'moefleet-coordinator-queue');
-    this.client.on('error', (error: unknown) => this.tell(error));
+    this.client.on('error', this.trouble.tell);
     await this.client.connect();
     this.queue = new Queue<LearnerJob>(LEARNER_QUEUE, { connection: this.client, prefix: queuePrefix(this.options.redisPrefix), defaultJobOptions: KEPT });
-    this.queue.on('error', (error) => this.tell(error));
-    this.stopListening = this.link.onUp(() => void this.schedule().catch((error: unknown) => this.tell(error)));
+    this.queue.on('error', this.trouble.tell);
+    this.stopListening = this.link.onUp(() => void this.schedule().catch(this.trouble.tell));
     await this.schedule();
   }
 
@@ -71,17 +74,10 @@ export class LearnerQueue implements Service {
     if (!this.queue) return;
     if (this.options.everyMs === 0) await this.queue.removeJobScheduler(SCHEDULER_ID);
     else await this.queue.upsertJobScheduler(SCHEDULER_ID, { every: this.options.everyMs }, { name: JOB_NAME, data: { reason: 'schedule' }, opts: KEPT });
-    this.lastReason = '';
+    this.trouble.over();
   }
 
   private unavailable(cause: unknown): RegistryUnavailableError {
     return new RegistryUnavailableError(shownUrl(this.options.redis.url), cause);
-  }
-
-  /** The same trouble once, not once per attempt to reconnect. */
-  private tell(error: unknown): void {
-    const reason = reasonOf(error);
-    if (reason !== this.lastReason) this.log.warn({ reason }, 'learner queue');
-    this.lastReason = reason;
   }
 }

@@ -10,6 +10,7 @@ import { DelayedError, type Job, Queue, Worker } from 'bullmq';
 import { reasonOf } from '../errors';
 import { createQueueClient, createRedisClient, type RedisAddress, type RedisClient } from '../registry/redis-client';
 import { queuePrefix } from './queue-prefix';
+import { QueueTrouble } from './queue-trouble';
 
 export const ROLLOUT_QUEUE = 'rollouts';
 
@@ -50,26 +51,28 @@ export class RolloutQueue implements Service {
   private worker: Worker | null = null;
   private timer: NodeJS.Timeout | undefined;
   private stopListening: () => void = () => {};
-  private lastReason = '';
+  private readonly trouble: QueueTrouble;
   private readonly running = new Set<Promise<void>>();
 
   /** `link` tells when Redis is back. */
-  constructor(private readonly steps: Steps, private readonly options: RolloutQueueOptions, private readonly link: { onUp(listener: () => void): () => void }, private readonly log: Logger) {}
+  constructor(private readonly steps: Steps, private readonly options: RolloutQueueOptions, private readonly link: { onUp(listener: () => void): () => void }, private readonly log: Logger) {
+    this.trouble = new QueueTrouble('rollout queue', log);
+  }
 
   async start(): Promise<void> {
     const { redis, redisPrefix, lockMs = LOCK_MS } = this.options;
     const prefix = queuePrefix(redisPrefix);
     this.client = createRedisClient(redis, 'moefleet-coordinator-rollouts');
     this.workerClient = createQueueClient(redis, 'moefleet-coordinator-rollout-worker');
-    for (const client of [this.client, this.workerClient]) client.on('error', (error: unknown) => this.tell(error));
+    for (const client of [this.client, this.workerClient]) client.on('error', this.trouble.tell);
     await this.client.connect();
     this.queue = new Queue(ROLLOUT_QUEUE, { connection: this.client, prefix });
-    this.queue.on('error', (error) => this.tell(error));
+    this.queue.on('error', this.trouble.tell);
     this.worker = new Worker(ROLLOUT_QUEUE, (job, token) => this.run(this.process(job, token)), {
       connection: this.workerClient, prefix, concurrency: CONCURRENCY, runRetryDelay: LOOK_AGAIN_MS,
       lockDuration: lockMs, stalledInterval: lockMs / 2, maxStalledCount: Number.MAX_SAFE_INTEGER,
     });
-    this.worker.on('error', (error) => this.tell(error));
+    this.worker.on('error', this.trouble.tell);
     this.stopListening = this.link.onUp(() => void this.sweep());
     this.timer = setInterval(() => void this.sweep(), SWEEP_MS);
     await this.sweep();
@@ -83,7 +86,7 @@ export class RolloutQueue implements Service {
     // BullMQ's own orderly close waits for the blocking connection's end, for ever where that one is just reconnecting.
     await worker?.pause(true);
     if (client !== null && await answers(client)) await Promise.race([Promise.allSettled(this.running), sleep(STEP_PATIENCE_MS, undefined, { ref: false })]);
-    await worker?.close(true).catch((error: unknown) => this.tell(error));
+    await worker?.close(true).catch(this.trouble.tell);
     await queue?.close().catch(() => {});
     workerClient?.disconnect();
     client?.disconnect();
@@ -94,16 +97,16 @@ export class RolloutQueue implements Service {
     try {
       await this.queue?.add('step', { rolloutId: id }, { jobId: id, removeOnComplete: true, removeOnFail: true });
     } catch (error) {
-      this.tell(error);
+      this.trouble.tell(error);
     }
   }
 
   private async sweep(): Promise<void> {
     try {
       for (const id of await this.steps.active()) await this.wake(id);
-      this.lastReason = '';
+      this.trouble.over();
     } catch (error) {
-      this.tell(error);
+      this.trouble.tell(error);
     }
   }
 
@@ -121,13 +124,6 @@ export class RolloutQueue implements Service {
     if (delayMs === null) return;
     await job.moveToDelayed(Date.now() + delayMs, token);
     throw new DelayedError();
-  }
-
-  /** The same trouble once, not once per attempt. */
-  private tell(error: unknown): void {
-    const reason = reasonOf(error);
-    if (reason !== this.lastReason) this.log.warn({ reason }, 'rollout queue');
-    this.lastReason = reason;
   }
 }
 
