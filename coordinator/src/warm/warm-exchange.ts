@@ -25,6 +25,7 @@ export interface WarmExchangeOptions {
 export interface CurrentList { version: number; reports: number; ranked: number[][] }
 
 interface Waiting { modelHash: string; workload: string; sum: Contribution }
+/** `ranked` is empty where there was nothing to be read. */
 interface Kept extends CurrentList { readMs: number }
 
 const FLUSH_EVERY_MS = 5_000;
@@ -74,7 +75,7 @@ export class WarmExchange {
     if (this.intervalMs === 0 || model.hash === '' || model.layers * model.experts === 0 || model.layers * model.experts > MOST_CELLS) return null;
     const key = keyOf(model, workload);
     const kept = this.lists.get(key);
-    if (kept && this.now() - kept.readMs < Math.min(LIST_AGE_MS, this.intervalMs)) return kept;
+    if (kept && this.now() - kept.readMs < Math.min(LIST_AGE_MS, this.intervalMs)) return orNothing(kept);
     const reading = this.reading.get(key) ?? this.read(key, model, workload, kept ?? null).finally(() => this.reading.delete(key));
     this.reading.set(key, reading);
     return reading;
@@ -103,7 +104,8 @@ export class WarmExchange {
     this.waiting.clear();
     for (const { modelHash, workload, sum } of all) {
       try {
-        if (!await this.store.add(modelHash, workload, sum, this.now())) this.log.warn({ modelHash, workload }, 'expert use is not kept: the registry holds that of as many other models as it may');
+        if (await this.store.add(modelHash, workload, sum, this.now())) this.forgetNothing();
+        else this.log.warn({ modelHash, workload }, 'expert use is not kept: the registry holds that of as many other models as it may');
       } catch (error) {
         this.count('shed');
         if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error, modelHash, workload }, 'expert use cannot be added');
@@ -113,20 +115,24 @@ export class WarmExchange {
 
   private async read(key: string, model: WarmModel, workload: string, kept: Kept | null): Promise<CurrentList | null> {
     const nowMs = this.now();
-    let list: Kept | null = kept && { ...kept, readMs: nowMs };
+    let list: Kept = { version: 0, reports: 0, ranked: [], ...kept, readMs: nowMs };
     try {
       const profiles = await this.store.profiles(model.hash, model);
       const fleet = mergeProfiles(model, [...profiles.values()], nowMs);
       const own = profiles.get(workload);
       const ranked = fleet.reports > 0 ? rankExperts(own ? mergeProfiles(model, [own], nowMs) : null, fleet) : [];
-      if (ranked.length > 0 && (!kept || shiftBetween(kept.ranked, ranked) > SHIFTED)) list = { version: this.versions += 1, reports: fleet.reports, ranked, readMs: nowMs };
+      if (ranked.length > 0 && (list.ranked.length === 0 || shiftBetween(list.ranked, ranked) > SHIFTED)) list = { version: this.versions += 1, reports: fleet.reports, ranked, readMs: nowMs };
     } catch (error) {
       if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error, modelHash: model.hash }, 'the warm list cannot be read');
     }
-    if (!list) return null;
     if (!this.lists.has(key) && this.lists.size >= MOST_KEPT) this.lists.delete(this.lists.keys().next().value!);
     this.lists.set(key, list);
-    return list;
+    return orNothing(list);
+  }
+
+  /** There is something to be read now. */
+  private forgetNothing(): void {
+    for (const [key, { ranked }] of this.lists) if (ranked.length === 0) this.lists.delete(key);
   }
 
   private refuse({ deviceId }: WarmReporter, reason: string): void {
@@ -145,6 +151,10 @@ export class WarmExchange {
 /** As it is sent: no longer than the device has room for, where it has said so. */
 export function warmListOf({ reports, ranked }: CurrentList, modelHash: string, workload: string, maxCapacities: readonly number[]): WarmList {
   return { modelHash, workload, reports, layers: ranked.map((experts, i) => ({ experts: maxCapacities.length === ranked.length ? experts.slice(0, maxCapacities[i]) : experts })) };
+}
+
+function orNothing(list: Kept): CurrentList | null {
+  return list.ranked.length > 0 ? list : null;
 }
 
 function keyOf(model: WarmModel, workload: string): string {
