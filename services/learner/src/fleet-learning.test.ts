@@ -13,8 +13,8 @@ const BUDGET = { meanNats: Math.log1p(0.01), worstNats: Math.log1p(0.02) };
 
 function learn(devices: Device[], known: DeviceKnowledge[] = [], changed: Partial<Proposing> = {}) {
   const { learnt: seen, others } = lookAtAll(devices, new Map(known.map((one) => [one.deviceId, one])), SUBJECT, 1234);
-  const { learnt, priors } = withPriors(seen);
-  const made = proposeAll(learnt, { surface: SURFACE, subject: SUBJECT, priors, levels: [8, 16, 24], budget: BUDGET, budgetRules: [], nowMs: 1234, ...changed });
+  const { learnt, priors, unclear } = withPriors(seen);
+  const made = proposeAll(learnt, { surface: SURFACE, subject: SUBJECT, priors, unclear, levels: [8, 16, 24], budget: BUDGET, budgetRules: [], nowMs: 1234, ...changed });
   return { ...made, proposals: [...made.proposals, ...others] };
 }
 
@@ -119,6 +119,20 @@ test('a quarantined device keeps what it has, and teaches its class nothing', ()
 function observeMany() {
   return Array.from({ length: 20 }).reduce<typeof NO_EVIDENCE>((known) => observe(known, speedWindow({ computeMs: 20, msPerMib: 2 }), VAGUE_PRIOR), NO_EVIDENCE);
 }
+
+test('where a class cannot tell yet what misses cost, a few of its devices are bent less, and never more', () => {
+  const ids = Array.from({ length: 60 }, (_, i) => `phone-${i}`);
+  const devices = ids.map((id) => ({ ...learnableDevice(id), labels: { class: 'phone' } }));
+  const { proposals } = learn(devices, ids.map((id) => {
+    const evidence = observe(NO_EVIDENCE, speedWindow({ stall: false }), VAGUE_PRIOR);
+    return { ...emptyKnowledge(id, 'model-a', 'phone'), speed: speedMessage(evidence, VAGUE_PRIOR, posterior(evidence, VAGUE_PRIOR), { readNs: 0, readBytes: 0 }) };
+  }));
+  const exploring = proposals.filter(({ reason }) => reason.includes('bent less than it could be for a while'));
+  const others = proposals.filter((one) => !exploring.includes(one));
+  expect(exploring.length).toBeGreaterThan(0);
+  expect(exploring.length).toBeLessThan(10);
+  for (const one of exploring) expect(one.predictedCrossEntropyLoss).toBeLessThan(others[0]!.predictedCrossEntropyLoss);
+});
 
 test('what is known and makes no sense is not gone on from', () => {
   const broken = fast('a', { msPerMib: 5 });

@@ -8,7 +8,7 @@ import { lookAt } from './device-sight';
 import type { EvaluationSubject } from './evaluator';
 import { evidenceOf, isSound, memoryOf, speedMessage } from './knowledge';
 import { layerRatiosByClass } from './layer-ratios';
-import { fitPrior, type ModelShape, posterior, type QualityBudget, type QualitySurface, sameCapacities, type Scored, type SpeedPrior, VAGUE_PRIOR } from './model';
+import { fitPrior, type ModelShape, posterior, type QualityBudget, type QualitySurface, readingUncertainty, sameCapacities, type Scored, type SpeedPrior, VAGUE_PRIOR } from './model';
 import { type BudgetRule, budgetFor } from './quality-budget';
 import { noProposal, proposeFor, whyNotLearnt } from './proposal';
 
@@ -44,8 +44,8 @@ function whyNotOfShape(device: Device, { moeLayers, experts, topK }: EvaluationS
   return `its telemetry is not believed: under the learner's model it tells of ${capacities.length} layers and top ${model.topK} of ${model.experts} experts, the model has ${moeLayers} and top ${topK} of ${experts}`;
 }
 
-/** Priors by class, and each device's posterior under its class's, written into what is known of it. */
-export function withPriors(learnt: readonly Learnt[]): { learnt: Learnt[]; priors: Map<string, SpeedPrior> } {
+/** Priors by class, the classes that cannot tell yet what misses cost, and each device's posterior under its class's, written into what is known of it. */
+export function withPriors(learnt: readonly Learnt[]): { learnt: Learnt[]; priors: Map<string, SpeedPrior>; unclear: Set<string> } {
   const classes = new Map<string, DeviceKnowledge[]>();
   for (const { knowledge } of learnt) {
     if (knowledge.quarantine) continue;
@@ -53,9 +53,15 @@ export function withPriors(learnt: readonly Learnt[]): { learnt: Learnt[]; prior
     if (members) members.push(knowledge);
     else classes.set(knowledge.deviceClass, [knowledge]);
   }
-  const priors = new Map([...classes].map(([name, members]) => [name, fitPrior(members.map(({ speed }) => evidenceOf(speed)))]));
+  const priors = new Map<string, SpeedPrior>();
+  const unclear = new Set<string>();
+  for (const [name, members] of classes) {
+    const evidence = members.map(({ speed }) => evidenceOf(speed));
+    priors.set(name, fitPrior(evidence));
+    if (members.length >= LEAST_CLASS && readingUncertainty(evidence) > KNOWN_WELL) unclear.add(name);
+  }
   return {
-    priors,
+    priors, unclear,
     learnt: learnt.map((one) => {
       const prior = priors.get(one.knowledge.deviceClass) ?? VAGUE_PRIOR;
       const { speed } = one.knowledge;
@@ -71,6 +77,8 @@ export interface Proposing {
   surface: QualitySurface;
   subject: EvaluationSubject;
   priors: ReadonlyMap<string, SpeedPrior>;
+  /** classes of which some devices explore */
+  unclear: ReadonlySet<string>;
   levels: readonly number[];
   budget: QualityBudget;
   budgetRules: readonly BudgetRule[];
@@ -79,14 +87,14 @@ export interface Proposing {
 
 export interface FleetProposal { proposals: Proposal[]; knowledge: DeviceKnowledge[]; chosen: Scored[] }
 
-export function proposeAll(learnt: readonly Learnt[], { surface, subject, priors, levels, budget, budgetRules, nowMs }: Proposing): FleetProposal {
+export function proposeAll(learnt: readonly Learnt[], { surface, subject, priors, unclear, levels, budget, budgetRules, nowMs }: Proposing): FleetProposal {
   const shape = shapeOfSubject(subject);
   const textHashes = subject.domains.map(({ textHash }) => textHash);
   const ratios = layerRatiosByClass(learnt.map((one) => one.knowledge), surface, shape);
   const made = learnt.map(({ device, knowledge, at }) => {
     const prior = priors.get(knowledge.deviceClass) ?? VAGUE_PRIOR;
     return proposeFor(device, knowledge, at, {
-      surface, modelHash: subject.modelHash, textHashes, shape, levels, prior, layerRatios: ratios.get(knowledge.deviceClass) ?? shape.expertBytes.map(() => 1), budget: budgetFor(device, budgetRules, budget), explore: explores(device.id, prior, knowledge), nowMs,
+      surface, modelHash: subject.modelHash, textHashes, shape, levels, prior, layerRatios: ratios.get(knowledge.deviceClass) ?? shape.expertBytes.map(() => 1), budget: budgetFor(device, budgetRules, budget), explore: unclear.has(knowledge.deviceClass) && explores(knowledge), nowMs,
     });
   });
   return { proposals: made.map((one) => one.proposal), knowledge: made.map((one) => one.knowledge), chosen: made.flatMap((one) => one.chosen ?? []) };
@@ -98,9 +106,8 @@ const LEAST_CLASS = 10;
 const KNOWN_WELL = 0.5;
 const EXPLORING_WINDOWS = 12;
 
-function explores(deviceId: string, prior: SpeedPrior, { speed }: DeviceKnowledge): boolean {
-  const unclear = prior.devices >= LEAST_CLASS && prior.sd[1] > KNOWN_WELL * prior.mean[1];
-  return unclear && Number(speed?.windows ?? 0n) < EXPLORING_WINDOWS && hash(deviceId) % EXPLORERS === 0;
+function explores({ deviceId, speed }: DeviceKnowledge): boolean {
+  return Number(speed?.windows ?? 0n) < EXPLORING_WINDOWS && hash(deviceId) % EXPLORERS === 0;
 }
 
 /** 32-bit FNV-1a: which devices explore is the same at every run. */

@@ -55,11 +55,11 @@ export async function runLearnerJob(parts: LearnerJobParts, signal: AbortSignal)
     const known = new Map((await registry.listKnowledge(signal)).map((one) => [one.deviceId, one]));
     const nowMs = parts.nowMs();
     const sight = lookAtAll(devices, known, subject, nowMs);
-    const { learnt, priors } = withPriors(sight.learnt);
+    const { learnt, priors, unclear } = withPriors(sight.learnt);
     const wanted = wantedCapacities(learnt, subject);
     if (wanted.length > 0) await run.load(subject);
     await run.walk(wanted);
-    const propose = () => proposeAll(learnt, { ...parts, surface: run.surface(), subject, priors, levels: run.evenLevels(), nowMs });
+    const propose = () => proposeAll(learnt, { ...parts, surface: run.surface(), subject, priors, unclear, levels: run.evenLevels(), nowMs });
     const made = await run.checked(propose);
     report('proposing', wanted.length, wanted.length);
     const proposals = [...made.proposals, ...sight.others];

@@ -9,7 +9,7 @@ export {
 } from './quality-surface';
 export { bytesOfCapacities, MIB, missBytesPerToken, type ModelShape, residentShare, sameCapacities, sameSetting, type Setting } from './setting';
 export {
-  type Drift, type DriftCause, fitPrior, NO_EVIDENCE, observe, type Pair, posterior, predictSpeed, type SpeedEvidence, type SpeedPosterior, type SpeedPrediction,
+  type Drift, type DriftCause, fitPrior, NO_EVIDENCE, observe, type Pair, posterior, predictSpeed, readingUncertainty, type SpeedEvidence, type SpeedPosterior, type SpeedPrediction,
   type SpeedPrior, VAGUE_PRIOR,
 } from './speed-model';
 export { LEAST_TOKENS, type LayerWindow, type TelemetryWindow, windowBetween, type WindowOutcome } from './telemetry-window';

@@ -220,6 +220,18 @@ export function fitPrior(devices: readonly SpeedEvidence[], base: SpeedPrior = V
   return prior;
 }
 
+/**
+ * How unsure a class is of what reading costs, all its evidence taken together: standard deviation against the value. Above
+ * one half its devices have shown too few different miss rates to tell reading from compute.
+ */
+export function readingUncertainty(devices: readonly SpeedEvidence[], base: SpeedPrior = VAGUE_PRIOR): number {
+  const sum = devices.reduce<SpeedEvidence>((all, { information: [aa, ab, bb], weighted: [a, b] }) => ({
+    ...all, information: [all.information[0] + aa, all.information[1] + ab, all.information[2] + bb], weighted: [all.weighted[0] + a, all.weighted[1] + b],
+  }), NO_EVIDENCE);
+  const { mean, covariance } = posterior(sum, base);
+  return Math.sqrt(covariance[2]) / Math.max(mean[1], LEAST);
+}
+
 /** Where the steps begin: all devices taken for one, each with the same say, and others for up to half as different. */
 function pooled(devices: readonly SpeedEvidence[], base: SpeedPrior): SpeedPrior {
   const sum = devices.reduce<SpeedEvidence>((all, one) => {
