@@ -1,7 +1,8 @@
 /** A gRPC server that listens on one address and stops within a moment. */
-import { type ConnectionInjector, Server, ServerCredentials, type ServerOptions } from '@grpc/grpc-js';
+import { type ConnectionInjector, Server, ServerCredentials, type ServerOptions, type ServiceDefinition, type UntypedServiceImplementation } from '@grpc/grpc-js';
 import type { Socket } from 'node:net';
 import { formatAddress, type ListenAddress } from './listen-address';
+import { bearMalformed } from './malformed-request';
 import { TcpListener } from './tcp-listener';
 
 /** After it, calls that have not ended are cut. */
@@ -36,6 +37,12 @@ export class GrpcListener {
   get boundAddress(): string {
     if (this.bound === null) throw new Error('not listening yet');
     return this.bound;
+  }
+
+  /** Of bytes that are no request, a call learns so. */
+  serve<T extends UntypedServiceImplementation>(service: ServiceDefinition<T>, handlers: T): void {
+    const { definition, implementation } = bearMalformed(service, handlers);
+    this.server.addService(definition, implementation);
   }
 
   async listen(): Promise<void> {

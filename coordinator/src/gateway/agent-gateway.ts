@@ -85,7 +85,7 @@ export class AgentGateway implements Service {
       leaseTtlMs: options.leaseTtlMs ?? LEASE_TTL_MS, helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
       identify: (call) => options.enrolment?.identify(call.getAuthContext()) ?? null,
     };
-    if (options.enrolment) this.listener.server.addService(EnrolmentServiceService, enrolmentService(options.enrolment, deps.log, (call) => this.gate.called(call.getPeer())));
+    if (options.enrolment) this.listener.serve(EnrolmentServiceService, enrolmentService(options.enrolment, deps.log, (call) => this.gate.called(call.getPeer())));
     this.listener.server.addService(AGENT_SERVICE, { connect: (call: AgentCall) => this.open(call) });
   }
 

@@ -39,14 +39,14 @@ export class OperatorServer implements Service {
       'grpc.max_receive_message_length': MOST_MESSAGE_BYTES,
       interceptors: [countCalls(onCall), operatorAuth(deps.registry.operators, deps.requireOperatorToken, deps.log)],
     }, credentials);
-    this.listener.server.addService(OperatorServiceService, operatorService(deps));
-    this.listener.server.addService(LearnerServiceService, learnerService(deps));
-    this.listener.server.addService(KnowledgeServiceService, knowledgeService(deps));
-    this.listener.server.addService(AccessServiceService, accessService(deps));
-    this.listener.server.addService(RolloutServiceService, rolloutService(deps));
-    this.listener.server.addService(FleetServiceService, fleetService(deps));
-    this.listener.server.addService(InventoryServiceService, inventoryService(deps));
-    this.listener.server.addService(IdentityServiceService, identityService(deps));
+    this.listener.serve(OperatorServiceService, operatorService(deps));
+    this.listener.serve(LearnerServiceService, learnerService(deps));
+    this.listener.serve(KnowledgeServiceService, knowledgeService(deps));
+    this.listener.serve(AccessServiceService, accessService(deps));
+    this.listener.serve(RolloutServiceService, rolloutService(deps));
+    this.listener.serve(FleetServiceService, fleetService(deps));
+    this.listener.serve(InventoryServiceService, inventoryService(deps));
+    this.listener.serve(IdentityServiceService, identityService(deps));
     this.health.addToServer(this.listener.server);
   }
 
