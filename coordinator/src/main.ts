@@ -5,6 +5,7 @@ import { AgentGateway, type GatewayOptions } from './gateway/agent-gateway';
 import type { AgentSession } from './gateway/agent-session';
 import { TelemetryBatch } from './gateway/telemetry-batch';
 import { Enrolment } from './identity/enrolment';
+import { RevocationJournal } from './identity/revocation-journal';
 import { ServerCertificate } from './identity/server-certificate';
 import { HttpServer } from './http-server';
 import { LearnerQueue } from './jobs/learner-queue';
@@ -58,6 +59,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const learnerRollouts = new LearnerRollouts(registry, staged, config.learnerStaging, now);
   const pinExpiry = new PinExpiry({ registry, rollouts, staged, now, log });
   const enrolment = certificate && new Enrolment({ registry, ca: () => certificate.ca, now, lifeMs: config.certificateLifeMs, graceMs: config.reenrolGraceMs, log });
+  const journal = config.tlsFolder === null ? null : new RevocationJournal({ folder: config.tlsFolder, registry, log });
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const warm = new WarmExchange(registry.warm, { intervalMs: config.expertUseIntervalMs }, metrics, log);
@@ -95,7 +97,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   };
   const presence = new Presence(registry, coordinatorId,
     () => ({ gatewayAddress: gateway.address, operatorAddress: operator.address, streams: sessions.size, framesShed: telemetry.shed }), log);
-  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, queue, rolloutQueue, gateway, firstAdmin, operator, http, rollouts, pinExpiry, presence, announcement], log);
+  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, ...(journal ? [journal] : []), queue, rolloutQueue, gateway, firstAdmin, operator, http, rollouts, pinExpiry, presence, announcement], log);
   return { lifecycle, registry, addresses };
 }
 

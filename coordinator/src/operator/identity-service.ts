@@ -57,10 +57,11 @@ export function identityService({ registry, enrolment, now, log }: IdentityDeps)
       if (!token) throw new NotFoundError(`enrolment token ${id} is not known; list them with: moefleet token list`);
       const entry = { who: caller.name, what: `revoke enrolment token ${id}`, why: checkWhy(why), before: { uses: token.uses, used: token.used, expiresMs: token.expiresMs } };
       if (!token.revokedMs) await registry.audit.around(entry, () => identities.revokeToken(id, now(), why));
+      events.emit({ kind: 'token', deviceId: id });
       return { token: viewToken((await identities.token(id)) ?? token) };
     }),
     revokeDevice: unary(log, change('revoke', (deviceId, why) => identities.revoke(deviceId, now(), why))),
-    unrevokeDevice: unary(log, change('unrevoke', (deviceId) => identities.unrevoke(deviceId))),
+    unrevokeDevice: unary(log, change('unrevoke', (deviceId) => identities.unrevoke(deviceId, now()))),
     releaseDevice: unary(log, change('release the id of', (deviceId) => identities.release(deviceId, now()), ({ deviceId, keyHash }) => {
       if (!keyHash) throw new NotFoundError(`device ${deviceId} has not enrolled, so its id is free`);
     })),
@@ -73,7 +74,7 @@ export function identityService({ registry, enrolment, now, log }: IdentityDeps)
 }
 
 const UNKNOWN: IdentityRecord = {
-  deviceId: '', installId: '', keyHash: '', enrolledMs: 0, notAfterMs: 0, tokenId: '', revokedMs: 0, revokedWhy: '', releasedMs: 0, clonedMs: 0, clones: [],
+  deviceId: '', installId: '', keyHash: '', enrolledMs: 0, notAfterMs: 0, tokenId: '', revokedMs: 0, revokedWhy: '', unrevokedMs: 0, releasedMs: 0, clonedMs: 0, clones: [],
 };
 
 function marksOf({ installId, revokedMs, revokedWhy, releasedMs, clonedMs }: IdentityRecord) {

@@ -10,13 +10,14 @@ import type { RedisLink } from './redis-link';
 export interface FleetEvent {
   /**
    * `desired`: what it shall run; `device`: what it reports, or whether it is there; `taken`: a newer stream has its lease;
-   * `measure`: a measurement is wanted of it; `identity`: whether it may be here
+   * `measure`: a measurement is wanted of it; `identity`: whether it may be here; `token`: an enrolment token, whose id stands
+   * for a device's
    */
-  kind: 'desired' | 'device' | 'taken' | 'measure' | 'identity';
+  kind: 'desired' | 'device' | 'taken' | 'measure' | 'identity' | 'token';
   deviceId: string;
 }
 
-const KINDS: readonly string[] = ['desired', 'device', 'taken', 'measure', 'identity'] satisfies FleetEvent['kind'][];
+const KINDS: readonly string[] = ['desired', 'device', 'taken', 'measure', 'identity', 'token'] satisfies FleetEvent['kind'][];
 
 /** Of one message, so that none becomes a burden for Redis. */
 const MOST_IDS = 512;

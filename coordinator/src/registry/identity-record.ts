@@ -16,6 +16,8 @@ export interface IdentityRecord {
   /** 0: not */
   revokedMs: number;
   revokedWhy: string;
+  /** when a revocation was last taken back; 0: never */
+  unrevokedMs: number;
   releasedMs: number;
   clonedMs: number;
   clones: CloneSighting[];
@@ -29,7 +31,7 @@ export function decodeIdentity(deviceId: string, raw: RawHash): IdentityRecord |
   return {
     deviceId, installId: text('installId'), keyHash: text('keyHash'), enrolledMs: time('enrolledMs'), notAfterMs: time('notAfterMs'), tokenId: text('tokenId'),
     // A mark whose time is damaged is a mark all the same.
-    revokedMs: raw['revokedMs'] ? time('revokedMs') || 1 : 0, revokedWhy: text('revokedWhy'), releasedMs: raw['releasedMs'] ? time('releasedMs') || 1 : 0,
+    revokedMs: raw['revokedMs'] ? time('revokedMs') || 1 : 0, revokedWhy: text('revokedWhy'), unrevokedMs: time('unrevokedMs'), releasedMs: raw['releasedMs'] ? time('releasedMs') || 1 : 0,
     clonedMs: raw['clonedMs'] ? time('clonedMs') || 1 : 0, clones: decodeClones(text('clones')),
   };
 }

@@ -77,7 +77,8 @@ export class IdentityStore {
     await this.set(deviceId, { revokedMs: nowMs, revokedWhy: why });
   }
 
-  async unrevoke(deviceId: string): Promise<void> {
+  async unrevoke(deviceId: string, nowMs: number): Promise<void> {
+    await this.set(deviceId, { unrevokedMs: nowMs });
     await this.clear(deviceId, 'revokedMs', 'revokedWhy');
   }
 

@@ -91,7 +91,7 @@ export class Keys {
   get warmModels(): string { return `${this.prefix}:{warm}:models`; }
   /** hash with a time to live: `use|<workload>` → bytes of a profile (warm/warm-profile.ts), `rev|<workload>` → its revision */
   warmProfiles(model: string): string { return `${this.prefix}:{warm:${model}}`; }
-  /** hash: installId, keyHash, tokenId, hostname, enrolledMs, notAfterMs; marks: revokedMs, revokedWhy, releasedMs, clonedMs, clones (JSON) */
+  /** hash: installId, keyHash, tokenId, hostname, enrolledMs, notAfterMs; marks: revokedMs, revokedWhy, unrevokedMs, releasedMs, clonedMs, clones (JSON) */
   identity(id: string): string { return this.device(id, 'identity'); }
   /** list with a time to live: JSON of the latest boots that said hello, newest first, one entry per change */
   boots(id: string): string { return this.device(id, 'boots'); }

@@ -1,9 +1,9 @@
 /** Redis restored from an older dump, and emptied, while devices run: nobody is sent back, generations go on upwards, the operator is told. */
 import { credentials } from '@grpc/grpc-js';
 import { FleetServiceClient, type GetFleetStatusResponse, RolloutServiceClient } from '@moefleet/proto';
-import { Redis } from 'ioredis';
 import { until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
+import { dump } from '../testing/redis-dump';
 import { TestAgent } from '../testing/test-agent';
 import { call, change, startCoordinator, type TestCoordinator } from '../testing/test-coordinator';
 
@@ -30,16 +30,6 @@ afterEach(async () => {
   await redis.close();
 });
 
-async function dump(): Promise<void> {
-  const client = new Redis(redis.url);
-  const before = await client.lastsave();
-  // LASTSAVE has a resolution of a second.
-  await new Promise((resolve) => setTimeout(resolve, 1100));
-  await client.bgsave();
-  await until('the dump is written', async () => await client.lastsave() > before);
-  client.disconnect();
-}
-
 /** As it was when it was last dumped; empty where it never was. */
 async function restore(): Promise<void> {
   await redis.stop();
@@ -52,7 +42,7 @@ const last = (agent: TestAgent) => ({ generation: agent.desired.at(-1)!.generati
 
 test.each([['restored from an older dump', true], ['emptied', false]] as const)('%s', async (_, dumped) => {
   await setLambda(0.1);
-  if (dumped) await dump();
+  if (dumped) await dump(redis.url);
   await setLambda(0.2);
   await setLambda(0.3);
   const before = agents.map(last);

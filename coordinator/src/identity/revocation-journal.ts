@@ -1,0 +1,170 @@
+/**
+ * Revocations outlive Redis: each lies as a line in the fleet's folder too, beside the key that certificates are signed
+ * with. A Redis that was emptied or restored from an older dump has forgotten those made since, and would let their devices in
+ * again; whenever Redis is there, what the journal says and Redis does not know is revoked again, told in the audit log, and
+ * live streams are cut. Taking a revocation back leaves a mark in Redis, so that a coordinator which was off meanwhile
+ * does not revoke again. Coordinators may share the file: lines are appended, and the same line twice says nothing new.
+ */
+import { appendFileSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Logger, Service } from '@moefleet/runtime';
+import { reasonOf, RegistryUnavailableError } from '../errors';
+import { isId } from '../names';
+import type { Registry } from '../registry/registry';
+
+export const REVOCATIONS_FILE = 'revocations.jsonl';
+
+interface Mark {
+  readonly of: 'device' | 'token';
+  readonly id: string;
+  readonly revokedMs: number;
+  readonly why: string;
+  /** it was taken back */
+  readonly over: boolean;
+}
+
+export interface JournalOptions {
+  /** the fleet's */
+  folder: string;
+  registry: Pick<Registry, 'identities' | 'audit' | 'events' | 'link'>;
+  log: Logger;
+}
+
+export class RevocationJournal implements Service {
+  readonly name = 'revocation journal';
+  private readonly path: string;
+  /** latest of each subject */
+  private marks = new Map<string, Mark>();
+  private stopListening: (() => void)[] = [];
+  /** one after the other */
+  private working: Promise<void> = Promise.resolve();
+
+  constructor(private readonly options: JournalOptions) {
+    this.path = join(options.folder, REVOCATIONS_FILE);
+  }
+
+  /** Before devices are let in. */
+  async start(): Promise<void> {
+    const { events, link } = this.options.registry;
+    this.stopListening = [
+      events.on(({ kind, deviceId: id }) => {
+        if (kind === 'identity') this.soon(() => this.noteDevice(id));
+        if (kind === 'token') this.soon(() => this.noteToken(id));
+      }),
+      link.onUp(() => this.soon(() => this.revokeAgain())),
+    ];
+    this.soon(() => this.revokeAgain());
+    await this.working;
+  }
+
+  async stop(): Promise<void> {
+    for (const off of this.stopListening) off();
+    await this.working;
+  }
+
+  private soon(work: () => Promise<void>): void {
+    this.working = this.working.then(work).catch((error: unknown) => {
+      // When Redis is back all is looked at again.
+      if (!(error instanceof RegistryUnavailableError)) this.options.log.error({ err: error, file: this.path }, 'revocation journal');
+    });
+  }
+
+  private async noteDevice(id: string): Promise<void> {
+    const identity = await this.options.registry.identities.read(id);
+    if (!identity) return;
+    this.note({ of: 'device', id, revokedMs: identity.revokedMs, why: identity.revokedWhy, over: false }, identity.unrevokedMs);
+  }
+
+  private async noteToken(id: string): Promise<void> {
+    const token = await this.options.registry.identities.token(id);
+    if (token) this.note({ of: 'token', id, revokedMs: token.revokedMs, why: token.why, over: false }, 0);
+  }
+
+  /** `takenBackMs`: when the latest revocation before this look was taken back; 0: never */
+  private note(found: Mark, takenBackMs: number): void {
+    this.load();
+    const known = this.marks.get(subject(found));
+    if (found.revokedMs > 0) {
+      if (!known || known.over || known.revokedMs !== found.revokedMs) this.append(found);
+    } else if (known && !known.over && takenBackMs >= known.revokedMs) {
+      this.append({ ...known, over: true });
+    }
+  }
+
+  private async revokeAgain(): Promise<void> {
+    this.load();
+    for (const mark of this.marks.values()) {
+      if (mark.over) continue;
+      if (mark.of === 'device') await this.revokeDeviceAgain(mark);
+      else await this.revokeTokenAgain(mark);
+    }
+  }
+
+  private async revokeDeviceAgain(mark: Mark): Promise<void> {
+    const { identities, events } = this.options.registry;
+    const identity = await identities.read(mark.id);
+    if (identity?.revokedMs) return;
+    if ((identity?.unrevokedMs ?? 0) >= mark.revokedMs) return this.append({ ...mark, over: true });
+    await this.told(mark, () => identities.revoke(mark.id, mark.revokedMs, mark.why));
+    events.emit({ kind: 'identity', deviceId: mark.id });
+    events.emit({ kind: 'device', deviceId: mark.id });
+  }
+
+  private async revokeTokenAgain(mark: Mark): Promise<void> {
+    const { identities } = this.options.registry;
+    const token = await identities.token(mark.id);
+    if (token && !token.revokedMs) await this.told(mark, () => identities.revokeToken(mark.id, mark.revokedMs, mark.why));
+  }
+
+  private async told({ of, id, revokedMs, why }: Mark, change: () => Promise<void>): Promise<void> {
+    const what = `revoke ${of === 'device' ? 'device' : 'enrolment token'} ${id} again: Redis had lost it`;
+    this.options.log.warn({ of, id, revokedMs, why }, 'redis had lost a revocation; revoked again');
+    await this.options.registry.audit.around({ who: `journal ${REVOCATIONS_FILE}`, what, why, ...(of === 'device' ? { subject: { t: 'devices', ids: [id] } } : {}), after: { revokedMs } }, change);
+  }
+
+  /** Whoever shares the file may have written since. */
+  private load(): void {
+    const marks = new Map<string, Mark>();
+    for (const line of readLines(this.path)) {
+      const mark = decodeMark(line);
+      if (mark) marks.set(subject(mark), mark);
+      else this.options.log.error({ file: this.path, line: line.slice(0, 120) }, 'a line of the revocation journal cannot be read; left out');
+    }
+    // What could not be written is kept here at least.
+    for (const [key, mark] of this.marks) if (!marks.has(key)) marks.set(key, mark);
+    this.marks = marks;
+  }
+
+  private append(mark: Mark): void {
+    this.marks.set(subject(mark), mark);
+    try {
+      appendFileSync(this.path, `${JSON.stringify(mark)}\n`, { mode: 0o600 });
+    } catch (error) {
+      this.options.log.error({ file: this.path, reason: reasonOf(error) },
+        'revocation cannot be written to the fleet\'s folder: should Redis lose it too, the device can come back; let the coordinator write there');
+    }
+  }
+}
+
+function subject({ of, id }: Mark): string {
+  return `${of} ${id}`;
+}
+
+function readLines(path: string): string[] {
+  try {
+    return readFileSync(path, 'utf8').split('\n').filter(Boolean);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    throw error;
+  }
+}
+
+function decodeMark(line: string): Mark | null {
+  try {
+    const { of, id, revokedMs, why, over } = JSON.parse(line) as Record<string, unknown>;
+    const good = (of === 'device' || of === 'token') && typeof id === 'string' && isId(id) && typeof revokedMs === 'number' && revokedMs > 0 && typeof why === 'string' && typeof over === 'boolean';
+    return good ? { of, id, revokedMs, why, over } : null;
+  } catch {
+    return null;
+  }
+}
