@@ -10,6 +10,7 @@ import { type FaultName, FAULTS } from './faults';
 let fleet: FaultFleet;
 beforeAll(async () => { fleet = await FaultFleet.start(['a-device', 'bystander']); });
 afterAll(() => fleet?.stop());
+afterEach(() => fleet.heal());
 
 /** Begins a change and resolves when the device is at that step of it. */
 const STEPS = {

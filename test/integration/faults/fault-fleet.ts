@@ -120,6 +120,12 @@ export class FaultFleet {
     this.toAgents.held = false;
   }
 
+  /** Ends what a case that has failed has left behind, so that the next one fails for reasons of its own. */
+  heal(): void {
+    this.release();
+    for (const proxy of [this.toAgents, this.toRedis]) Object.assign(proxy, { blackhole: false, silent: false });
+  }
+
   async leaseOf(id: string): Promise<string | null> {
     return (await this.registry.devices.read(id))?.lease?.coordinatorId ?? null;
   }
