@@ -2,7 +2,7 @@
 import { credentials } from '@grpc/grpc-js';
 import { FleetCa } from '@moefleet/coordinator/identity/fleet-ca';
 import { COORDINATOR_NAME } from '@moefleet/runtime';
-import { bearerInterceptor, OperatorServiceClient } from '@moefleet/proto';
+import { bearerInterceptor, IdentityServiceClient, OperatorServiceClient } from '@moefleet/proto';
 import { Child } from '@moefleet/demo/child-process';
 import { freePort } from '@moefleet/demo/free-port';
 import { CLI_PATH } from '@moefleet/demo/local-fleet';
@@ -27,12 +27,20 @@ export interface OperatorAccess { caPem: string; token: string }
 
 export class RunningCoordinator {
   readonly operator: OperatorServiceClient;
+  readonly identities: IdentityServiceClient;
 
   /** `access`: the fleet's CA in PEM and an operator's token; null: plaintext, without authentication. */
   constructor(readonly child: Child, private readonly ports: { gateway: number; operator: number; http: number }, access: OperatorAccess | null) {
-    this.operator = new OperatorServiceClient(`127.0.0.1:${ports.operator}`, access ? credentials.createSsl(Buffer.from(access.caPem)) : credentials.createInsecure(), {
-      'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, 'grpc.ssl_target_name_override': COORDINATOR_NAME, interceptors: access ? [bearerInterceptor(access.token)] : [],
-    });
+    const address = `127.0.0.1:${ports.operator}`;
+    const channel = access ? credentials.createSsl(Buffer.from(access.caPem)) : credentials.createInsecure();
+    const options = { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, 'grpc.ssl_target_name_override': COORDINATOR_NAME, interceptors: access ? [bearerInterceptor(access.token)] : [] };
+    this.operator = new OperatorServiceClient(address, channel, options);
+    this.identities = new IdentityServiceClient(address, channel, options);
+  }
+
+  close(): void {
+    this.operator.close();
+    this.identities.close();
   }
 
   get pid(): number { return this.child.pid!; }
@@ -102,13 +110,13 @@ export class Stage {
     // The first admin is made before the HTTP server, so that the token lies there when that answers.
     await child.until('an answer on its gateway', async () => ((await connects(gateway)) && (await connects(http))) || null, START_TIMEOUT_MS);
     const access = this.authority ? { caPem: this.authority.certificatePem, token: readFileSync(this.adminTokenFile, 'utf8').trim() } : null;
-    this.coordinators[at]?.operator.close();
+    this.coordinators[at]?.close();
     this.coordinators[at] = new RunningCoordinator(child, this.ports[at], access);
     return this.coordinators[at];
   }
 
   async stop(): Promise<void> {
-    for (const { operator } of this.coordinators) operator.close();
+    for (const coordinator of this.coordinators) coordinator.close();
     await Promise.all(this.children.map((child) => child.stop()));
     await this.redis?.stop();
     rmSync(this.folder, { recursive: true, force: true });

@@ -15,8 +15,10 @@ import { readRecording, type Recording } from '../hollow-fleet/recording';
 import { residentBytes } from '../process-usage';
 import type { Progress } from '../progress';
 import { Stage } from '../stage';
+import { type Attempt, HostileIdentities } from './hostile-identity';
 import { helloOf, hostileMessage, validMessages } from './hostile-message';
 import { Random } from './random';
+import { Trespass } from './trespass';
 
 export interface FuzzOptions { messages: number; seed: number; tls: boolean }
 
@@ -27,18 +29,23 @@ export interface FuzzFigures {
   seconds: number;
   seed: number;
   serverUp: boolean;
-  /** after a first tenth of the messages, and at the end */
-  rssBeforeBytes: number;
-  rssAfterBytes: number;
+  /** resident set of the coordinator after each tenth of the messages, and two seconds after the last */
+  rssBytes: number[];
   /** honest agents, those still on their first stream, and those that applied a change made afterwards */
   honest: number;
   undisturbed: number;
   acknowledged: number;
-  /** calls with the id of an honest device from another installation, and how many of them were let in */
+  /** calls with what is another's (an honest device's id, a certificate, a token), and those of them that were let in, in words */
   intrusions: number;
-  letIn: number;
+  letIn: string[];
+  /** of a token that attempts have used too: devices that it let in at the end, and its uses; null: plaintext */
+  enrolled: { letIn: number; uses: number } | null;
+  /** who is in the fleet afterwards and should not be, in words */
+  trespassers: string[];
   /** gRPC statuses that calls ended with; `none`: the connection broke */
   statuses: Record<string, number>;
+  /** what calls that ended with INTERNAL were told, the ten most frequent */
+  internal: Record<string, number>;
 }
 
 const HONEST = 8;
@@ -49,6 +56,10 @@ const CALL_TIMEOUT_MS = 5_000;
 const AGENT_PATH = '/moefleet.v1.AgentService/Connect';
 const OPERATOR_PATHS = ['ListDevices', 'GetDevice', 'GetRollout', 'MeasureDevice', 'GetLearner'].map((name) => `/moefleet.v1.OperatorService/${name}`);
 const LAMBDA = 0.31;
+const TENTHS = 10;
+const OK = '0';
+const ATTEMPTS_PER_TURN = 25;
+const INTERNAL = '13';
 
 export class GatewayFuzz {
   private readonly stage: Stage;
@@ -61,8 +72,10 @@ export class GatewayFuzz {
   private calls = 0;
   private connections = 0;
   private intrusions = 0;
-  private letIn = 0;
+  private readonly letIn: string[] = [];
+  private hostile: HostileIdentities | null = null;
   private readonly statuses: Record<string, number> = {};
+  private readonly internal = new Map<string, number>();
   private stopping: Promise<void> | null = null;
 
   constructor(private readonly options: FuzzOptions, private readonly progress: Progress) {
@@ -82,21 +95,35 @@ export class GatewayFuzz {
     if (stage.tlsFolder) {
       const ids = Array.from({ length: IDS }, (_, at) => ({ id: `fuzz-${at}`, installId: `install-fuzz-${at}` }));
       this.certificates = await makeCertificates(stage.tlsFolder, ids);
+      this.hostile = new HostileIdentities(stage.tlsFolder, coordinator.identities, this.random, (id, installId) => helloOf(id, installId, this.recording));
+      await this.hostile.prepare('hollow-0', (attempt) => this.attempt(attempt));
     }
+    const trespass = new Trespass({
+      redisUrl: stage.redisUrl, prefix: stage.prefix, operator: coordinator.operator,
+      honest: new Map(Array.from({ length: HONEST }, (_, at) => [`hollow-${at}`, `install-hollow-${at}`])),
+      mayBe: (id) => !stage.tlsFolder || /^(hollow|fuzz)-\d+$/.test(id),
+    });
+    await trespass.remember();
     const begunMs = Date.now();
-    await this.attack(options.messages / 10);
-    const rssBeforeBytes = residentBytes(coordinator.pid);
-    await this.attack(options.messages);
+    const rssBytes: number[] = [];
+    for (let tenth = 1; tenth <= TENTHS; tenth += 1) {
+      await this.attack(options.messages * tenth / TENTHS);
+      rssBytes.push(residentBytes(coordinator.pid));
+      this.progress.step(`${this.sent} messages: the coordinator's resident set is ${mib(rssBytes.at(-1)!)} MiB`);
+    }
     const seconds = (Date.now() - begunMs) / 1000;
     // What was begun ends; nothing is collected by force.
     await sleep(2000);
     const serverUp = !coordinator.child.ended && (await coordinator.metric('streams')).size > 0;
-    const rssAfterBytes = serverUp ? residentBytes(coordinator.pid) : 0;
+    if (serverUp) rssBytes.push(residentBytes(coordinator.pid));
+    const enrolled = serverUp && this.hostile ? await this.hostile.useUp((attempt) => this.attempt(attempt)) : null;
+    const trespassers = serverUp ? await trespass.found() : [];
     const acknowledged = serverUp ? await this.pushTo(fleet) : 0;
     const figures = await fleet.figures();
     return {
-      messages: this.sent, calls: this.calls, connections: this.connections, seconds, seed: options.seed, serverUp, rssBeforeBytes, rssAfterBytes,
-      honest: HONEST, undisturbed: HONEST - (figures.welcomes - HONEST) - (HONEST - figures.open), acknowledged, intrusions: this.intrusions, letIn: this.letIn, statuses: this.statuses,
+      messages: this.sent, calls: this.calls, connections: this.connections, seconds, seed: options.seed, serverUp, rssBytes,
+      honest: HONEST, undisturbed: HONEST - (figures.welcomes - HONEST) - (HONEST - figures.open), acknowledged, intrusions: this.intrusions, letIn: this.letIn.slice(0, 20), enrolled, trespassers, statuses: this.statuses,
+      internal: Object.fromEntries([...this.internal].sort(([, a], [, b]) => b - a).slice(0, 10)),
     };
   }
 
@@ -115,6 +142,7 @@ export class GatewayFuzz {
         const chance = this.random.next();
         if (chance < 0.02) await this.garbage();
         else if (chance < 0.05) await this.operatorCalls();
+        else if (chance < 0.2 && this.hostile) await this.identityCalls(this.hostile);
         else await this.agentCalls(at);
         this.progress.now(`${this.sent} of ${this.options.messages} messages`);
       }
@@ -133,9 +161,27 @@ export class GatewayFuzz {
       const messages: Buffer[] = this.random.next() < 0.7 ? [hello] : [];
       while (messages.length < MESSAGES_PER_CALL) messages.push(this.random.next() < 0.3 ? Buffer.from(this.random.of(this.valid)) : hostileMessage(this.valid, this.random));
       const { welcomed } = await this.call(session, AGENT_PATH, messages.map((message) => this.framed(message)));
-      if (foreign && welcomed && messages[0] === hello) this.letIn += 1;
+      if (foreign && welcomed && messages[0] === hello) this.letIn.push('another installation under an honest device\'s id');
     }
     session.destroy();
+  }
+
+  /** Each over a connection of its own, for each has another certificate. */
+  private async identityCalls(hostile: HostileIdentities): Promise<void> {
+    for (let calls = 0; calls < ATTEMPTS_PER_TURN; calls += 1) {
+      const attempt = hostile.next(`hollow-${this.random.below(HONEST)}`);
+      this.intrusions += 1;
+      if (await this.attempt(attempt) === OK && this.letIn.length < 1000) this.letIn.push(attempt.kind);
+    }
+  }
+
+  /** Its status; `0` also for a stream that was welcomed. */
+  private async attempt({ path, certificate, messages }: Attempt): Promise<string> {
+    const session = this.open(this.stage.coordinators[0]!.gateway.port, certificate);
+    this.sent += messages.length;
+    const { welcomed, status } = await this.call(session, path, messages.map((message) => plainFrame(message)));
+    session.destroy();
+    return welcomed ? OK : status;
   }
 
   private async operatorCalls(): Promise<void> {
@@ -180,24 +226,32 @@ export class GatewayFuzz {
     return session;
   }
 
-  private call(session: ClientHttp2Session, path: string, frames: Buffer[]): Promise<{ welcomed: boolean }> {
+  private call(session: ClientHttp2Session, path: string, frames: Buffer[]): Promise<{ welcomed: boolean; status: string }> {
     this.calls += 1;
     return new Promise((resolve) => {
       let status = 'none';
       let welcomed = false;
       const stream = session.request({ ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers' });
       const timer = setTimeout(() => stream.close(), CALL_TIMEOUT_MS);
-      for (const event of ['response', 'trailers'] as const) stream.on(event, (headers: Record<string, unknown>) => { status = String(headers['grpc-status'] ?? status); });
+      for (const event of ['response', 'trailers'] as const) stream.on(event, (headers: Record<string, unknown>) => {
+        status = String(headers['grpc-status'] ?? status);
+        if (status === INTERNAL) this.noteInternal(path, String(headers['grpc-message'] ?? ''));
+      });
       stream.on('data', () => { welcomed = true; });
       stream.on('error', () => {});
       stream.on('close', () => {
         clearTimeout(timer);
         this.statuses[status] = (this.statuses[status] ?? 0) + 1;
-        resolve({ welcomed });
+        resolve({ welcomed, status });
       });
       for (const frame of frames) stream.write(frame);
       stream.end();
     });
+  }
+
+  private noteInternal(path: string, message: string): void {
+    const what = `${path.split('/').at(-1)!}: ${decodeURIComponent(message).replace(/\d+/g, 'N')}`;
+    if (this.internal.size < 1000) this.internal.set(what, (this.internal.get(what) ?? 0) + 1);
   }
 
   /** A change to every device; how many honest ones have applied it. */
@@ -213,4 +267,15 @@ export class GatewayFuzz {
     call.cancel();
     return (await fleet.arrivals()).length;
   }
+}
+
+/** Length-prefixed, as it should be. */
+function plainFrame(message: Buffer): Buffer {
+  const prefix = Buffer.alloc(5);
+  prefix.writeUInt32BE(message.length, 1);
+  return Buffer.concat([prefix, message]);
+}
+
+function mib(bytes: number): string {
+  return (bytes / 1024 / 1024).toFixed(0);
 }

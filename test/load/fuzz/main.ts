@@ -6,18 +6,20 @@ import { type FuzzFigures, GatewayFuzz } from './gateway-fuzz';
 const HELP = `Usage: npm run fuzz:gateway -- [options]
 
 Sends hostile messages to a fresh coordinator beside a few honest agents, then tells whether it is up, what memory it
-takes, whether the honest agents noticed, and whether anybody got in under another device's id. Exits with 1 if not all is well.
+takes, whether the honest agents noticed, and whether anybody got in where they do not belong. Exits with 1 if not all is well.
 
   --messages N   hostile messages (1000000)
   --seed N       of chance (1)
-  --tls          over TLS 1.3
+  --tls          over TLS 1.3; also certificates and enrolment tokens of others, revoked, expired, used up, replayed, and hostile
+                 requests for certificates
   --json         figures as JSON on standard output
   --help
 
   npm run fuzz:gateway -- --messages 20000 --json
 `;
 
-const well = (figures: FuzzFigures): boolean => figures.serverUp && figures.undisturbed === figures.honest && figures.acknowledged === figures.honest && figures.letIn === 0;
+const well = (figures: FuzzFigures): boolean => figures.serverUp && figures.undisturbed === figures.honest && figures.acknowledged === figures.honest && figures.letIn.length === 0
+  && figures.trespassers.length === 0 && figures.enrolled?.letIn === figures.enrolled?.uses;
 
 async function main(): Promise<number> {
   const { values } = parseArgs({ options: { messages: { type: 'string', default: '1000000' }, seed: { type: 'string', default: '1' }, tls: { type: 'boolean', default: false }, json: { type: 'boolean', default: false }, help: { type: 'boolean', default: false } } });
