@@ -30,9 +30,9 @@ export class LiveText {
   private draw(): void {
     this.timer = undefined;
     this.drawnMs = Date.now();
-    // The last row is the cursor's.
-    const rows = (this.terminal.rows ?? DEFAULT_ROWS) - 1;
-    const columns = this.terminal.columns ?? DEFAULT_COLUMNS;
+    // A terminal that does not know its size says 0. The last row is the cursor's.
+    const rows = (this.terminal.rows || DEFAULT_ROWS) - 1;
+    const columns = this.terminal.columns || DEFAULT_COLUMNS;
     const lines = this.lines(rows).slice(0, rows).map((line) => [...line].slice(0, columns - 1).join(''));
     this.terminal.write(`${this.drawn > 0 ? `\x1b[${this.drawn}A` : ''}\r\x1b[J${lines.map((line) => `${line}\n`).join('')}`);
     this.drawn = lines.length;

@@ -17,7 +17,7 @@ import { type DeviceNews, type WatchedDevice, WatchedDevices } from '../watched-
 import { driftText, lambdaText, onlineText } from './devices';
 
 /** Between two attempts to reach a coordinator that was there. */
-const RECONNECT = { baseMs: 250, maxMs: 5000, random: Math.random };
+const RECONNECT = { baseMs: 250, maxMs: 2000, random: Math.random };
 /** How a stream ends whose coordinator is restarted, cut off, or without Redis. */
 const PASSES: readonly number[] = [status.UNAVAILABLE, status.CANCELLED, status.INTERNAL, status.UNKNOWN, status.RESOURCE_EXHAUSTED];
 
