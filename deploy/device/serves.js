@@ -1,5 +1,5 @@
 // Runs on the device, by the bundle's own Node: waits until the agent has loaded its model, has it generate one token, and
-// prints what it saw as one line of JSON. Arguments: base address, patience in ms.
+// prints what it saw as one line of JSON. Arguments: base address, patience in ms; `apiKey` is set before, empty for none.
 const [base, patienceMs] = [process.argv[2], Number(process.argv[3])];
 const beganMs = Date.now();
 const pause = () => new Promise((resolve) => setTimeout(resolve, 100));
@@ -29,7 +29,7 @@ const seen = { healthy: false, reason: 'nothing listens there', connected: false
   if (seen.healthy) {
     try {
       const { ok, status, body } = await ask('/v1/completions', {
-        method: 'POST', headers: { 'content-type': 'application/json' },
+        method: 'POST', headers: { 'content-type': 'application/json', ...(globalThis.apiKey ? { authorization: `Bearer ${globalThis.apiKey}` } : {}) },
         body: JSON.stringify({ model: 'default', prompt: 'The', max_tokens: 1, temperature: 0 }),
       });
       seen.served = ok && body.usage?.completion_tokens >= 1;

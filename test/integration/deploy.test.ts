@@ -234,7 +234,7 @@ onDevices('without root everything lies below the home of who logs in, and goes 
   const board = hosts.get('board-3')!;
   const before = board.tree();
   const reach = ['ssh', `pi@${board.address}`, '--ssh-config', lan!.sshConfig];
-  const ran = await moefleet('deploy', ...reach, '--bundle', bundles, '--model', MODEL, '--coordinator', gateway, ...LIGHT);
+  const ran = await moefleet('deploy', ...reach, '--bundle', bundles, '--model', MODEL, '--coordinator', gateway, ...LIGHT, '--set', 'MOEFLEET_API_KEY=for-this-board');
   expect(ran.stdout).toMatch(/launcher +deployed/);
   expect(ran.stdout).toMatch(/no root: the agent is supervised by a launcher/);
   expect(ran.code).toBe(0);

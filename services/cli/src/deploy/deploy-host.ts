@@ -146,7 +146,8 @@ async function seeItServe(job: HostJob, facts: DeviceFacts): Promise<void> {
   const { wanted, link, fleet } = job;
   const base = `http://${wanted.http.replace(/^(0\.0\.0\.0|\[::\]):/, '127.0.0.1:')}`;
   const node = ['sh', '-c', 'n="$1/current/bin/node"; shift; exec "$n" - "$@"', 'sh', facts.prefix, base, String(job.patienceMs)];
-  const [{ stdout }, seen] = await Promise.all([link.run('serve', node, deployFile('device/serves.js')), fleet.waitApplied(wanted.id, job.patienceMs).catch((error: Error) => error)]);
+  const program = `globalThis.apiKey = ${JSON.stringify(wanted.settings['MOEFLEET_API_KEY'] ?? '')};\n${deployFile('device/serves.js')}`;
+  const [{ stdout }, seen] = await Promise.all([link.run('serve', node, program), fleet.waitApplied(wanted.id, job.patienceMs).catch((error: Error) => error)]);
   const answer = readAnswer(stdout);
   if (!answer.served || seen instanceof Error) {
     const said = lastTrouble(await install(job, facts, 'log', [facts.systemd === null ? 'launcher' : 'systemd', '40']));
