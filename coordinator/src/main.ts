@@ -4,6 +4,7 @@ import { type CoordinatorConfig, readConfig, SETTINGS } from './config';
 import { AgentGateway, type GatewayOptions } from './gateway/agent-gateway';
 import type { AgentSession } from './gateway/agent-session';
 import { TelemetryBatch } from './gateway/telemetry-batch';
+import { WindowRoom } from './gateway/window-assembly';
 import { Enrolment } from './identity/enrolment';
 import { RevocationJournal } from './identity/revocation-journal';
 import { ServerCertificate } from './identity/server-certificate';
@@ -63,7 +64,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const warm = new WarmExchange(registry.warm, { intervalMs: config.expertUseIntervalMs }, metrics, log);
-  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, warm, metrics, log },
+  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, warm, windowRoom: new WindowRoom(), metrics, log },
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
       credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment });
   const operator = new OperatorServer(config.operator,

@@ -89,6 +89,8 @@ function contents(arch, compiled, metafile) {
     'bin/moefleet-agent': inBundle('moefleet-agent'),
     'bin/node': { source: join(runtime, 'bin', 'node'), executable: true },
     'lib/main.js': { source: join(compiled, 'main.js') },
+    // What compresses router windows looks for its module beside the program.
+    'lib/zstd.wasm': { source: join(root, 'node_modules', '@bokuweb', 'zstd-wasm', 'dist', 'common', 'zstd.wasm') },
     'lib/host/host-main.js': { source: join(compiled, 'host', 'host-main.js') },
     ...Object.fromEntries(native.files.map((source) => [`lib/native/build/${basename(source)}`, { source }])),
     ...licenceFiles(packages, { runtime, native }),

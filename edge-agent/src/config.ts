@@ -29,6 +29,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--queue <n>', env: 'MOEFLEET_QUEUE', description: 'requests that may wait for the engine; one more gets a 429', fallback: '16' },
   { flags: '--otlp-endpoint <url>', env: 'OTEL_EXPORTER_OTLP_ENDPOINT', description: 'OTLP/HTTP collector, such as http://127.0.0.1:4318; empty: spans stay in the spool' },
   { flags: '--spool-bytes <size>', env: 'MOEFLEET_SPOOL_BYTES', description: 'most disk for spans that wait for the collector', fallback: '64MiB' },
+  { flags: '--window-spool-bytes <size>', env: 'MOEFLEET_WINDOW_SPOOL_BYTES', description: 'most disk for router windows that wait for the coordinator', fallback: '16MiB' },
   { flags: '--trace-ratio <x>', env: 'MOEFLEET_TRACE_RATIO', description: 'share of requests traced where no spec says otherwise, in [0,1]', fallback: '1' },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
 ];
@@ -65,6 +66,7 @@ export interface AgentConfig {
   /** base address, null for no export */
   readonly otlpEndpoint: string | null;
   readonly spoolBytes: number;
+  readonly windowSpoolBytes: number;
   readonly traceRatio: number;
   readonly logLevel: string;
 }
@@ -101,6 +103,7 @@ export function readConfig(values: Env): AgentConfig {
     apiKey: values['MOEFLEET_API_KEY'] || null,
     maxWaiting: readInteger('--queue', values['MOEFLEET_QUEUE'], 16, 0, 10_000),
     otlpEndpoint: readUrl('--otlp-endpoint', values['OTEL_EXPORTER_OTLP_ENDPOINT']),
+    windowSpoolBytes: readSize('--window-spool-bytes', values['MOEFLEET_WINDOW_SPOOL_BYTES'], 16 * 1024 ** 2),
     spoolBytes: readSize('--spool-bytes', values['MOEFLEET_SPOOL_BYTES'], 64 * 1024 ** 2),
     traceRatio: readNumber('--trace-ratio', values['MOEFLEET_TRACE_RATIO'], 1, 0, 1),
     logLevel,

@@ -19,6 +19,9 @@ import { defaultLowBytes } from './control/memory-pressure';
 import { availableBytes, readMemory } from './control/process-memory';
 import { effectiveOf } from './control/reported';
 import { RouterWindows } from './control/router-windows';
+import { WindowBudget } from './control/window-budget';
+import { WindowSpool } from './control/window-spool';
+import { WindowUpload } from './control/window-upload';
 import { SpecStore } from './control/spec-store';
 import { StateFolder } from './control/state-folder';
 import { StreamOutbox } from './control/stream-outbox';
@@ -109,6 +112,14 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   const traces = new TraceRecorder({ origin: { deviceId: config.deviceId, bootId, hostName: hostname(), version: VERSION }, spool, account, log, traceRatio: config.traceRatio });
 
   const outbox = new StreamOutbox();
+  const windowSpool = new WindowSpool(join(config.stateFolder, 'windows'), config.windowSpoolBytes, log);
+  const upload = new WindowUpload({
+    spool: windowSpool, log,
+    post: (body) => {
+      outbox.putUpload(body);
+      session?.flush();
+    },
+  });
   const windows = new RouterWindows({
     context: () => {
       const { inForce } = applier;
@@ -117,12 +128,13 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       const { info, hash } = host.state.model;
       return { sampling, modelHash: hash, model: info, spec: effectiveOf(inForce), generation: inForce.effective.routing.generation };
     },
-    send: (window) => {
-      const kept = outbox.putWindow(window);
-      session?.flush();
-      return kept;
+    budget: new WindowBudget(folder, log),
+    keep: async (window) => {
+      await windowSpool.add(window);
+      upload.wake();
     },
   });
+  const windowCounts = () => ({ sent: upload.counts.sent, dropped: windows.counts.dropped + windowSpool.dropped + upload.counts.refused });
   const queue = new EngineQueueRunner({
     host, recorder: traces, observer: windows, log, maxWaiting: config.maxWaiting,
     modelName: () => (host.state.t === 'ready' ? modelIdOf(host.state.model) : ''),
@@ -133,14 +145,14 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     metrics: new ControlMetrics({ host, queue, traces, spool, exporter }, {
       inForce: () => applier.inForce,
       connected: () => session?.connected ?? false,
-      windows: () => windows.counts,
+      windows: windowCounts,
       processes: () => [process.pid, host.pid],
       memory,
     }),
     loadModel: (path) => modelSwitch.load(path),
     connected: () => session?.connected ?? false,
   });
-  const telemetry = new Telemetry({ host, traces, requests: () => queue.requests, windows: () => windows.counts, memory });
+  const telemetry = new Telemetry({ host, traces, requests: () => queue.requests, windows: windowCounts, memory });
   const tasks = new MeasureTasks({
     host, queue, log,
     inForce: () => applier.inForce,
@@ -174,10 +186,15 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       session?.flush();
     },
     onCancelTask: (taskId) => tasks.cancel(taskId),
-    onWelcome: ({ expertUseIntervalMs }) => expertUse.setPace(config.warmStart ? expertUseIntervalMs : 0),
+    onWelcome: ({ expertUseIntervalMs, windowChunkBytes }) => {
+      expertUse.setPace(config.warmStart ? expertUseIntervalMs : 0);
+      upload.online(windowChunkBytes);
+    },
     onWarmList: (list) => warmStart?.receive(list),
+    onWindowAck: (ack) => upload.acknowledged(ack),
     onLost: () => {
       expertUse.setPace(0);
+      upload.offline();
       void tasks.stop();
     },
   });
@@ -189,6 +206,8 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   host.onTrouble(tellInfo);
   applier.onReport(() => {
     if (applier.inForce) traces.setTraceRatio(applier.inForce.effective.traceRatio);
+    // Whoever switches it off wants none of what has been recorded either.
+    if (applier.inForce?.effective.routerSampling === null) void windowSpool.clear();
     outbox.putReported(applier.reported);
     session?.flush();
   });
@@ -199,7 +218,11 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   });
   const tasksPart = part('tasks', () => {}, () => tasks.stop());
   const usePart = part('expert use', () => {}, async () => expertUse.setPace(0));
-  const services: Service[] = [host, spool, exporter, queue, http, announcement, tasksPart, usePart];
+  const uploadPart = part('window upload', () => {}, async () => {
+    await windows.idle();
+    upload.offline();
+  });
+  const services: Service[] = [windowSpool, host, spool, exporter, uploadPart, queue, http, announcement, tasksPart, usePart];
   if (config.memoryPressure === 'auto') services.push(memory);
   if (enrolment) services.push(enrolment);
   if (session) services.push(session);

@@ -13,6 +13,7 @@ export * from './gen/moefleet/v1/operator';
 export * from './gen/moefleet/v1/rollout';
 export * from './gen/moefleet/v1/telemetry';
 export * from './gen/moefleet/v1/warm';
+export * from './gen/moefleet/v1/window';
 
 export { bearerInterceptor } from './bearer';
 

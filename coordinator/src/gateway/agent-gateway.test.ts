@@ -60,7 +60,7 @@ function helloBytes(id: string): Buffer {
 
 test('welcomes an agent, keeps what it says, and marks it offline when it leaves', async () => {
   const agent = await join({ id: 'd', labels: { class: 'phone' } });
-  expect(agent.welcome).toEqual({ coordinatorId: 'coordinator-a', protocolVersion: 1, telemetryIntervalMs: 1000, expertUseIntervalMs: 300_000 });
+  expect(agent.welcome).toEqual({ coordinatorId: 'coordinator-a', protocolVersion: 1, telemetryIntervalMs: 1000, expertUseIntervalMs: 300_000, windowChunkBytes: 65536 });
   await until('its info is kept', async () => (await read('d')).info, 5000, 5);
   expect(await read('d')).toMatchObject({ lease: { hostname: 'host-d' }, info: { labels: { class: 'phone' } } });
   await agent.leave();
@@ -141,7 +141,7 @@ test('a gap in the telemetry makes it ask for the full state; frames in order do
 test('router windows are kept', async () => {
   const agent = await join({ id: 'd' });
   agent.send({ $case: 'routerWindow', value: RouterWindow.fromPartial({ windowId: 'w1', tokens: 1, layers: 1, experts: 4, compression: 1, data: Buffer.alloc(12) }) });
-  await until('it is there', async () => (await coordinator.registry.devices.windows('d')).length === 1, 5000, 5);
+  await until('it is there', async () => (await coordinator.registry.windows.list('d')).length === 1, 5000, 5);
 });
 
 test('the same installation takes its device over from a stream that has died half-open', async () => {

@@ -20,6 +20,7 @@ import type { TelemetryBatch } from './telemetry-batch';
 import { TelemetryIntake } from './telemetry-intake';
 import type { WarmExchange } from '../warm/warm-exchange';
 import { WarmPost } from './warm-post';
+import { WindowAssembly, type WindowRoom } from './window-assembly';
 
 export interface SessionDeps {
   registry: Registry;
@@ -27,6 +28,7 @@ export interface SessionDeps {
   alignDevice(deviceId: string): Promise<void>;
   telemetry: TelemetryBatch;
   warm: WarmExchange;
+  windowRoom: WindowRoom;
   metrics: Metrics;
   log: Logger;
 }
@@ -44,6 +46,7 @@ export class AgentSession implements DeviceSession {
   private readonly tasks: TaskBoard;
   private readonly telemetry: TelemetryIntake;
   private readonly warm: WarmPost;
+  private readonly windows: WindowAssembly;
   private info: DeviceInfo | undefined;
   private reported: Reported | undefined;
   private readonly pending: Pending = { info: true, reported: true, align: true };
@@ -69,9 +72,9 @@ export class AgentSession implements DeviceSession {
     this.reported = hello.reported;
     this.tasks = new TaskBoard(this.deviceId, outbox);
     this.warm = new WarmPost(deps.warm, outbox, deps.metrics);
-    const { devices } = deps.registry;
+    const { windows } = deps.registry;
     this.telemetry = new TelemetryIntake(
-      { takeFrame: (frame) => this.countFrame(frame), storeWindow: (window) => devices.pushWindow(this.deviceId, window) },
+      { takeFrame: (frame) => this.countFrame(frame), storeWindow: (window) => windows.push(this.deviceId, window) },
       deps.metrics,
       (missing) => {
         deps.metrics.telemetryGaps.inc();
@@ -79,6 +82,10 @@ export class AgentSession implements DeviceSession {
         outbox.postReportFullState();
       },
       (err) => this.log.error({ err }, 'telemetry cannot be stored'),
+    );
+    this.windows = new WindowAssembly(
+      { store: (window) => windows.push(this.deviceId, window), acknowledge: (ack) => outbox.postWindowAck(ack) }, deps.windowRoom, deps.metrics,
+      (err) => this.log.error({ err }, 'router window cannot be stored'),
     );
   }
 
@@ -92,6 +99,7 @@ export class AgentSession implements DeviceSession {
       case 'telemetry': checkTelemetry(body.value); this.telemetry.takeFrame(body.value); break;
       case 'routerWindow': checkWindow(body.value); this.telemetry.takeWindow(body.value); break;
       case 'expertUse': checkExpertUse(body.value); void this.takeExpertUse(body.value); break;
+      case 'windowChunk': this.windows.take(body.value); break;
       case 'taskUpdate': this.tasks.update(body.value); break;
     }
   }
@@ -163,6 +171,7 @@ export class AgentSession implements DeviceSession {
     clearTimeout(this.resendTimer);
     this.outbox.close();
     this.telemetry.close();
+    this.windows.close();
     this.tasks.leave(why);
     await this.settling?.catch(() => {});
     try {
@@ -178,6 +187,7 @@ export class AgentSession implements DeviceSession {
     if (body.$case === 'telemetry') this.deps.telemetry.noteShed();
     else if (body.$case === 'routerWindow') this.deps.metrics.routerWindows.inc({ outcome: 'shed' });
     else if (body.$case === 'expertUse') this.deps.metrics.expertUse.inc({ outcome: 'shed' });
+    else if (body.$case === 'windowChunk') this.windows.shed(body.value.windowId.slice(0, 64));
     else return false;
     return true;
   }

@@ -16,6 +16,7 @@ import type { Admission } from './admission';
 import { checkHello, type Incoming } from './message-check';
 import { Outbox } from './outbox';
 import { type BudgetOptions, StreamBudget } from './stream-budget';
+import { WINDOW_CHUNK_BYTES } from './window-assembly';
 
 export type AgentCall = ServerDuplexStream<Incoming, ConnectResponse>;
 
@@ -78,7 +79,7 @@ export class AgentStream {
     try {
       if (incoming.t === 'malformed') throw new InvalidRequestError('message', incoming.reason, 'a ConnectRequest');
       const { body } = incoming.message;
-      if (!body) throw new InvalidRequestError('message.body', 'nothing', 'one of hello, info, reported, telemetry, router_window, task_update, expert_use');
+      if (!body) throw new InvalidRequestError('message.body', 'nothing', 'one of hello, info, reported, telemetry, router_window, task_update, expert_use, window_chunk');
       const within = this.budget.take(incoming.bytes);
       if (this.state.t === 'open') this.state.session.receive(body, within);
       else if (body.$case === 'hello' && this.state.t === 'awaiting hello') this.join(body.value);
@@ -119,6 +120,7 @@ export class AgentStream {
     this.outbox.post({ $case: 'welcome', value: {
       coordinatorId: this.options.coordinatorId, protocolVersion: PROTOCOL_VERSION, telemetryIntervalMs: this.options.telemetryIntervalMs(),
       expertUseIntervalMs: this.deps.warm.intervalMs,
+      windowChunkBytes: WINDOW_CHUNK_BYTES,
     } });
     session.wake();
     this.call.resume();

@@ -3,7 +3,7 @@
  * that still waits; tasks are few (the session sees to it). So a device that reads slowly or not at all holds a few
  * messages here and no more.
  */
-import type { ConnectResponse, Desired, Pace, WarmList } from '@moefleet/proto';
+import type { ConnectResponse, Desired, Pace, WarmList, WindowAck } from '@moefleet/proto';
 
 type Body = NonNullable<ConnectResponse['body']>;
 
@@ -17,6 +17,7 @@ export class Outbox {
   private desired: Desired | null = null;
   private pace: Pace | null = null;
   private warmList: WarmList | null = null;
+  private windowAck: WindowAck | null = null;
   private fullState = false;
   private writing = false;
   private closed = false;
@@ -45,6 +46,12 @@ export class Outbox {
     this.pump();
   }
 
+  /** The latest replaces one that still waits: an agent waits for the answer to its latest part alone. */
+  postWindowAck(ack: WindowAck): void {
+    this.windowAck = ack;
+    this.pump();
+  }
+
   postReportFullState(): void {
     this.fullState = true;
     this.pump();
@@ -61,6 +68,7 @@ export class Outbox {
     this.desired = null;
     this.pace = null;
     this.warmList = null;
+    this.windowAck = null;
   }
 
   private pump(): void {
@@ -92,6 +100,11 @@ export class Outbox {
       const value = this.warmList;
       this.warmList = null;
       return { $case: 'warmList', value };
+    }
+    if (this.windowAck) {
+      const value = this.windowAck;
+      this.windowAck = null;
+      return { $case: 'windowAck', value };
     }
     if (!this.fullState) return null;
     this.fullState = false;

@@ -4,7 +4,7 @@ import type { ServerCredentials } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import {
   AccessServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, IdentityServiceService, InventoryServiceService, KnowledgeServiceService, LearnerServiceService, OperatorServiceService,
-  RolloutServiceService,
+  RolloutServiceService, WindowServiceService,
 } from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
 import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check';
@@ -21,11 +21,12 @@ import { learnerService } from './learner-service';
 import { operatorAuth } from './operator-auth';
 import { type OperatorDeps, operatorService } from './operator-service';
 import { rolloutService } from './rollout-service';
+import { windowService } from './window-service';
 
 /** A quality surface of many layers and points fits. */
 const MOST_MESSAGE_BYTES = 16 * 1024 * 1024;
 /** What is served here; '' is the server as a whole. */
-const HEALTH_NAMES = ['', ...['Operator', 'Learner', 'Knowledge', 'Access', 'Inventory', 'Identity', 'Rollout', 'Fleet'].map((name) => `moefleet.v1.${name}Service`)];
+const HEALTH_NAMES = ['', ...['Operator', 'Learner', 'Knowledge', 'Access', 'Inventory', 'Identity', 'Rollout', 'Fleet', 'Window'].map((name) => `moefleet.v1.${name}Service`)];
 
 export class OperatorServer implements Service {
   readonly name = 'operator API';
@@ -47,6 +48,7 @@ export class OperatorServer implements Service {
     this.listener.serve(FleetServiceService, fleetService(deps));
     this.listener.serve(InventoryServiceService, inventoryService(deps));
     this.listener.serve(IdentityServiceService, identityService(deps));
+    this.listener.serve(WindowServiceService, windowService(deps));
     this.health.addToServer(this.listener.server);
   }
 

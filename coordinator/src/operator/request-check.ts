@@ -98,6 +98,7 @@ function readChange(change: ChangeConfigRequest['change']): Change {
       return { t: 'setSampling', sampling: {
         windowTokens: within('set_router_sampling.sampling.window_tokens', sampling.windowTokens, 1, MOST_WINDOW_TOKENS),
         bytesPerHour: bytes('set_router_sampling.sampling.bytes_per_hour', sampling.bytesPerHour, 1n),
+        ...(sampling.bytesPerDay !== undefined ? { bytesPerDay: bytes('set_router_sampling.sampling.bytes_per_day', sampling.bytesPerDay, 1n) } : {}),
       } };
     }
   }

@@ -3,7 +3,7 @@
  * state, fenced, so that a stream that has been replaced cannot overwrite its successor. Desired is written by
  * compare-and-set alone.
  */
-import { DeviceInfo, ModelState, Proposal, Reported, RouterWindow } from '@moefleet/proto';
+import { DeviceInfo, ModelState, Proposal, Reported } from '@moefleet/proto';
 import type { Labels, Logger } from '@moefleet/runtime';
 import { ClonedDeviceError, DeviceRefusedError, RegistryDataError } from '../errors';
 import { isId } from '../names';
@@ -26,19 +26,14 @@ export interface StateFields {
   settledGeneration?: bigint;
 }
 
-export interface WindowBound { windows: number; bytes: number }
-
 /** A boot that was replaced and came back this often within the window is no restart: the installation runs twice. */
 const CLONE = { returns: 3, windowMs: 10 * 60_000 } as const;
-
-/** What a device's router windows may take in Redis. */
-export const WINDOW_BOUND: WindowBound = { windows: 64, bytes: 8 * 1024 * 1024 };
 
 export class DeviceStore {
   /** What was told about damaged values, so that each is logged once. */
   private readonly toldDamage = new Map<string, string>();
 
-  constructor(private readonly link: RedisLink, private readonly keys: Keys, private readonly log: Logger, private readonly windowBound = WINDOW_BOUND, private readonly now: () => number = Date.now) {}
+  constructor(private readonly link: RedisLink, private readonly keys: Keys, private readonly log: Logger, private readonly now: () => number = Date.now) {}
 
   /** Throws DeviceRefusedError and ClonedDeviceError. */
   async acquireLease(deviceId: string, request: LeaseRequest): Promise<LeaseAnswer> {
@@ -89,26 +84,6 @@ export class DeviceStore {
     const answer = await this.link.script(LUA.writeState, [this.keys.state(deviceId), this.keys.fence(deviceId), this.keys.desired(deviceId)],
       [fence, settled ?? '', ...pairs]) as unknown[];
     return Number(answer[0]) === 1 ? { desiredGeneration: decodeCount(answer[1] as Buffer) ?? 0n } : null;
-  }
-
-  /** Number of older windows dropped to stay within the bound. */
-  async pushWindow(deviceId: string, window: RouterWindow): Promise<number> {
-    const keys = [this.keys.windows(deviceId), this.keys.windowBytes(deviceId)];
-    return Number(await this.link.script(LUA.pushWindow, keys, [bytes(RouterWindow.encode(window)), this.windowBound.windows, this.windowBound.bytes]));
-  }
-
-  /** Newest first; those that cannot be decoded are left out. */
-  async windows(deviceId: string): Promise<RouterWindow[]> {
-    const key = this.keys.windows(deviceId);
-    const found = await this.link.run(key, (client) => client.lrangeBuffer(key, 0, -1));
-    return found.flatMap((item) => {
-      try {
-        return [RouterWindow.decode(item)];
-      } catch (err) {
-        this.log.warn({ key, err }, 'router window cannot be decoded');
-        return [];
-      }
-    });
   }
 
   async readDesired(deviceId: string): Promise<DesiredRecord> {

@@ -46,7 +46,7 @@ export interface CachePin extends PinBase, ModelBound {
 }
 export interface TracingPin extends PinBase { readonly traceRatio: number }
 /** `sampling` null: off */
-export interface SamplingPin extends PinBase { readonly sampling: { readonly windowTokens: number; readonly bytesPerHour: number } | null }
+export interface SamplingPin extends PinBase { readonly sampling: { readonly windowTokens: number; readonly bytesPerHour: number; /** absent: no such bound */ readonly bytesPerDay?: number } | null }
 
 export interface PinByField {
   lambda: LambdaPin;
@@ -124,7 +124,10 @@ function cacheSize(value: Record<string, unknown>): CachePin['size'] {
 }
 
 function sampling(value: Record<string, unknown>): NonNullable<SamplingPin['sampling']> {
-  return { windowTokens: number(value, 'windowTokens', 0, 0xffff_ffff), bytesPerHour: number(value, 'bytesPerHour', 0, Number.MAX_SAFE_INTEGER) };
+  return {
+    windowTokens: number(value, 'windowTokens', 0, 0xffff_ffff), bytesPerHour: number(value, 'bytesPerHour', 0, Number.MAX_SAFE_INTEGER),
+    ...(value['bytesPerDay'] === undefined ? {} : { bytesPerDay: number(value, 'bytesPerDay', 0, Number.MAX_SAFE_INTEGER) }),
+  };
 }
 
 function record(value: unknown, what: string): Record<string, unknown> {

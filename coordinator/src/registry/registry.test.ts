@@ -115,10 +115,10 @@ describe.each([
     const window = (windowId: string, bytes: number): RouterWindow => ({ ...RouterWindow.decode(new Uint8Array()), windowId, data: Buffer.alloc(bytes) });
     const dropped = [];
     for (const [id, bytes] of [['w1', 10], ['w2', 10], ['w3', 10], ['w4', 10], ['w5', 900], ['w6', 2000], ['w7', 10]] as const) {
-      dropped.push(await registry.devices.pushWindow('d', window(id, bytes)));
+      dropped.push(await registry.windows.push('d', window(id, bytes)));
     }
     expect(dropped).toEqual([0, 0, 0, 1, 1, 4, 0]);
-    expect((await registry.devices.windows('d')).map((found) => found.windowId)).toEqual(['w7']);
+    expect((await registry.windows.list('d')).map((found) => found.window.windowId)).toEqual(['w7']);
   });
 
   test('pins come back by place and field, newer ones with a higher order', async () => {

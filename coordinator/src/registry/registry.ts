@@ -2,7 +2,7 @@
 import type { Logger } from '@moefleet/runtime';
 import { AuditStore } from './audit-store';
 import { CoordinatorStore } from './coordinator-store';
-import { DeviceStore, type WindowBound } from './device-store';
+import { DeviceStore } from './device-store';
 import { FleetEvents } from './fleet-events';
 import { IdentityStore } from './identity-store';
 import { Keys } from './keys';
@@ -17,6 +17,7 @@ import { RolloutStore } from './rollout-store';
 import { StagedRolloutStore } from './staged-rollout-store';
 import { TelemetryStore } from './telemetry-store';
 import { WarmStore } from './warm-store';
+import { type WindowBound, WindowStore } from './window-store';
 
 export interface RegistryOptions {
   prefix: string;
@@ -44,12 +45,13 @@ export class Registry {
   readonly coordinators: CoordinatorStore;
   readonly operators: OperatorStore;
   readonly warm: WarmStore;
+  readonly windows: WindowStore;
 
   constructor(readonly link: RedisLink, options: RegistryOptions, log: Logger) {
     const keys = new Keys(options.prefix);
     this.telemetry = new TelemetryStore(link, keys);
     this.coordinators = new CoordinatorStore(link, keys);
-    this.devices = new DeviceStore(link, keys, log, options.windowBound, options.now);
+    this.devices = new DeviceStore(link, keys, log, options.now);
     this.identities = new IdentityStore(link, keys);
     this.pinExpiry = new PinExpiryStore(link, keys, options.coordinatorId);
     this.pins = new PinStore(link, keys, this.pinExpiry, log, options.now);
@@ -60,6 +62,7 @@ export class Registry {
     this.measures = new MeasureStore(link, keys);
     this.warm = new WarmStore(link, keys);
     this.operators = new OperatorStore(link, keys);
+    this.windows = new WindowStore(link, keys, log, options.windowBound);
     this.audit = new AuditStore(link, keys, options.coordinatorId, log, options.mostAuditEntries);
     this.events = new FleetEvents(link, keys, options.coordinatorId, log);
   }

@@ -191,12 +191,15 @@ const writeDesired: Script = {
 /**
  * Adds a router window, dropping the oldest until both bounds hold.
  * in:  KEYS windows, windowBytes; ARGV window bytes, most windows, most bytes
- * out: number of windows dropped
+ * out: number of windows dropped; a window that is there already is left alone: its acknowledgement was lost
  */
 const pushWindow: Script = {
   name: 'moefleetPushWindow',
   keys: 2,
   lua: `
+    for _, kept in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
+      if kept == ARGV[1] then return 0 end
+    end
     local count = redis.call('LPUSH', KEYS[1], ARGV[1])
     local bytes = (tonumber(redis.call('GET', KEYS[2]) or '0') or 0) + #ARGV[1]
     local dropped = 0
@@ -210,6 +213,22 @@ const pushWindow: Script = {
     if count == 0 then bytes = 0 end
     redis.call('SET', KEYS[2], string.format('%.0f', math.max(bytes, 0)))
     return dropped`,
+};
+
+/**
+ * Forgets a device's router windows.
+ * in:  KEYS windows, windowBytes
+ * out: how many there were, and their bytes
+ */
+const deleteWindows: Script = {
+  name: 'moefleetDeleteWindows',
+  keys: 2,
+  lua: `
+    local kept = redis.call('LRANGE', KEYS[1], 0, -1)
+    local bytes = 0
+    for _, window in ipairs(kept) do bytes = bytes + #window end
+    redis.call('DEL', KEYS[1], KEYS[2])
+    return {#kept, string.format('%.0f', bytes)}`,
 };
 
 /**
@@ -347,5 +366,5 @@ const putOperator: Script = {
     return 1`,
 };
 
-export const LUA = { ...IDENTITY_LUA, ...WARM_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readProgress, writeDesired, pushWindow, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
+export const LUA = { ...IDENTITY_LUA, ...WARM_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readProgress, writeDesired, pushWindow, deleteWindows, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

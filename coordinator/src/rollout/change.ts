@@ -20,7 +20,7 @@ type ChangeOfField =
   | { t: 'setCapacity'; capacity: number }
   | { t: 'clearCache' }
   | { t: 'setTracing'; traceRatio: number }
-  | { t: 'setSampling'; sampling: { windowTokens: number; bytesPerHour: number } | null };
+  | { t: 'setSampling'; sampling: { windowTokens: number; bytesPerHour: number; bytesPerDay?: number } | null };
 
 export function pinPlace(target: Target): PinPlace {
   if (target.t === 'all') return { t: 'fleet' };

@@ -60,7 +60,7 @@ export function effectiveSpec(given: SpecInputs): EffectiveSpecResult {
       modelHash: bound ? inputs.model?.hash ?? '' : '',
       traceRatio: tracing?.pin.traceRatio,
       routerSampling: sampling?.pin.sampling
-        ? { windowTokens: sampling.pin.sampling.windowTokens, bytesPerHour: BigInt(sampling.pin.sampling.bytesPerHour) }
+        ? { windowTokens: sampling.pin.sampling.windowTokens, bytesPerHour: BigInt(sampling.pin.sampling.bytesPerHour), bytesPerDay: sampling.pin.sampling.bytesPerDay === undefined ? undefined : BigInt(sampling.pin.sampling.bytesPerDay) }
         : undefined,
       eviction: eviction ? EVICTION[eviction.pin.policy] : Eviction.EVICTION_UNSPECIFIED,
       evictionHalfLifeTokens: eviction?.pin.halfLifeTokens ?? undefined,

@@ -162,7 +162,7 @@ test('a coordinator that does not read holds nothing up and costs no memory', as
   const data = Buffer.alloc(256 * 1024);
   let waiting = 0;
   for (let i = 0; i < 200; i += 1) {
-    if (!outbox.putWindow(RouterWindow.fromPartial({ windowId: String(i), data }))) waiting += 1;
+    if (!outbox.putUpload({ $case: 'routerWindow', value: RouterWindow.fromPartial({ windowId: String(i), data }) })) waiting += 1;
     session.flush();
     await new Promise((resolve) => setImmediate(resolve));
   }

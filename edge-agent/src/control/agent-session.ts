@@ -6,7 +6,7 @@
 import { type ClientDuplexStream, type ServiceError, status } from '@grpc/grpc-js';
 import {
   AgentServiceClient, type ConnectRequest, type ConnectResponse, type Desired, type DeviceInfo, PROTOCOL_VERSION, type Reported, type Task,
-  type TelemetryFrame, type WarmList, type Welcome,
+  type TelemetryFrame, type WarmList, type Welcome, type WindowAck,
 } from '@moefleet/proto';
 import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
 import { type ChannelSecurity, type LiveChannel, PLAINTEXT } from './identity';
@@ -48,6 +48,7 @@ export interface SessionOptions {
   onCancelTask: (taskId: string) => void;
   onWelcome?: (welcome: Welcome) => void;
   onWarmList?: (list: WarmList) => void;
+  onWindowAck?: (ack: WindowAck) => void;
   /** the stream that tasks came by has ended */
   onLost: () => void;
   log: Logger;
@@ -148,6 +149,7 @@ export class AgentSession implements Service {
       case 'reportFullState': return void this.reportAll();
       case 'task': return this.options.onTask(body.value);
       case 'warmList': return this.options.onWarmList?.(body.value);
+      case 'windowAck': return this.options.onWindowAck?.(body.value);
       case 'cancelTask': return this.options.onCancelTask(body.value.taskId);
     }
   }

@@ -1,7 +1,7 @@
 /**
- * Samples windows of router logits when the spec asks for it: consecutive decode tokens of one request under one
- * generation, all MoE layers, a byte per score, compressed. The bytes of any hour stay within the spec's budget;
- * what would go over is dropped and counted. The rest of a request that is shorter than a window is sent where it is
+ * Records windows of router scores when the spec asks for it: consecutive decode tokens of one request under one
+ * generation, all MoE layers, a byte per score, compressed. Their bytes stay within the spec's budgets
+ * (window-budget.ts); what would go over is dropped and counted. The rest of a request that is shorter than a window is sent where it is
  * at least half of one. Off, it costs a request one question.
  */
 import { randomUUID } from 'node:crypto';
@@ -9,9 +9,9 @@ import type { EffectiveSpec, RouterSampling, RouterWindow } from '@moefleet/prot
 import { packScores } from '../engine/router-window';
 import type { ModelInfo, Step } from '../native';
 import type { StepObserver } from '../step-observer';
+import type { WindowBudget } from './window-budget';
 
-const HOUR_MS = 3_600_000;
-/** A window is one message; larger ones would not pass the coordinator's bound. */
+/** Larger ones would not pass the coordinator's bound. */
 const MAX_WINDOW_BYTES = 2 * 1024 * 1024;
 
 /** What is in force while a window is captured. */
@@ -26,8 +26,9 @@ export interface SamplingContext {
 export interface RouterWindowsOptions {
   /** null: off, or no model */
   context: () => SamplingContext | null;
-  /** false where an older window that had not left yet was given up for it */
-  send: (window: RouterWindow) => boolean;
+  budget: Pick<WindowBudget, 'allows' | 'spend'>;
+  /** rejects where it could not be kept */
+  keep: (window: RouterWindow) => Promise<void>;
   nowMs?: () => number;
 }
 
@@ -35,9 +36,7 @@ interface Capture { requestId: string; context: SamplingContext; rows: Float32Ar
 
 export class RouterWindows implements StepObserver {
   private capture: Capture | null = null;
-  /** windows sent within the last hour */
-  private spent: { timeMs: number; bytes: number }[] = [];
-  private sentCount = 0;
+  private recordedCount = 0;
   private droppedCount = 0;
   /** decode tokens that were not captured because the hour's budget is used up */
   private uncaptured = 0;
@@ -45,13 +44,13 @@ export class RouterWindows implements StepObserver {
 
   constructor(private readonly options: RouterWindowsOptions) {}
 
-  get counts(): { sent: number; dropped: number } {
-    return { sent: this.sentCount, dropped: this.droppedCount };
+  get counts(): { recorded: number; dropped: number } {
+    return { recorded: this.recordedCount, dropped: this.droppedCount };
   }
 
   wantsRouter(): boolean {
     const context = this.options.context();
-    return context !== null && this.spentBytes() < Number(context.sampling.bytesPerHour);
+    return context !== null && this.options.budget.allows(context.sampling, 1);
   }
 
   onStep(requestId: string, step: Step): void {
@@ -79,7 +78,7 @@ export class RouterWindows implements StepObserver {
   }
 
   private skipped(context: SamplingContext): void {
-    if (this.spentBytes() < Number(context.sampling.bytesPerHour)) return;
+    if (this.options.budget.allows(context.sampling, 1)) return;
     this.uncaptured += 1;
     if (this.uncaptured < context.sampling.windowTokens) return;
     this.uncaptured = 0;
@@ -101,24 +100,16 @@ export class RouterWindows implements StepObserver {
     rows.forEach((row, i) => scores.set(row, i * moeLayers.length * experts));
     const packed = await packScores(scores, experts);
     const timeMs = this.now();
-    if (packed.data.length > MAX_WINDOW_BYTES || this.spentBytes() + packed.data.length > Number(context.sampling.bytesPerHour)) {
+    if (packed.data.length > MAX_WINDOW_BYTES || !this.options.budget.allows(context.sampling, packed.data.length)) {
       this.droppedCount += 1;
       return;
     }
-    const queued = this.options.send({
+    this.options.budget.spend(packed.data.length);
+    await this.options.keep({
       windowId: randomUUID(), modelHash, timeMs: BigInt(timeMs), tokens: rows.length, layers: moeLayers.length, experts, lambda: spec.lambda,
       generation: BigInt(generation), topK, moeLayers, expertBytes: expertBytes.map((bytes) => BigInt(bytes)), spec, ...packed,
     });
-    this.spent.push({ timeMs, bytes: packed.data.length });
-    // Where the queue was full an older one, counted as sent, gave way to this one.
-    if (queued) this.sentCount += 1;
-    else this.droppedCount += 1;
-  }
-
-  private spentBytes(): number {
-    const since = this.now() - HOUR_MS;
-    this.spent = this.spent.filter(({ timeMs }) => timeMs > since);
-    return this.spent.reduce((sum, { bytes }) => sum + bytes, 0);
+    this.recordedCount += 1;
   }
 
   private now(): number {

@@ -1,4 +1,4 @@
-import { DeviceInfo, Reported, RouterWindow, TelemetryFrame } from '@moefleet/proto';
+import { DeviceInfo, Reported, TelemetryFrame } from '@moefleet/proto';
 import { StreamOutbox } from './stream-outbox';
 
 function drain(outbox: StreamOutbox) {
@@ -28,18 +28,20 @@ test('the end of a task takes the place of its progress', () => {
   expect(drain(outbox)).toEqual([{ $case: 'taskUpdate', value: { taskId: 'a', state: { $case: 'failed', value: { reason: 'no' } } } }]);
 });
 
-test('windows are bounded and the oldest gives way', () => {
+const part = (offset: number) => ({ $case: 'windowChunk' as const, value: { windowId: 'w', offset, totalBytes: 9, data: Buffer.of(1) } });
+
+test('of an upload one message waits, behind everything else', () => {
   const outbox = new StreamOutbox();
-  const kept = Array.from({ length: 10 }, (_, i) => outbox.putWindow(RouterWindow.fromPartial({ windowId: String(i) })));
-  expect(kept.filter((fit) => !fit)).toHaveLength(2);
-  expect(drain(outbox).map((body) => (body.value as RouterWindow).windowId)).toEqual(['2', '3', '4', '5', '6', '7', '8', '9']);
+  expect([outbox.putUpload(part(0)), outbox.putUpload(part(1))]).toEqual([true, false]);
+  outbox.putTelemetry(TelemetryFrame.fromPartial({}));
+  expect(drain(outbox)).toEqual([expect.objectContaining({ $case: 'telemetry' }), part(1)]);
 });
 
-test('a new stream begins without what Hello tells and without old tasks, but with the windows', () => {
+test('a new stream begins without what Hello tells and without what began on the old one', () => {
   const outbox = new StreamOutbox();
   outbox.putReported(Reported.fromPartial({}));
   outbox.putTask({ taskId: 'a', state: { $case: 'failed', value: { reason: 'no' } } });
-  outbox.putWindow(RouterWindow.fromPartial({ windowId: 'w' }));
+  outbox.putUpload(part(0));
   outbox.streamBegins();
-  expect(drain(outbox).map(({ $case }) => $case)).toEqual(['routerWindow']);
+  expect(drain(outbox)).toEqual([]);
 });

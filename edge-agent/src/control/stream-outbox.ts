@@ -1,13 +1,14 @@
 /**
  * What waits to be written to the coordinator. Latest-only where a newer message replaces an older (info, reported,
- * telemetry, a task's progress); router windows have a small bound and lose the oldest. A slow coordinator therefore
+ * telemetry, a task's progress); of an upload one message at a time waits. A slow coordinator therefore
  * costs a fixed amount of memory and never holds the agent up.
  */
-import type { ConnectRequest, DeviceInfo, ExpertUse, Reported, RouterWindow, TaskUpdate, TelemetryFrame } from '@moefleet/proto';
+import type { ConnectRequest, DeviceInfo, ExpertUse, Reported, TaskUpdate, TelemetryFrame } from '@moefleet/proto';
 
-const MAX_WINDOWS = 8;
 /** Ends of tasks; the agent runs one at a time, so these are refusals of a coordinator that asks for too many. */
 const MAX_TASK_ENDS = 64;
+
+export type Upload = Extract<NonNullable<ConnectRequest['body']>, { $case: 'windowChunk' | 'routerWindow' }>;
 
 export class StreamOutbox {
   private info: DeviceInfo | null = null;
@@ -16,7 +17,7 @@ export class StreamOutbox {
   private expertUse: ExpertUse | null = null;
   private readonly progress = new Map<string, TaskUpdate>();
   private readonly taskEnds: TaskUpdate[] = [];
-  private readonly windows: RouterWindow[] = [];
+  private upload: Upload | null = null;
 
   putInfo(info: DeviceInfo): void { this.info = info; }
   putReported(reported: Reported): void { this.reported = reported; }
@@ -33,12 +34,11 @@ export class StreamOutbox {
     }
   }
 
-  /** False where an older window had to go to make room. */
-  putWindow(window: RouterWindow): boolean {
-    this.windows.push(window);
-    if (this.windows.length <= MAX_WINDOWS) return true;
-    this.windows.shift();
-    return false;
+  /** Whoever uploads waits for an answer, so an older message that still waits is of no use; false where there was one. */
+  putUpload(body: Upload): boolean {
+    const free = this.upload === null;
+    this.upload = body;
+    return free;
   }
 
   /** The next message, the most urgent kind first; null when nothing waits. */
@@ -55,11 +55,12 @@ export class StreamOutbox {
     }
     const { expertUse } = this;
     if (expertUse) return (this.expertUse = null, { body: { $case: 'expertUse', value: expertUse } });
-    const window = this.windows.shift();
-    return window ? { body: { $case: 'routerWindow', value: window } } : null;
+    const { upload } = this;
+    this.upload = null;
+    return upload ? { body: upload } : null;
   }
 
-  /** A new stream begins with Hello, which tells all but windows; tasks end with the stream they came by. */
+  /** A new stream begins with Hello, which tells the rest; tasks and uploads end with the stream they came by. */
   streamBegins(): void {
     this.info = null;
     this.reported = null;
@@ -67,5 +68,6 @@ export class StreamOutbox {
     this.expertUse = null;
     this.progress.clear();
     this.taskEnds.length = 0;
+    this.upload = null;
   }
 }

@@ -57,9 +57,9 @@ test('reads what earlier agents deflated', async () => {
 });
 
 test('takes megabytes', async () => {
-  const scores = scoresOf(2 * 4096, 512);
+  const scores = scoresOf(2 * 1024, 512);
   const window = await windowOf(scores, 512);
-  expect((await unpackWindow(window)).rows).toHaveLength(2 * 4096 * 520);
+  expect((await unpackWindow(window)).rows).toHaveLength(2 * 1024 * 520);
 });
 
 test('a frame that claims another size is refused before it is unpacked', async () => {

@@ -12,6 +12,7 @@ import {
   InventoryServiceClient, type KillLambdaRequest, type KillSwitch, KnowledgeServiceClient, type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, type Operator,
   OperatorServiceClient, type PlanRolloutRequest, type PlanRolloutResponse, type ReadAuditRequest, type RevokeOperatorRequest, type Rollout, RolloutServiceClient,
   type StagedRollout, type StartRolloutRequest, type WatchDevicesRequest, type WatchDevicesResponse,
+  type DeleteWindowsResponse, type ListWindowsResponse, type RouterWindow, WindowServiceClient,
 } from '@moefleet/proto';
 import { EXIT, exitCodeOfStatus, Failure } from './failure';
 import { type OperatorChannel, PLAINTEXT } from './operator-channel';
@@ -39,6 +40,7 @@ export class OperatorConnection {
   private readonly knowledge: KnowledgeServiceClient;
   /** for `unary` */
   readonly identity: IdentityServiceClient;
+  private readonly windows: WindowServiceClient;
 
   constructor(private readonly address: string, private readonly signal: AbortSignal, private readonly channel: OperatorChannel = PLAINTEXT) {
     this.client = new OperatorServiceClient(address, channel.credentials, {
@@ -56,6 +58,7 @@ export class OperatorConnection {
     this.fleet = new FleetServiceClient(address, channel.credentials, shared);
     this.knowledge = new KnowledgeServiceClient(address, channel.credentials, shared);
     this.identity = new IdentityServiceClient(address, channel.credentials, shared);
+    this.windows = new WindowServiceClient(address, channel.credentials, shared);
   }
 
   /** Page by page; a coordinator of an earlier release answers with all in one. */
@@ -184,6 +187,21 @@ export class OperatorConnection {
     return (await this.unary(this.fleet.listCoordinators.bind(this.fleet), {})).coordinators;
   }
 
+  async listWindows(deviceId: string): Promise<ListWindowsResponse> {
+    return this.unary(this.windows.listWindows.bind(this.windows), { deviceId }, unknownDevice(deviceId));
+  }
+
+  /** Oldest first. */
+  async readWindows(deviceId: string): Promise<RouterWindow[]> {
+    const windows: RouterWindow[] = [];
+    await this.stream(this.windows.readWindows({ deviceId }), ({ window }) => { if (window) windows.push(window); });
+    return windows;
+  }
+
+  async deleteWindows(deviceId: string, why: string): Promise<DeleteWindowsResponse> {
+    return this.unary(this.windows.deleteWindows.bind(this.windows), { deviceId, why }, unknownDevice(deviceId));
+  }
+
   async runLearner(): Promise<string> {
     return (await this.unary(this.client.runLearner.bind(this.client), {})).jobId;
   }
@@ -285,4 +303,8 @@ export class OperatorConnection {
   private connected(): boolean {
     return this.client.getChannel().getConnectivityState(false) === connectivityState.READY;
   }
+}
+
+function unknownDevice(deviceId: string): Record<number, string> {
+  return { [status.NOT_FOUND]: `no device "${deviceId}"; list them with: moefleet devices` };
 }

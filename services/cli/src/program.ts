@@ -2,7 +2,7 @@
 import { Command } from 'commander';
 import { VERSION } from '@moefleet/runtime';
 import { addAudit } from './commands/audit';
-import { addCache, addLambda, addTracing, addWindows } from './commands/change';
+import { addCache, addLambda, addTracing } from './commands/change';
 import { addEviction, addRouting } from './commands/change-routing';
 import { addConfig } from './commands/config';
 import { addDeploy } from './commands/deploy';
@@ -26,6 +26,7 @@ import { addRun } from './commands/run-program';
 import { addSupportBundle } from './commands/support-bundle';
 import { addTokens } from './commands/token';
 import { addTrace } from './commands/trace';
+import { addWindows } from './commands/windows';
 import { addUndeploy } from './commands/undeploy';
 import { addCommonOptions } from './config';
 import type { Context } from './context';

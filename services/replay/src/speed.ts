@@ -13,8 +13,13 @@ export function tokensPerSecond({ computeMs, missMs }: TokenCost, missesPerToken
   return 1000 / (computeMs + missesPerToken * missMs);
 }
 
-/** What a device's own counters say, over all it has decoded; null before it has decoded and missed. */
-export function costOfCounters({ decodeTokens, decodeNs, stallNs, misses }: { decodeTokens: number; decodeNs: number; stallNs: number; misses: number }): TokenCost | null {
-  if (!(decodeTokens > 0 && misses > 0 && decodeNs > stallNs && stallNs >= 0)) return null;
-  return { computeMs: (decodeNs - stallNs) / decodeTokens / 1e6, missMs: stallNs / misses / 1e6 };
+/** Of everything a device has done since it began; prefill and decode stall alike. */
+export interface SpeedCounters { decodeTokens: number; decodeNs: number; stallNs: number; misses: number; prefillMisses: number; }
+
+/** What a device's own counters say; null before it has decoded and missed. */
+export function costOfCounters({ decodeTokens, decodeNs, stallNs, misses, prefillMisses }: SpeedCounters): TokenCost | null {
+  if (!(decodeTokens > 0 && misses > 0 && stallNs >= 0)) return null;
+  const missMs = stallNs / (misses + prefillMisses) / 1e6;
+  const computeMs = decodeNs / decodeTokens / 1e6 - (misses / decodeTokens) * missMs;
+  return computeMs > 0 ? { computeMs, missMs } : null;
 }

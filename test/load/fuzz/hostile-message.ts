@@ -20,6 +20,7 @@ export function validMessages(recording: Recording): Buffer[] {
     encode({ $case: 'reported', value: Reported.fromPartial({ state: 2, generation: 3n, appliedGeneration: 3n, appliedHash: Buffer.alloc(32, 1), effective: { lambda: 0.5, capacities: [4, 4] } }) }),
     encode({ $case: 'telemetry', value: frame }),
     encode({ $case: 'routerWindow', value: RouterWindow.fromPartial({ windowId: 'w', modelHash: 'ab'.repeat(32), tokens: 1, layers: 6, experts: 32, lambda: 0.5, data: Buffer.alloc(240, 3) }) }),
+    encode({ $case: 'windowChunk', value: { windowId: 'w', offset: 0, totalBytes: 240, data: Buffer.alloc(240, 3) } }),
     encode({ $case: 'taskUpdate', value: TaskUpdate.fromPartial({ taskId: 'task', state: { $case: 'progress', value: { fraction: 0.5, what: 'x' } } }) }),
   ];
 }

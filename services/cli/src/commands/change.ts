@@ -1,4 +1,4 @@
-/** The commands that change what devices run: λ, cache, tracing, router windows. Each is a pin and its rollout; those of
+/** The commands that change what devices run: λ, cache, tracing. Each is a pin and its rollout; those of
  * routing and eviction are in change-routing.ts. */
 import { type Command, Option } from 'commander';
 import { type ChangeConfigRequest, Routing, SetRouting } from '@moefleet/proto';
@@ -77,19 +77,6 @@ export function addTracing(program: Command, context: Context): void {
       .argument('<ratio>', 'share in [0,1]', numberFrom(0, 1)),
     '\nExample:\n  moefleet tracing set 0.05 --all\n',
     ({ args }) => ({ $case: 'setTracing', value: { traceRatio: Number(args[0]) } }));
-  });
-}
-
-export function addWindows(program: Command, context: Context): void {
-  addOperatorGroup(program, context, 'windows', 'sampled windows of router logits, for studying a model\'s routing', (windows, action) => {
-    changing(context, action, windows.command('on')
-      .description('have devices send windows of router logits, within a byte budget')
-      .addOption(new Option('--tokens <n>', 'consecutive decode tokens in one window').argParser(integerFrom(1, 4096)).default(64))
-      .addOption(new Option('--bytes-per-hour <size>', 'most compressed bytes a device sends').argParser(sizeAbove(1)).default(1 << 20, '1MiB')),
-    '\nExample:\n  moefleet windows on --device phone-1 --bytes-per-hour 4MiB\n',
-    ({ options }) => ({ $case: 'setRouterSampling', value: { sampling: { windowTokens: Number(options['tokens']), bytesPerHour: BigInt(Number(options['bytesPerHour'])) } } }));
-    changing(context, action, windows.command('off').description('have devices send none'),
-      '\nExample:\n  moefleet windows off --all\n', () => ({ $case: 'setRouterSampling', value: { sampling: undefined } }));
   });
 }
 

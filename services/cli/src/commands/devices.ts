@@ -207,7 +207,7 @@ function valuesText(device: Device, nowMs: number): string {
     ['eviction', desired ? evictionText(desired) : NONE, effective ? evictionText(effective) : NONE, source('eviction')],
     ['cache', cache, effective ? `capacity ${capacityText(effective.capacities)}, ${formatSize(Number(effective.cacheBytes))}` : NONE, source('capacities', 'cache_bytes')],
     ['trace_ratio', String(desired?.traceRatio ?? NONE), String(effective?.traceRatio ?? NONE), source('trace_ratio')],
-    ['router_sampling', desired?.routerSampling ? `${desired.routerSampling.windowTokens} tokens, ${formatSize(Number(desired.routerSampling.bytesPerHour))}/h` : NONE, effective ? (effective.routerSampling ? 'on' : 'off') : NONE, source('router_sampling')],
+    ['router_sampling', desired?.routerSampling ? `${desired.routerSampling.windowTokens} tokens, ${formatSize(Number(desired.routerSampling.bytesPerHour))}/h${desired.routerSampling.bytesPerDay === undefined ? '' : `, ${formatSize(Number(desired.routerSampling.bytesPerDay))}/day`}` : NONE, effective ? (effective.routerSampling ? 'on' : 'off') : NONE, source('router_sampling')],
   ]);
 }
 

@@ -173,7 +173,7 @@ test.each([
   [['cache', 'set', '--capacity', '12'], { $case: 'setCache', value: { size: { $case: 'capacity', value: 12 } } }],
   [['tracing', 'set', '0.5'], { $case: 'setTracing', value: { traceRatio: 0.5 } }],
   [['windows', 'off'], { $case: 'setRouterSampling', value: { sampling: undefined } }],
-  [['windows', 'on', '--tokens', '32'], { $case: 'setRouterSampling', value: { sampling: { windowTokens: 32, bytesPerHour: 1048576n } } }],
+  [['windows', 'on', '--tokens', '32'], { $case: 'setRouterSampling', value: { sampling: { windowTokens: 32, bytesPerHour: 1048576n, bytesPerDay: 16777216n } } }],
 ])('%j changes what it says', async (args, change) => {
   operator.script.rollouts = [rollout(['a', State.STATE_APPLIED])];
   expect((await run([...args, '--device', 'a'])).code).toBe(0);

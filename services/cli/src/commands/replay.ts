@@ -2,20 +2,22 @@
 import { writeFile } from 'node:fs/promises';
 import { type Command, Option } from 'commander';
 import { EngineError } from '@moefleet/edge-agent/engine';
+import type { Device } from '@moefleet/proto';
 import {
-  type Grid, POLICIES, readTrace, replay, type ReplayOptions, type ReplayRow, replaySvg, ROUTINGS, type Setting, settingsOf, type TokenCost, type Trace, TraceError,
+  costOfCounters, type Grid, POLICIES, readTrace, replay, type ReplayOptions, type ReplayRow, replaySvg, ROUTINGS, type Setting, settingsOf, type TokenCost, type Trace, TraceError, traceOfWindows,
 } from '@moefleet/replay';
 import { integerFrom, namesOf, numberFrom, rangesOf } from '../argument';
 import { addCommonOptions, readCommonOptions } from '../config';
 import type { Context } from '../context';
 import { Failure, UsageFailure } from '../failure';
 import { jsonText } from '../json-text';
+import { operatorAction } from '../operator-command';
 import { ProgressLine } from '../progress-line';
 import { fixed, percent, table } from '../table';
 import { readFileBytes } from '../text-file';
 
 export interface ReplayFlags {
-  trace?: string; phase?: number; warmUp: number;
+  trace?: string; device?: string; phase?: number; warmUp: number;
   lambda: number[]; capacity: number[]; policy: Grid['policies']; routing: Grid['routings']; topJ?: number[]; maxRank?: number[]; massThreshold: number[]; halfLife: number;
   computeMs?: number; missMs?: number; readRate?: number;
   perLayer?: boolean; svg?: string;
@@ -26,7 +28,8 @@ const DEFAULT_TOP_J = 2;
 export function addReplay(program: Command, context: Context): void {
   const command = program.command('replay')
     .description('what a recorded run would have missed under another λ, cache size, routing or eviction, by the engine\'s own routing and cache code')
-    .addOption(new Option('--trace <file>', 'router windows (`engine eval --record-windows`), or a route file of BigMoeOnEdge\'s format (λ 0 alone)').makeOptionMandatory())
+    .addOption(new Option('--trace <file>', 'router windows (`engine eval --record-windows`), or a route file of BigMoeOnEdge\'s format (λ 0 alone)').conflicts('device'))
+    .addOption(new Option('--device <id>', 'what the fleet keeps of a device (`moefleet windows enable ID`)'))
     .addOption(new Option('--capacity <list>', 'experts per layer that the cache holds: values and ranges, such as 8:32:4').argParser(rangesOf(integerFrom(1, 65_536))).makeOptionMandatory())
     .addOption(new Option('--lambda <list>', 'of cache_prior; 0 is the model\'s own routing').argParser(rangesOf(numberFrom(0, 1))).default([0], '0'))
     .addOption(new Option('--policy <names>', `who leaves a full cache, some of ${POLICIES.join(',')}; belady knows the future and bounds the others at λ 0`).argParser(namesOf(POLICIES)).default(['adaptive'], 'adaptive'))
@@ -53,13 +56,35 @@ Examples:
   moefleet replay --trace run.windows --capacity 8:32:4 --lambda 0,0.1,0.2,0.3 --top-j 1,2
   moefleet replay --trace run.windows --capacity 16 --routing original,max_rank,pruned --policy lru,adaptive --json
   moefleet replay --trace phone.route.csv --capacity 16,32,64 --policy lru,lfu,lfru,belady
+  moefleet replay --device phone-1 --capacity 8:24:4 --lambda 0,0.1,0.2
   moefleet replay --trace run.windows --capacity 6:32 --policy lru --compute-ms 20 --read-rate 700 --svg curve.svg
 `);
-  addCommonOptions(command, { operator: false }).action(async (flags: ReplayFlags, self: Command) => {
-    const { json } = readCommonOptions(self, context.env);
-    const path = flags.trace!;
-    const trace = await asUsage(() => readTrace(path, readFileBytes('--trace', path), flags.phase ?? null));
-    await report(context, flags, trace, costOf(flags, trace), json);
+  addCommonOptions(command, { operator: true }).action((flags: ReplayFlags, self: Command) => (flags.device === undefined ? replayFile(context, flags, self) : replayDevice(context, flags, self)));
+}
+
+async function replayFile(context: Context, flags: ReplayFlags, command: Command): Promise<void> {
+  const path = flags.trace;
+  if (path === undefined) throw new UsageFailure('no record given; name one with --trace FILE or --device ID');
+  const trace = await asUsage(() => readTrace(path, readFileBytes('--trace', path), flags.phase ?? null));
+  await report(context, flags, trace, costOf(flags, trace), readCommonOptions(command, context.env).json);
+}
+
+/** Where the costs are not given they are the device's own, by its counters. */
+async function replayDevice(context: Context, flags: ReplayFlags, command: Command): Promise<void> {
+  await operatorAction(context)(async ({ operator, json }) => {
+    const deviceId = flags.device!;
+    const device = await operator.getDevice(deviceId);
+    const trace = await asUsage(async () => traceOfWindows(deviceId, await operator.readWindows(deviceId)));
+    await report(context, flags, trace, costOf(flags, trace) ?? costOfDevice(device), json);
+  })(command);
+}
+
+function costOfDevice({ telemetry }: Device): TokenCost | null {
+  if (!telemetry) return null;
+  const misses = telemetry.decodeSlots ? telemetry.decodeSlots.misses : telemetry.layers.reduce((sum, layer) => sum + layer.misses, 0n);
+  const prefillMisses = telemetry.layers.reduce((sum, layer) => sum + layer.prefillMisses, 0n);
+  return costOfCounters({
+    decodeTokens: Number(telemetry.decodeTokens), decodeNs: Number(telemetry.decodeNs), stallNs: Number(telemetry.stallNs), misses: Number(misses), prefillMisses: Number(prefillMisses),
   });
 }
 

@@ -21,6 +21,7 @@ import { DeviceInfo, EffectiveSpec, Reported } from "./device";
 import { Pace } from "./fleet";
 import { RouterWindow, TelemetryFrame } from "./telemetry";
 import { ExpertUse, WarmList } from "./warm";
+import { WindowAck, WindowChunk } from "./window";
 
 export interface ConnectRequest {
   body:
@@ -31,6 +32,7 @@ export interface ConnectRequest {
     | { $case: "routerWindow"; value: RouterWindow }
     | { $case: "taskUpdate"; value: TaskUpdate }
     | { $case: "expertUse"; value: ExpertUse }
+    | { $case: "windowChunk"; value: WindowChunk }
     | undefined;
 }
 
@@ -56,6 +58,7 @@ export interface ConnectResponse {
     | { $case: "cancelTask"; value: CancelTask }
     | { $case: "pace"; value: Pace }
     | { $case: "warmList"; value: WarmList }
+    | { $case: "windowAck"; value: WindowAck }
     | undefined;
 }
 
@@ -65,6 +68,8 @@ export interface Welcome {
   telemetryIntervalMs: number;
   /** Between reports of ExpertUse; 0: none are wanted. */
   expertUseIntervalMs: number;
+  /** Largest part of a router window that is taken; unset from earlier coordinators, which take windows whole. */
+  windowChunkBytes?: number | undefined;
 }
 
 export interface Desired {
@@ -174,6 +179,9 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
       case "expertUse":
         ExpertUse.encode(message.body.value, writer.uint32(194).fork()).join();
         break;
+      case "windowChunk":
+        WindowChunk.encode(message.body.value, writer.uint32(322).fork()).join();
+        break;
     }
     return writer;
   },
@@ -247,6 +255,14 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
             message.body = { $case: "expertUse", value: ExpertUse.decode(reader, reader.uint32()) };
             continue;
           }
+          case 40: {
+            if (tag !== 322) {
+              break;
+            }
+
+            message.body = { $case: "windowChunk", value: WindowChunk.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -281,6 +297,10 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
         ? { $case: "expertUse", value: ExpertUse.fromJSON(object.expertUse) }
         : isSet(object.expert_use)
         ? { $case: "expertUse", value: ExpertUse.fromJSON(object.expert_use) }
+        : isSet(object.windowChunk)
+        ? { $case: "windowChunk", value: WindowChunk.fromJSON(object.windowChunk) }
+        : isSet(object.window_chunk)
+        ? { $case: "windowChunk", value: WindowChunk.fromJSON(object.window_chunk) }
         : undefined,
     };
   },
@@ -301,6 +321,8 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
       obj.taskUpdate = TaskUpdate.toJSON(message.body.value);
     } else if (message.body?.$case === "expertUse") {
       obj.expertUse = ExpertUse.toJSON(message.body.value);
+    } else if (message.body?.$case === "windowChunk") {
+      obj.windowChunk = WindowChunk.toJSON(message.body.value);
     }
     return obj;
   },
@@ -350,6 +372,12 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
       case "expertUse": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "expertUse", value: ExpertUse.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "windowChunk": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "windowChunk", value: WindowChunk.fromPartial(object.body.value) };
         }
         break;
       }
@@ -555,6 +583,9 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
       case "warmList":
         WarmList.encode(message.body.value, writer.uint32(194).fork()).join();
         break;
+      case "windowAck":
+        WindowAck.encode(message.body.value, writer.uint32(322).fork()).join();
+        break;
     }
     return writer;
   },
@@ -628,6 +659,14 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
             message.body = { $case: "warmList", value: WarmList.decode(reader, reader.uint32()) };
             continue;
           }
+          case 40: {
+            if (tag !== 322) {
+              break;
+            }
+
+            message.body = { $case: "windowAck", value: WindowAck.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -662,6 +701,10 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
         ? { $case: "warmList", value: WarmList.fromJSON(object.warmList) }
         : isSet(object.warm_list)
         ? { $case: "warmList", value: WarmList.fromJSON(object.warm_list) }
+        : isSet(object.windowAck)
+        ? { $case: "windowAck", value: WindowAck.fromJSON(object.windowAck) }
+        : isSet(object.window_ack)
+        ? { $case: "windowAck", value: WindowAck.fromJSON(object.window_ack) }
         : undefined,
     };
   },
@@ -682,6 +725,8 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
       obj.pace = Pace.toJSON(message.body.value);
     } else if (message.body?.$case === "warmList") {
       obj.warmList = WarmList.toJSON(message.body.value);
+    } else if (message.body?.$case === "windowAck") {
+      obj.windowAck = WindowAck.toJSON(message.body.value);
     }
     return obj;
   },
@@ -734,13 +779,25 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
         }
         break;
       }
+      case "windowAck": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "windowAck", value: WindowAck.fromPartial(object.body.value) };
+        }
+        break;
+      }
     }
     return message;
   },
 };
 
 function createBaseWelcome(): Welcome {
-  return { coordinatorId: "", protocolVersion: 0, telemetryIntervalMs: 0, expertUseIntervalMs: 0 };
+  return {
+    coordinatorId: "",
+    protocolVersion: 0,
+    telemetryIntervalMs: 0,
+    expertUseIntervalMs: 0,
+    windowChunkBytes: undefined,
+  };
 }
 
 export const Welcome: MessageFns<Welcome> = {
@@ -756,6 +813,9 @@ export const Welcome: MessageFns<Welcome> = {
     }
     if (message.expertUseIntervalMs !== 0) {
       writer.uint32(192).uint32(message.expertUseIntervalMs);
+    }
+    if (message.windowChunkBytes !== undefined) {
+      writer.uint32(320).uint32(message.windowChunkBytes);
     }
     return writer;
   },
@@ -805,6 +865,14 @@ export const Welcome: MessageFns<Welcome> = {
             message.expertUseIntervalMs = reader.uint32();
             continue;
           }
+          case 40: {
+            if (tag !== 320) {
+              break;
+            }
+
+            message.windowChunkBytes = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -839,6 +907,11 @@ export const Welcome: MessageFns<Welcome> = {
         : isSet(object.expert_use_interval_ms)
         ? globalThis.Number(object.expert_use_interval_ms)
         : 0,
+      windowChunkBytes: isSet(object.windowChunkBytes)
+        ? globalThis.Number(object.windowChunkBytes)
+        : isSet(object.window_chunk_bytes)
+        ? globalThis.Number(object.window_chunk_bytes)
+        : undefined,
     };
   },
 
@@ -856,6 +929,9 @@ export const Welcome: MessageFns<Welcome> = {
     if (message.expertUseIntervalMs !== 0) {
       obj.expertUseIntervalMs = Math.round(message.expertUseIntervalMs);
     }
+    if (message.windowChunkBytes !== undefined) {
+      obj.windowChunkBytes = Math.round(message.windowChunkBytes);
+    }
     return obj;
   },
 
@@ -868,6 +944,7 @@ export const Welcome: MessageFns<Welcome> = {
     message.protocolVersion = object.protocolVersion ?? 0;
     message.telemetryIntervalMs = object.telemetryIntervalMs ?? 0;
     message.expertUseIntervalMs = object.expertUseIntervalMs ?? 0;
+    message.windowChunkBytes = object.windowChunkBytes ?? undefined;
     return message;
   },
 };

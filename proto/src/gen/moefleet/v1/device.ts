@@ -235,6 +235,8 @@ export interface RouterSampling {
   windowTokens: number;
   /** Most compressed bytes sent per hour. */
   bytesPerHour: bigint;
+  /** Most compressed bytes recorded in any 24 hours; unset: no such bound beside that of the hour. */
+  bytesPerDay?: bigint | undefined;
 }
 
 /** Why a value in force is not the one that was asked for. */
@@ -881,7 +883,7 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
 };
 
 function createBaseRouterSampling(): RouterSampling {
-  return { windowTokens: 0, bytesPerHour: 0n };
+  return { windowTokens: 0, bytesPerHour: 0n, bytesPerDay: undefined };
 }
 
 export const RouterSampling: MessageFns<RouterSampling> = {
@@ -894,6 +896,12 @@ export const RouterSampling: MessageFns<RouterSampling> = {
         throw new globalThis.Error("value provided for field message.bytesPerHour of type uint64 too large");
       }
       writer.uint32(16).uint64(message.bytesPerHour);
+    }
+    if (message.bytesPerDay !== undefined) {
+      if (BigInt.asUintN(64, message.bytesPerDay) !== message.bytesPerDay) {
+        throw new globalThis.Error("value provided for field message.bytesPerDay of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.bytesPerDay);
     }
     return writer;
   },
@@ -927,6 +935,14 @@ export const RouterSampling: MessageFns<RouterSampling> = {
             message.bytesPerHour = reader.uint64() as bigint;
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.bytesPerDay = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -951,6 +967,11 @@ export const RouterSampling: MessageFns<RouterSampling> = {
         : isSet(object.bytes_per_hour)
         ? BigInt(object.bytes_per_hour)
         : 0n,
+      bytesPerDay: isSet(object.bytesPerDay)
+        ? BigInt(object.bytesPerDay)
+        : isSet(object.bytes_per_day)
+        ? BigInt(object.bytes_per_day)
+        : undefined,
     };
   },
 
@@ -961,6 +982,9 @@ export const RouterSampling: MessageFns<RouterSampling> = {
     }
     if (message.bytesPerHour !== 0n) {
       obj.bytesPerHour = message.bytesPerHour.toString();
+    }
+    if (message.bytesPerDay !== undefined) {
+      obj.bytesPerDay = message.bytesPerDay.toString();
     }
     return obj;
   },
@@ -974,6 +998,9 @@ export const RouterSampling: MessageFns<RouterSampling> = {
     message.bytesPerHour = (object.bytesPerHour !== undefined && object.bytesPerHour !== null)
       ? BigInt(object.bytesPerHour)
       : 0n;
+    message.bytesPerDay = (object.bytesPerDay !== undefined && object.bytesPerDay !== null)
+      ? BigInt(object.bytesPerDay)
+      : undefined;
     return message;
   },
 };
