@@ -69,6 +69,16 @@ test('a device that contradicts itself is quarantined with the reason, teaches n
   expect(lookAt(three!, twice, 8000)).toMatchObject({ quarantine: undefined, speed: { windows: 3n } });
 });
 
+test('a device that idles comes out of quarantine too, and one whose engine starts late never enters it', () => {
+  const bad = frame({ sequence: 1, tokens: 300 });
+  bad.layers[0]!.massLost = Number.NaN;
+  const idle = [2, 3, 4].map((sequence) => seen(frame({ sequence, tokens: 300 })));
+  expect(look(seen(bad), idle[0]!, idle[1]!).quarantine).toMatchObject({ sound: 2 });
+  expect(look(seen(bad), ...idle).quarantine).toBeUndefined();
+  const silent = seen({ ...frame({ sequence: 1 }), layers: [] });
+  expect(look(silent, ...idle).quarantine).toBeUndefined();
+});
+
 test('with another model it begins anew', () => {
   const known = look(...steady(4));
   const other = seen(frame({ sequence: 9, tokens: 3000 }));

@@ -34,7 +34,9 @@ export function lookAt(device: Device, known: DeviceKnowledge | null, nowMs: num
   const outcome = windowBetween(last, frame, shape);
   if (outcome.t === 'quarantine') return quarantined(before, outcome.reason, nowMs);
   const appliedGeneration = device.reported?.appliedGeneration ?? 0n;
-  const next = { ...before, bootId: device.bootId, appliedGeneration, frame, memory: memoryMessage(memoryAfter(device, before, last, shape, nowMs)) };
+  // A frame without layers is nothing to compare the next one with.
+  const kept = frame.layers.length > 0 || !sameBoot ? frame : before.frame;
+  const next = { ...before, bootId: device.bootId, appliedGeneration, frame: kept, quarantine: outcome.t === 'nothing' ? calmer(before.quarantine) : before.quarantine, memory: memoryMessage(memoryAfter(device, before, last, shape, nowMs)) };
   const setting = settingOf(device);
   if (outcome.t !== 'window' || !setting || outcome.window.layers.some(({ capacity }, layer) => capacity !== setting.capacities[layer])) return next;
   // A window that saw two settings tells of neither.
@@ -50,13 +52,19 @@ export function settingOf(device: Device): Setting | null {
   return { routing: Routing.ROUTING_CACHE_PRIOR, lambda: effective.lambda, topJ: effective.topJ, capacities: effective.capacities };
 }
 
+/** One sound look more; undefined: believed again. A device that idles contradicts itself no more than one that works. */
+function calmer(quarantine: DeviceKnowledge['quarantine']): DeviceKnowledge['quarantine'] {
+  return quarantine && quarantine.sound + 1 < SOUND_AGAIN ? { ...quarantine, sound: quarantine.sound + 1 } : undefined;
+}
+
 function quarantined(before: DeviceKnowledge, reason: string, nowMs: number): DeviceKnowledge {
   const { quarantine } = before;
   return { ...before, quarantine: { reason, sinceMs: quarantine?.sinceMs ?? BigInt(nowMs), windows: (quarantine?.windows ?? 0n) + 1n, sound: 0 } };
 }
 
 function learnt(next: DeviceKnowledge, setting: Setting, window: TelemetryWindow, nowMs: number): DeviceKnowledge {
-  if (next.quarantine && next.quarantine.sound + 1 < SOUND_AGAIN) return { ...next, quarantine: { ...next.quarantine, sound: next.quarantine.sound + 1 } };
+  const quarantine = calmer(next.quarantine);
+  if (quarantine) return { ...next, quarantine };
   const prior = priorOf(next.speed);
   const before = evidenceOf(next.speed);
   const evidence = observe(before, window, prior);

@@ -24,6 +24,13 @@ test('a first frame, the same frame, an older one and an idle device tell nothin
   expect(windowBetween(before, frame({ sequence: 2, tokens: 105 }), SHAPE)).toEqual({ t: 'nothing' });
 });
 
+test('an agent whose engine has not answered yet tells nothing, and is not held to it', () => {
+  const silent = { ...frame({ sequence: 2 }), layers: [] };
+  expect(windowBetween(before, silent, SHAPE)).toEqual({ t: 'nothing' });
+  expect(windowBetween(undefined, silent, SHAPE)).toEqual({ t: 'nothing' });
+  expect(windowBetween(silent, frame({ sequence: 3, tokens: 400 }), SHAPE)).toEqual({ t: 'nothing' });
+});
+
 test.each<[string, TelemetryFrame, RegExp]>([
   ['NaN', layered(() => ({ massLost: Number.NaN })), /massLost is NaN/],
   ['infinity', layered(() => ({ rangeMean: Infinity })), /rangeMean is Infinity/],

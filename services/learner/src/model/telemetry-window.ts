@@ -46,7 +46,9 @@ const MOST_TOKENS_PER_SECOND = 100_000;
 
 /** `before` undefined: the first frame of its boot. */
 export function windowBetween(before: TelemetryFrame | undefined, after: TelemetryFrame, shape: ModelShape): WindowOutcome {
-  const wrong = impossible(after, shape) ?? (before && (impossible(before, shape) ?? fallen(before, after)));
+  // An agent whose engine has not answered yet tells of no layers.
+  if (after.layers.length === 0) return { t: 'nothing' };
+  const wrong = impossible(after, shape) ?? (before && before.layers.length > 0 ? impossible(before, shape) ?? fallen(before, after) : undefined);
   if (wrong) return { t: 'quarantine', reason: wrong };
   if (!before || after.sequence <= before.sequence || before.layers.length !== after.layers.length) return { t: 'nothing' };
   const gained = (read: (frame: TelemetryFrame) => bigint) => Number(read(after) - read(before));
