@@ -5,7 +5,7 @@ import { FalseOffline } from './false-offline';
 import { HollowFleet } from './hollow-fleet/hollow-fleet';
 import { cpuSeconds, establishedOn, residentBytes } from './process-usage';
 import type { Progress } from './progress';
-import { Stage } from './stage';
+import { type RunningCoordinator, Stage } from './stage';
 
 export interface LoadOptions {
   agents: number;
@@ -27,7 +27,16 @@ export interface LoadOptions {
   nodeFlags: string[];
 }
 
-export interface Recovery { connectedAfterMs: number; consistent: boolean; falseOffline: number }
+export interface Recovery {
+  connectedAfterMs: number;
+  consistent: boolean;
+  falseOffline: number;
+  /** agents that run the change of λ that was under way; null: there was none */
+  applied: number | null;
+  /** decoded tokens that the agents' frames have told of, and what the registry has counted of them */
+  tokensTold: number;
+  tokensCounted: number;
+}
 
 export interface LoadFigures {
   agents: number;
@@ -59,11 +68,15 @@ export interface LoadFigures {
   kill: Recovery | null;
 }
 
-const CONNECT_TIMEOUT_MS = 150_000;
+/** At least, and per agent. */
+const CONNECT_TIMEOUT_MS = { least: 150_000, perAgent: 30 };
 const RECOVERY_TIMEOUT_MS = 120_000;
 const PUSH_TIMEOUT_MS = 60_000;
 /** What is on its way when traffic is summed up has arrived by then, or never will. */
 const DRAIN_TIMEOUT_MS = 10_000;
+/** A change of λ has begun to reach devices by then, and has not reached all. */
+const UNDER_WAY_MS = 150;
+const SETTLE_MS = 1000;
 
 export class LoadRun {
   private readonly stage: Stage;
@@ -90,7 +103,7 @@ export class LoadRun {
     await this.offline.start();
     await this.fleet.start();
     const begunMs = Date.now();
-    await this.allConnected(CONNECT_TIMEOUT_MS);
+    await this.allConnected(Math.max(CONNECT_TIMEOUT_MS.least, CONNECT_TIMEOUT_MS.perAgent * options.agents));
     const connectSeconds = (Date.now() - begunMs) / 1000;
     progress.step(`${(await this.fleet.figures()).open} connected after ${connectSeconds.toFixed(1)} s; steady traffic for ${options.seconds} s`);
     const steady = await this.steady();
@@ -180,26 +193,32 @@ export class LoadRun {
 
   /** Milliseconds from the operator's call to each agent's APPLIED. */
   private async pushOnce(): Promise<{ waits: number[]; settledMs: number }> {
+    await this.expectNext();
+    const begunMs = performance.timeOrigin + performance.now();
+    const change = this.change(this.stage.coordinators[0]!);
+    const failed = await Promise.race([change.ended, sleep(PUSH_TIMEOUT_MS + 5000, undefined, { ref: false })]);
+    if (failed) throw new Error(`the change of λ failed: ${failed.message}`, { cause: failed });
+    const settledMs = Math.round(performance.timeOrigin + performance.now() - begunMs);
+    const waits = (await this.fleet.arrivals()).map((atMs) => atMs - begunMs);
+    this.progress.step(`λ ${this.lambda} to all: ${waits.length} have applied it, p99 ${quantile(waits, 0.99)} ms; settled after ${settledMs} ms (${change.devices()} devices in the rollout)`);
+    return { waits, settledMs };
+  }
+
+  /** From now on the agents note when they have applied the next λ. */
+  private async expectNext(): Promise<void> {
     this.lambda = Math.round((this.lambda + 0.01) * 100) / 100;
     await this.fleet.expect(this.lambda);
-    const begunMs = performance.timeOrigin + performance.now();
-    let last: Rollout | undefined;
-    let failed: Error | undefined;
-    let settledMs = 0;
-    const request = ChangeConfigRequest.fromPartial({
+  }
+
+  /** λ on all devices, through this coordinator. `ended` resolves with what went wrong, if anything did. */
+  private change({ operator }: RunningCoordinator) {
+    const call = operator.changeConfig(ChangeConfigRequest.fromPartial({
       target: { kind: { $case: 'all', value: true } }, change: { $case: 'setLambda', value: { lambda: this.lambda, topJ: undefined } }, why: 'load', stageMany: false, timeoutMs: PUSH_TIMEOUT_MS,
-    });
-    const call = this.stage.coordinators[0]!.operator.changeConfig(request);
-    const ended = new Promise<void>((resolve) => {
-      call.on('data', ({ rollout }: { rollout?: Rollout }) => { last = rollout; });
-      call.on('error', (error: Error) => { failed = error; resolve(); });
-      call.on('end', () => { settledMs = performance.timeOrigin + performance.now() - begunMs; resolve(); });
-    });
-    await Promise.race([ended, sleep(PUSH_TIMEOUT_MS + 5000, undefined, { ref: false })]);
-    if (failed) throw new Error(`the change of λ failed: ${failed.message}`, { cause: failed });
-    const waits = (await this.fleet.arrivals()).map((atMs) => atMs - begunMs);
-    this.progress.step(`λ ${this.lambda} to all: ${waits.length} have applied it, p99 ${quantile(waits, 0.99)} ms; settled after ${Math.round(settledMs)} ms (${last?.devices.length ?? 0} devices in the rollout)`);
-    return { waits, settledMs: Math.round(settledMs) };
+    }));
+    let last: Rollout | undefined;
+    call.on('data', ({ rollout }: { rollout?: Rollout }) => { last = rollout; });
+    const ended = new Promise<Error | undefined>((resolve) => { call.on('error', resolve).on('end', () => resolve(undefined)); });
+    return { call, ended, devices: () => last?.devices.length ?? 0 };
   }
 
   /** Sent by the agents, and what has become of them at the coordinators, once the two agree or time is up. */
@@ -230,21 +249,42 @@ export class LoadRun {
     const before = (await this.offline.counted()).falsely;
     this.progress.step('one of two coordinators is killed');
     const [survivor, victim] = [this.stage.coordinators[0]!, this.stage.coordinators[1]!];
+    // A change is under way as it dies, through the one that lives on.
+    await this.expectNext();
+    const held = (await victim.metric('devices_online')).get('') ?? 0;
+    const { welcomes } = await this.fleet.figures();
+    const change = this.change(survivor);
+    await sleep(UNDER_WAY_MS);
     victim.child.signal('SIGKILL');
     this.stage.coordinators.length = 1;
-    victim.operator.close();
+    victim.close();
     const begunMs = Date.now();
-    void survivor;
-    return this.recovered(begunMs, before);
+    // Before they have noticed they all look connected.
+    while ((await this.fleet.figures()).welcomes < welcomes + held && Date.now() < begunMs + RECOVERY_TIMEOUT_MS) await sleep(50);
+    const recovery = await this.recovered(begunMs, before, true);
+    change.call.cancel();
+    await change.ended;
+    return recovery;
   }
 
-  private async recovered(begunMs: number, falselyBefore: number): Promise<Recovery> {
+  private async recovered(begunMs: number, falselyBefore: number, changing = false): Promise<Recovery> {
     const all = await this.allConnected(RECOVERY_TIMEOUT_MS);
     const connectedAfterMs = Date.now() - begunMs;
-    const generations = new Set(Object.values(await this.fleet.generations()));
-    const { falsely } = await this.offline.counted();
     this.progress.step(`all back after ${(connectedAfterMs / 1000).toFixed(1)} s`);
-    return { connectedAfterMs, consistent: all && (this.options.pushes === 0 || generations.size === 1), falseOffline: falsely - falselyBefore };
+    const deadline = Date.now() + PUSH_TIMEOUT_MS;
+    const arrived = async () => (await this.fleet.arrivals()).length;
+    while (changing && await arrived() < this.options.agents && Date.now() < deadline) await sleep(100);
+    const generations = new Set(Object.values(await this.fleet.generations()));
+    const tokensTold = await this.fleet.hush();
+    const counted = async () => Number((await this.stage.coordinators[0]!.fleetStatus()).totals?.decodeTokens ?? 0n);
+    while (await counted() < tokensTold && Date.now() < deadline) await sleep(500);
+    // Whatever would be counted twice has had time to be.
+    await sleep(SETTLE_MS);
+    const { falsely } = await this.offline.counted();
+    return {
+      connectedAfterMs, consistent: all && (this.options.pushes === 0 && !changing || generations.size === 1), falseOffline: falsely - falselyBefore,
+      applied: changing ? await arrived() : null, tokensTold, tokensCounted: await counted(),
+    };
   }
 }
 

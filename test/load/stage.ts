@@ -2,7 +2,7 @@
 import { credentials } from '@grpc/grpc-js';
 import { FleetCa } from '@moefleet/coordinator/identity/fleet-ca';
 import { COORDINATOR_NAME } from '@moefleet/runtime';
-import { bearerInterceptor, IdentityServiceClient, OperatorServiceClient } from '@moefleet/proto';
+import { bearerInterceptor, FleetServiceClient, type GetFleetStatusResponse, IdentityServiceClient, OperatorServiceClient } from '@moefleet/proto';
 import { Child } from '@moefleet/demo/child-process';
 import { freePort } from '@moefleet/demo/free-port';
 import { CLI_PATH } from '@moefleet/demo/local-fleet';
@@ -28,6 +28,7 @@ export interface OperatorAccess { caPem: string; token: string }
 export class RunningCoordinator {
   readonly operator: OperatorServiceClient;
   readonly identities: IdentityServiceClient;
+  private readonly fleet: FleetServiceClient;
 
   /** `access`: the fleet's CA in PEM and an operator's token; null: plaintext, without authentication. */
   constructor(readonly child: Child, private readonly ports: { gateway: number; operator: number; http: number }, access: OperatorAccess | null) {
@@ -36,11 +37,17 @@ export class RunningCoordinator {
     const options = { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, 'grpc.ssl_target_name_override': COORDINATOR_NAME, interceptors: access ? [bearerInterceptor(access.token)] : [] };
     this.operator = new OperatorServiceClient(address, channel, options);
     this.identities = new IdentityServiceClient(address, channel, options);
+    this.fleet = new FleetServiceClient(address, channel, options);
   }
 
   close(): void {
     this.operator.close();
     this.identities.close();
+    this.fleet.close();
+  }
+
+  fleetStatus(): Promise<GetFleetStatusResponse> {
+    return new Promise((resolve, reject) => { this.fleet.getFleetStatus({}, (error, status) => (error ? reject(error) : resolve(status))); });
   }
 
   get pid(): number { return this.child.pid!; }

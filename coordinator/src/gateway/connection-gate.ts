@@ -25,6 +25,8 @@ interface Newcomer { socket: Socket; sinceMs: number; gone: () => void }
 const MOST_WAIT_MS = 4000;
 /** An agent's own deadline for its welcome. */
 const SILENT_MS = 10_000;
+/** Of the connections per second, those that may be under way at once: a quarter of a second each where nothing is short, and where the processor is, no more than it gets through well before agents lose patience. */
+const UNDER_WAY_SHARE = 1 / 4;
 /** Older ones count no longer as under way, or a few mute connections would keep everybody out. */
 const HANDSHAKE_MS = 2000;
 const SWEEP_EVERY_MS = 20;
@@ -32,6 +34,7 @@ const SWEEP_EVERY_MS = 20;
 export class ConnectionGate {
   private readonly bucket: TokenBucket;
   private readonly mostWaiting: number;
+  private readonly mostUnderWay: number;
   private readonly now: () => number;
   /** paused, in order of arrival */
   private readonly queue: Newcomer[] = [];
@@ -45,6 +48,7 @@ export class ConnectionGate {
     const { connectionsPerSecond, mostWaitMs = MOST_WAIT_MS } = options;
     this.now = options.now ?? (() => performance.now());
     this.bucket = new TokenBucket(connectionsPerSecond, connectionsPerSecond, this.now);
+    this.mostUnderWay = Math.max(1, Math.ceil(connectionsPerSecond * UNDER_WAY_SHARE));
     this.mostWaiting = Math.max(1, Math.floor(connectionsPerSecond * mostWaitMs / 1000));
   }
 
@@ -81,13 +85,12 @@ export class ConnectionGate {
   }
 
   private mayEnter(): boolean {
-    return this.underWay() < this.options.connectionsPerSecond && this.bucket.take(1);
+    return this.underWay() < this.mostUnderWay && this.bucket.take(1);
   }
 
   /** Handshakes under way: the newest of the silent ones. */
   private underWay(): number {
-    const { connectionsPerSecond } = this.options;
-    if (this.silent.size < connectionsPerSecond) return this.silent.size;
+    if (this.silent.size < this.mostUnderWay) return this.silent.size;
     const sinceMs = this.now() - HANDSHAKE_MS;
     let old = 0;
     for (const newcomer of this.silent.values()) {

@@ -35,6 +35,8 @@ export type Order =
   | { t: 'vanish' }
   /** Generation that each agent runs, as digits, by device id. */
   | { t: 'generations' }
+  /** Each sends one more frame and then none; the tokens that all frames have told of, in sum. */
+  | { t: 'hush' }
   | { t: 'stop' };
 
 export interface Answers {
@@ -47,6 +49,7 @@ export interface Answers {
   stall: number;
   vanish: number;
   generations: Record<string, string>;
+  hush: number;
   stop: null;
 }
 

@@ -108,6 +108,11 @@ export class HollowFleet {
     return Object.assign({}, ...await this.all<'generations'>({ t: 'generations' })) as Record<string, string>;
   }
 
+  /** Decoded tokens that the frames of all agents have told of; no frame follows. */
+  async hush(): Promise<number> {
+    return (await this.all<'hush'>({ t: 'hush' })).reduce((sum, tokens) => sum + tokens, 0);
+  }
+
   async churn(perSecond: number): Promise<void> {
     await this.all({ t: 'churn', perSecond: perSecond / this.members.length });
   }
