@@ -34,7 +34,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--expert-use-interval <seconds>', env: 'MOEFLEET_EXPERT_USE_INTERVAL', description: 'seconds between a device\'s reports of which experts it uses, from which new devices\' caches are filled; 0: neither reports nor warm lists', fallback: '300' },
   { flags: '--frames-per-second <n>', env: 'MOEFLEET_FRAMES_PER_SECOND', description: 'telemetry frames per second this coordinator holds to, by stretching the interval as devices join', fallback: '2000' },
   { flags: '--hellos-per-second <n>', env: 'MOEFLEET_HELLOS_PER_SECOND', description: 'devices let in per second; the rest waits or is told when to come again', fallback: '400' },
-  { flags: '--connections-per-second <n>', env: 'MOEFLEET_CONNECTIONS_PER_SECOND', description: 'connections of agents per second whose TLS handshake is begun, and how many may be under way; the rest waits or is reset', fallback: '400' },
+  { flags: '--connections-per-second <n>', env: 'MOEFLEET_CONNECTIONS_PER_SECOND', description: 'connections of agents per second whose TLS handshake is begun, with a quarter as many under way at once; the rest waits, or is reset and comes again', fallback: '400' },
   { flags: '--device-messages-per-second <n>', env: 'MOEFLEET_DEVICE_MESSAGES_PER_SECOND', description: 'messages one device may send; beyond it telemetry is shed, then the device cut off for a while', fallback: '50' },
   { flags: '--device-bytes-per-second <n>', env: 'MOEFLEET_DEVICE_BYTES_PER_SECOND', description: 'bytes one device may send, likewise', fallback: '1048576' },
   { flags: '--coordinator-id <id>', env: 'MOEFLEET_COORDINATOR_ID', description: 'name of this coordinator in leases and logs; default: host name and a random part' },

@@ -58,9 +58,9 @@ test('of a storm some are let in at the rate, the rest is reset; who comes again
 });
 
 test('cuts connections that say nothing, which keep nobody out meanwhile', async () => {
-  coordinator = await startCoordinator(redis.url, { env: { MOEFLEET_CONNECTIONS_PER_SECOND: '4' }, helloTimeoutMs: 2500 });
+  coordinator = await startCoordinator(redis.url, { env: { MOEFLEET_CONNECTIONS_PER_SECOND: '16' }, helloTimeoutMs: 2500 });
   const silent = [mute(), mute(), mute(), mute(), mute(), mute()];
-  await until('all six were let in', async () => (await outcomes()).admitted >= 4, 10_000, 20);
+  await until('most were let in', async () => (await outcomes()).admitted >= 4, 10_000, 20);
   const agent = dial('honest');
   await until('the honest one is in', () => agent.welcome, 20_000, 20);
   await until('the silent ones are cut', () => silent.every((socket) => socket.destroyed), 20_000, 20);
@@ -74,13 +74,15 @@ test('resets whoever has waited too long, and forgets those that leave', () => {
     let nowMs = 0;
     const told: ConnectionOutcome[] = [];
     const gate = new ConnectionGate({ connectionsPerSecond: 1, mostWaitMs: 3000, now: () => nowMs }, () => {}, (outcome) => told.push(outcome));
-    const pass = (ms: number) => { for (let at = 0; at < ms; at += 100) { nowMs += 100; jest.advanceTimersByTime(100); } };
+    const pass = (ms: number) => { nowMs += ms; jest.advanceTimersByTime(100); };
     for (let at = 0; at < 5; at += 1) gate.offer(new TestSocket(at) as unknown as Socket);
     expect([told, gate.waiting]).toEqual([['admitted', 'refused'], 3]);
-    // The one that is in says nothing, and holds its place for two seconds; then a token is there at once, the last has waited too long.
-    pass(2000);
-    expect([told.length, gate.waiting]).toEqual([3, 2]);
-    pass(1200);
+    // The one that is in says nothing, and holds its place for a second.
+    pass(900);
+    expect([told.length, gate.waiting]).toEqual([2, 3]);
+    pass(100);
+    expect([told.slice(2), gate.waiting]).toEqual([['admitted'], 2]);
+    pass(2500);
     expect([told.slice(3), gate.waiting]).toEqual([['refused', 'refused'], 0]);
     gate.close();
     gate.offer(new TestSocket(9) as unknown as Socket);

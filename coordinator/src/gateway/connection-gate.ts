@@ -28,7 +28,7 @@ const SILENT_MS = 10_000;
 /** Of the connections per second, those that may be under way at once: a quarter of a second each where nothing is short, and where the processor is, no more than it gets through well before agents lose patience. */
 const UNDER_WAY_SHARE = 1 / 4;
 /** Older ones count no longer as under way, or a few mute connections would keep everybody out. */
-const HANDSHAKE_MS = 2000;
+const HANDSHAKE_MS = 1000;
 const SWEEP_EVERY_MS = 20;
 
 export class ConnectionGate {
