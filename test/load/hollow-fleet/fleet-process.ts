@@ -11,6 +11,8 @@ import { Relay } from './relay';
 import { TickWheel } from './tick-wheel';
 
 const RAMP_EVERY_MS = 50;
+/** Where nobody listens a balancer sends nobody for a while. */
+const LEAVE_OUT_MS = 5000;
 /** More handshakes at once than the machine has time for would all miss their deadline, and begin again for ever. */
 const MOST_CONNECTING = 64;
 
@@ -21,6 +23,8 @@ class FleetProcess {
   private readonly timers: NodeJS.Timeout[] = [];
   private readonly hanging: GrpcCall[] = [];
   private gateways: Address[] = [];
+  /** when a connection to this port was refused last */
+  private readonly refusedMs = new Map<number, number>();
   private certificates: Map<string, ClientTls> | null = null;
   private expected: number | null = null;
   private readonly arrivals = new Map<string, number>();
@@ -72,6 +76,7 @@ class FleetProcess {
     return new HollowAgent({
       id, recording, wheel: this.wheel, counts: this.counts,
       target: () => this.target(id),
+      onRefused: ({ port }) => { this.refusedMs.set(port, Date.now()); },
       onApplied: (spec) => this.note(id, spec),
     });
   }
@@ -82,7 +87,10 @@ class FleetProcess {
   }
 
   private gateway(): Address {
-    return this.gateways[Math.floor(Math.random() * this.gateways.length)]!;
+    const nowMs = Date.now();
+    const up = this.gateways.filter(({ port }) => nowMs - (this.refusedMs.get(port) ?? 0) > LEAVE_OUT_MS);
+    const among = up.length > 0 ? up : this.gateways;
+    return among[Math.floor(Math.random() * among.length)]!;
   }
 
   private note(id: string, { lambda }: DeviceSpec): void {

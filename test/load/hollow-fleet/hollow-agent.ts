@@ -31,6 +31,8 @@ export interface HollowAgentOptions {
   id: string;
   /** where to dial; asked at each attempt */
   target: () => Target;
+  /** Nobody listens there. */
+  onRefused: (target: Target) => void;
   recording: Recording;
   wheel: TickWheel;
   counts: FleetCounts;
@@ -113,7 +115,8 @@ export class HollowAgent {
   private dial(): void {
     const { counts, wheel } = this.options;
     counts.dials += 1;
-    const call: GrpcCall = new GrpcCall(this.options.target(), PATH, {
+    const target = this.options.target();
+    const call: GrpcCall = new GrpcCall(target, PATH, {
       connected: (tls) => {
         if (tls) {
           counts.tlsHandshakes += 1;
@@ -127,7 +130,10 @@ export class HollowAgent {
         } });
       },
       message: (bytes) => this.receive(call, ConnectResponse.decode(bytes)),
-      end: (end) => this.lost(call, end),
+      end: (end) => {
+        if (end.details.includes('ECONNREFUSED')) this.options.onRefused(target);
+        this.lost(call, end);
+      },
     });
     const late = wheel.after(WELCOME_TIMEOUT_MS, () => this.lost(call, { code: 4, details: 'no welcome', retryAfterMs: null }));
     this.transition({ t: 'connecting', call, cancel: late });
