@@ -42,6 +42,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--learner-stages <list>', env: 'MOEFLEET_LEARNER_STAGES', description: 'stages in which devices get what the learner proposes; default: up to ten devices at once, more as 1,5%,25%,100%' },
   { flags: '--learner-soak <time>', env: 'MOEFLEET_LEARNER_SOAK', description: 'how long each of these stages is watched, such as 10m; default: 60s where there is more than one' },
   { flags: '--learner-gate <list>', env: 'MOEFLEET_LEARNER_GATE', description: 'what must hold on each device for the learner\'s values to stay, else they are taken back; keep it above the learner\'s --budget; none: no gate', fallback: DEFAULT_LEARNER_GATE },
+  { flags: '--artifact-dir <folder>', env: 'MOEFLEET_ARTIFACT_DIR', description: 'keeps what devices fetch, such as releases of the agent (moefleet agent push); coordinators of a fleet share it' },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
 ];
 
@@ -78,6 +79,8 @@ export interface CoordinatorConfig {
   /** what devices measure their quality on */
   readonly gateText: string;
   readonly learnerStaging: LearnerStaging;
+  /** null: it keeps none */
+  readonly artifactFolder: string | null;
   readonly logLevel: string;
 }
 
@@ -124,6 +127,7 @@ export function readConfig(values: Env): CoordinatorConfig {
     requireOperatorToken: readBoolean('MOEFLEET_REQUIRE_OPERATOR_TOKEN', values['MOEFLEET_REQUIRE_OPERATOR_TOKEN'], tlsFolder !== null || !isLoopback(operator.host)),
     adminTokenFile: resolve(values['MOEFLEET_ADMIN_TOKEN_FILE'] || join(tlsFolder ?? '.', ADMIN_TOKEN_FILE)),
     coordinatorId: readMatching('MOEFLEET_COORDINATOR_ID', values['MOEFLEET_COORDINATOR_ID'] || defaultCoordinatorId(), /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'an id of letters, digits, ".", "_" and "-"'),
+    artifactFolder: values['MOEFLEET_ARTIFACT_DIR'] ? resolve(values['MOEFLEET_ARTIFACT_DIR']) : null,
     gateText: readGateText(values['MOEFLEET_GATE_TEXT'] ?? ''),
     learnerStaging: readLearnerStaging(values),
     logLevel: readMatching('MOEFLEET_LOG_LEVEL', values['MOEFLEET_LOG_LEVEL'] || 'info', new RegExp(`^(?:${LOG_LEVELS.join('|')})$`), `one of ${LOG_LEVELS.join(', ')}`),

@@ -1,5 +1,6 @@
 /** Builds the coordinator from its configuration and runs it. The only place where its objects are made. */
 import { ConfigError, createLogger, Lifecycle, type Logger, mergeSettings, runUntilSignal, VERSION } from '@moefleet/runtime';
+import { ArtifactStore } from './artifacts/artifact-store';
 import { type CoordinatorConfig, readConfig, SETTINGS } from './config';
 import { AgentGateway, type GatewayOptions } from './gateway/agent-gateway';
 import type { AgentSession } from './gateway/agent-session';
@@ -61,14 +62,15 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const pinExpiry = new PinExpiry({ registry, rollouts, staged, now, log });
   const enrolment = certificate && new Enrolment({ registry, ca: () => certificate.ca, now, lifeMs: config.certificateLifeMs, graceMs: config.reenrolGraceMs, log });
   const journal = config.tlsFolder === null ? null : new RevocationJournal({ folder: config.tlsFolder, registry, log });
+  const artifacts = new ArtifactStore(config.artifactFolder, now);
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const warm = new WarmExchange(registry.warm, { intervalMs: config.expertUseIntervalMs }, metrics, log);
   const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, warm, windowRoom: new WindowRoom(), metrics, log },
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
-      credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment });
+      credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment, artifacts });
   const operator = new OperatorServer(config.operator,
-    { registry, rollouts, staged, learnerRollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, enrolment, now, log },
+    { registry, rollouts, staged, learnerRollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, artifacts, enrolment, now, log },
     certificate ? () => certificate.credentials(false) : undefined,
     (service, method, code) => metrics.operatorCalls.inc({ grpc_service: service, grpc_method: method, grpc_code: code }));
   const firstAdmin = new FirstAdmin(registry, config, log);

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 
 export * from './gen/moefleet/v1/access';
 export * from './gen/moefleet/v1/agent';
+export * from './gen/moefleet/v1/artifact';
 export * from './gen/moefleet/v1/device';
 export * from './gen/moefleet/v1/fleet';
 export * from './gen/moefleet/v1/identity';

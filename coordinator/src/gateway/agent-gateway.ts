@@ -1,7 +1,8 @@
 /** The server agents connect to. Holds their streams, keeps their leases alive, and passes wake-ups on to sessions. */
 import type { ServerCredentials } from '@grpc/grpc-js';
-import { AgentServiceService, ConnectResponse, EnrolmentServiceService } from '@moefleet/proto';
+import { AgentServiceService, ArtifactServiceService, ConnectResponse, EnrolmentServiceService } from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
+import type { ArtifactStore } from '../artifacts/artifact-store';
 import { StoppingError } from '../errors';
 import { GrpcListener } from '../grpc-listener';
 import type { ListenAddress } from '../listen-address';
@@ -13,6 +14,7 @@ import { Admission } from './admission';
 import { type AgentCall, AgentStream, type StreamOptions } from './agent-stream';
 import { MeasureRelay } from './measure-relay';
 import { ConnectionGate } from './connection-gate';
+import { artifactService } from './artifact-service';
 import { enrolmentService } from './enrolment-service';
 import { decodeIncoming } from './message-check';
 import type { BudgetOptions } from './stream-budget';
@@ -33,6 +35,8 @@ export interface GatewayOptions {
   keepalive?: { timeMs: number; timeoutMs: number };
   /** default: plaintext */
   credentials?: () => ServerCredentials;
+  /** what devices fetch; default: nothing */
+  artifacts?: ArtifactStore;
   /** lets devices enrol, and makes a certificate a condition; null: plaintext */
   enrolment?: Enrolment | null;
 }
@@ -86,6 +90,7 @@ export class AgentGateway implements Service {
       identify: (call) => options.enrolment?.identify(call.getAuthContext()) ?? null,
     };
     if (options.enrolment) this.listener.serve(EnrolmentServiceService, enrolmentService(options.enrolment, deps.log, (call) => this.gate.called(call.getPeer())));
+    if (options.artifacts) this.listener.serve(ArtifactServiceService, artifactService(options.artifacts, (call) => void options.enrolment?.identify(call.getAuthContext()), deps.log));
     this.listener.server.addService(AGENT_SERVICE, { connect: (call: AgentCall) => this.open(call) });
   }
 

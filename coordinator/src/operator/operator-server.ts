@@ -3,7 +3,7 @@ import { type PackageDefinition, loadFileDescriptorSetFromBuffer, loadSync } fro
 import type { ServerCredentials } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import {
-  AccessServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, IdentityServiceService, InventoryServiceService, KnowledgeServiceService, LearnerServiceService, OperatorServiceService,
+  AccessServiceService, ArtifactStoreServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, IdentityServiceService, InventoryServiceService, KnowledgeServiceService, LearnerServiceService, OperatorServiceService,
   RolloutServiceService, WindowServiceService,
 } from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
@@ -13,6 +13,7 @@ import { type CallObserver, countCalls } from '../grpc-call-count';
 import { GrpcListener } from '../grpc-listener';
 import type { ListenAddress } from '../listen-address';
 import { accessService } from './access-service';
+import { artifactStoreService } from './artifact-store-service';
 import { fleetService } from './fleet-service';
 import { identityService } from './identity-service';
 import { inventoryService } from './inventory-service';
@@ -26,7 +27,7 @@ import { windowService } from './window-service';
 /** A quality surface of many layers and points fits. */
 const MOST_MESSAGE_BYTES = 16 * 1024 * 1024;
 /** What is served here; '' is the server as a whole. */
-const HEALTH_NAMES = ['', ...['Operator', 'Learner', 'Knowledge', 'Access', 'Inventory', 'Identity', 'Rollout', 'Fleet', 'Window'].map((name) => `moefleet.v1.${name}Service`)];
+const HEALTH_NAMES = ['', ...['Operator', 'Learner', 'Knowledge', 'Access', 'Inventory', 'Identity', 'Rollout', 'Fleet', 'Window', 'ArtifactStore'].map((name) => `moefleet.v1.${name}Service`)];
 
 export class OperatorServer implements Service {
   readonly name = 'operator API';
@@ -49,6 +50,7 @@ export class OperatorServer implements Service {
     this.listener.serve(InventoryServiceService, inventoryService(deps));
     this.listener.serve(IdentityServiceService, identityService(deps));
     this.listener.serve(WindowServiceService, windowService(deps));
+    this.listener.serve(ArtifactStoreServiceService, artifactStoreService(deps));
     this.health.addToServer(this.listener.server);
   }
 

@@ -1,6 +1,7 @@
 /** What the command line and the console ask for. */
 import type { OperatorServiceServer, Proposal } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
+import type { ArtifactStore } from '../artifacts/artifact-store';
 import { DeviceUnavailableError, NotFoundError } from '../errors';
 import type { Enrolment } from '../identity/enrolment';
 import { checkId } from '../names';
@@ -32,6 +33,7 @@ export interface OperatorDeps {
   coordinatorId: string;
   /** Without it whoever reaches the port may do everything. */
   requireOperatorToken: boolean;
+  artifacts: ArtifactStore;
   /** null: a coordinator without TLS */
   enrolment: Enrolment | null;
   now: () => number;

@@ -1,6 +1,6 @@
 /** Turns operators' and learners' requests into what the coordinator works with, or says what is wrong with them. */
 import { type ChangeConfigRequest, Eviction, type LabelSelector, type Measure, type Proposal, type QualitySurface, type Target as TargetMessage } from '@moefleet/proto';
-import { canonical, parseSelector, printSelector, type Selector, SELECTOR_BOUND, SelectorError, selectorOfLabels } from '@moefleet/runtime';
+import { canonical, parseSelector, parseVersion, printSelector, type Selector, SELECTOR_BOUND, SelectorError, selectorOfLabels } from '@moefleet/runtime';
 import { InvalidRequestError } from '../errors';
 import { checkDigest, checkId, checkLabels } from '../names';
 import { type EvictionPolicy, MOST_HALF_LIFE } from '../registry/pin';
@@ -79,6 +79,8 @@ function readChange(change: ChangeConfigRequest['change']): Change {
     case 'clearLambda': return { t: 'clearRouting' };
     case 'clearEviction': return { t: 'clearEviction' };
     case 'clearCache': return { t: 'clearCache' };
+    case 'clearAgent': return { t: 'clearAgent' };
+    case 'setAgent': return { t: 'setAgent', version: checkVersion('set_agent.version', change.value.version), allowDowngrade: change.value.allowDowngrade };
     case 'setLambda': {
       const { lambda, topJ } = change.value;
       return { t: 'setRouting', routing: { lambda: share('set_lambda.lambda', lambda), topJ: topJ === undefined ? null : within('set_lambda.top_j', topJ, 0, MOST_EXPERTS) } };
@@ -101,6 +103,14 @@ function readChange(change: ChangeConfigRequest['change']): Change {
         ...(sampling.bytesPerDay !== undefined ? { bytesPerDay: bytes('set_router_sampling.sampling.bytes_per_day', sampling.bytesPerDay, 1n) } : {}),
       } };
     }
+  }
+}
+
+function checkVersion(field: string, version: string): string {
+  try {
+    return parseVersion(version).text;
+  } catch {
+    throw new InvalidRequestError(field, version, 'a version such as 0.2.0');
   }
 }
 

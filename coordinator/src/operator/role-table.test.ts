@@ -3,7 +3,7 @@ import type { ServiceDefinition } from '@grpc/grpc-js';
 import { isListed, mayCall, roleNeeded } from './role-table';
 
 /** Those that agents' streams reach, on another port and with certificates. */
-const OF_THE_GATEWAY = ['AgentServiceService', 'EnrolmentServiceService'];
+const OF_THE_GATEWAY = ['AgentServiceService', 'ArtifactServiceService', 'EnrolmentServiceService'];
 
 const methods = Object.entries(proto)
   .filter(([name]) => /^[A-Z]\w*ServiceService$/.test(name) && !OF_THE_GATEWAY.includes(name))

@@ -58,6 +58,8 @@ const NEEDS: Readonly<Record<string, Need>> = {
   '/moefleet.v1.AccessService/ListOperators': 'admin',
   '/moefleet.v1.AccessService/RevokeOperator': 'admin',
   '/moefleet.v1.AccessService/ReadAudit': 'viewer',
+  '/moefleet.v1.ArtifactStoreService/PutArtifact': 'operator',
+  '/moefleet.v1.ArtifactStoreService/ListArtifacts': 'viewer',
   '/grpc.health.v1.Health/Check': 'public',
   '/grpc.health.v1.Health/Watch': 'public',
 };

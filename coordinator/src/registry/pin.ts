@@ -2,7 +2,7 @@
  * A pin: an operator's value for one field of the spec, on a device, a group or the fleet. Stored as JSON; what comes
  * back from Redis is checked field by field.
  */
-import type { Selector } from '@moefleet/runtime';
+import { parseVersion, type Selector } from '@moefleet/runtime';
 
 export interface PinBase {
   /** Counts up over the fleet: of two group pins that match a device, the one with the higher order wins. */
@@ -45,6 +45,8 @@ export interface CachePin extends PinBase, ModelBound {
   readonly size: { readonly t: 'bytes'; readonly cacheBytes: number } | { readonly t: 'capacity'; readonly capacity: number };
 }
 export interface TracingPin extends PinBase { readonly traceRatio: number }
+/** The release of the agent. */
+export interface AgentPin extends PinBase { readonly version: string; readonly allowDowngrade: boolean }
 /** `sampling` null: off */
 export interface SamplingPin extends PinBase { readonly sampling: { readonly windowTokens: number; readonly bytesPerHour: number; /** absent: no such bound */ readonly bytesPerDay?: number } | null }
 
@@ -54,9 +56,10 @@ export interface PinByField {
   cache: CachePin;
   tracing: TracingPin;
   sampling: SamplingPin;
+  agent: AgentPin;
 }
 export type PinField = keyof PinByField;
-export const PIN_FIELDS: readonly PinField[] = ['lambda', 'eviction', 'cache', 'tracing', 'sampling'];
+export const PIN_FIELDS: readonly PinField[] = ['lambda', 'eviction', 'cache', 'tracing', 'sampling', 'agent'];
 
 /** The pins of one place (a device, a group or the fleet). */
 export type PinSet = { readonly [F in PinField]?: PinByField[F] };
@@ -97,6 +100,7 @@ export function decodePin<F extends PinField>(field: F, json: string): PinByFiel
     }),
     cache: () => ({ ...base, modelHashes: strings(value, 'modelHashes'), size: cacheSize(record(value['size'], 'size')) }),
     tracing: () => ({ ...base, traceRatio: number(value, 'traceRatio', 0, 1) }),
+    agent: () => ({ ...base, version: parseVersion(value['version']).text, allowDowngrade: value['allowDowngrade'] === true }),
     sampling: () => ({ ...base, sampling: value['sampling'] === null ? null : sampling(record(value['sampling'], 'sampling')) }),
   };
   return decoders[field]();

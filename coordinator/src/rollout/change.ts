@@ -20,6 +20,8 @@ type ChangeOfField =
   | { t: 'setCapacity'; capacity: number }
   | { t: 'clearCache' }
   | { t: 'setTracing'; traceRatio: number }
+  | { t: 'setAgent'; version: string; allowDowngrade: boolean }
+  | { t: 'clearAgent' }
   | { t: 'setSampling'; sampling: { windowTokens: number; bytesPerHour: number; bytesPerDay?: number } | null };
 
 export function pinPlace(target: Target): PinPlace {
@@ -34,6 +36,7 @@ export function pinField(change: Change): PinField {
     case 'setCacheBytes': case 'setCapacity': case 'clearCache': return 'cache';
     case 'setTracing': return 'tracing';
     case 'setSampling': return 'sampling';
+    case 'setAgent': case 'clearAgent': return 'agent';
   }
 }
 
@@ -52,7 +55,7 @@ export function auditSubject(target: Target): AuditSubject {
 /** DeviceSpec field names a change is about, for finding out which layer has won. */
 export function specFields(change: Change): readonly string[] {
   const fields: Record<PinField, readonly string[]> = {
-    lambda: ['lambda'], eviction: ['eviction'], cache: ['capacities', 'cache_bytes'], tracing: ['trace_ratio'], sampling: ['router_sampling'],
+    lambda: ['lambda'], eviction: ['eviction'], cache: ['capacities', 'cache_bytes'], tracing: ['trace_ratio'], sampling: ['router_sampling'], agent: ['agent'],
   };
   return fields[pinField(change)];
 }
@@ -77,6 +80,8 @@ export function describeValue(change: Change, where: string): string {
     case 'setCapacity': return `capacity ${change.capacity} in every layer on ${where}`;
     case 'clearCache': return `cache size back to the learner on ${where}`;
     case 'setTracing': return `trace ratio ${change.traceRatio} on ${where}`;
+    case 'setAgent': return `agent release ${change.version}${change.allowDowngrade ? ', downgrade allowed,' : ''} on ${where}`;
+    case 'clearAgent': return `agent release back to the installed one on ${where}`;
     case 'setSampling': return `router sampling ${change.sampling ? 'on' : 'off'} on ${where}`;
   }
 }

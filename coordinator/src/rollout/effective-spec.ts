@@ -52,6 +52,7 @@ export function effectiveSpec(given: SpecInputs): EffectiveSpecResult {
   const eviction = choosePin('eviction', inputs);
   const tracing = choosePin('tracing', inputs);
   const sampling = choosePin('sampling', inputs);
+  const agent = choosePin('agent', inputs);
   const bound = (routing.choice !== undefined && !inputs.shared.kill) || eviction !== undefined || cache.cache?.$case === 'capacities';
   return {
     spec: {
@@ -64,6 +65,7 @@ export function effectiveSpec(given: SpecInputs): EffectiveSpecResult {
         : undefined,
       eviction: eviction ? EVICTION[eviction.pin.policy] : Eviction.EVICTION_UNSPECIFIED,
       evictionHalfLifeTokens: eviction?.pin.halfLifeTokens ?? undefined,
+      agent: agent ? { version: agent.pin.version, allowDowngrade: agent.pin.allowDowngrade } : undefined,
     },
     sources: [
       ...routing.sources,
@@ -71,6 +73,7 @@ export function effectiveSpec(given: SpecInputs): EffectiveSpecResult {
       eviction ? source('eviction', eviction) : defaultSource('eviction'),
       tracing ? source('trace_ratio', tracing) : defaultSource('trace_ratio'),
       sampling ? source('router_sampling', sampling) : defaultSource('router_sampling'),
+      agent ? source('agent', agent) : defaultSource('agent', 'the release that was installed'),
     ],
   };
 }

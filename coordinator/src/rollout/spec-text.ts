@@ -9,6 +9,7 @@ export function specText(spec: DeviceSpec | undefined, field: PinField): string 
     case 'eviction': return spec.eviction === Eviction.EVICTION_UNSPECIFIED ? 'default' : (Eviction[spec.eviction] ?? '').replace('EVICTION_', '').toLowerCase();
     case 'cache': return spec.cache === undefined ? 'default' : spec.cache.$case === 'cacheBytes' ? `${spec.cache.value} bytes` : `capacity ${[...new Set(spec.cache.value.experts)].join(',')}`;
     case 'tracing': return spec.traceRatio === undefined ? 'default' : String(spec.traceRatio);
+    case 'agent': return spec.agent?.version ?? 'as installed';
     case 'sampling': return spec.routerSampling ? `${spec.routerSampling.windowTokens} tokens` : 'off';
   }
 }

@@ -6,11 +6,11 @@ import {
   type CallOptions, type ClientReadableStream, connectivityState, Metadata, type ServiceError, status,
 } from '@grpc/grpc-js';
 import {
-  AccessServiceClient, type AuditEntry, type ChangeConfigRequest, type ChangeLabelsRequest, type ChangeLabelsResponse, type Coordinator, type CreateOperatorRequest,
+  AccessServiceClient, type Artifact, ArtifactStoreServiceClient, type AuditEntry, type ChangeConfigRequest, type ChangeLabelsRequest, type ChangeLabelsResponse, type Coordinator, type CreateOperatorRequest,
   type CreateOperatorResponse, type Device, type ExplainConfigResponse, type ExplainLearnerResponse, FleetServiceClient, type GetDeviceHistoryResponse, type GetFleetStatusResponse, type GetLearnerResponse,
   IdentityServiceClient,
   InventoryServiceClient, type KillLambdaRequest, type KillSwitch, KnowledgeServiceClient, type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, type Operator,
-  OperatorServiceClient, type PlanRolloutRequest, type PlanRolloutResponse, type ReadAuditRequest, type RevokeOperatorRequest, type Rollout, RolloutServiceClient,
+  OperatorServiceClient, type PlanRolloutRequest, type PlanRolloutResponse, type PutArtifactResponse, type ReadAuditRequest, type RevokeOperatorRequest, type Rollout, RolloutServiceClient,
   type StagedRollout, type StartRolloutRequest, type WatchDevicesRequest, type WatchDevicesResponse,
   type DeleteWindowsResponse, type ListWindowsResponse, type RouterWindow, WindowServiceClient,
 } from '@moefleet/proto';
@@ -38,6 +38,7 @@ export class OperatorConnection {
   private readonly rollouts: RolloutServiceClient;
   private readonly fleet: FleetServiceClient;
   private readonly knowledge: KnowledgeServiceClient;
+  private readonly artifacts: ArtifactStoreServiceClient;
   /** for `unary` */
   readonly identity: IdentityServiceClient;
   private readonly windows: WindowServiceClient;
@@ -55,6 +56,7 @@ export class OperatorConnection {
     this.access = new AccessServiceClient(address, channel.credentials, shared);
     this.inventory = new InventoryServiceClient(address, channel.credentials, shared);
     this.rollouts = new RolloutServiceClient(address, channel.credentials, shared);
+    this.artifacts = new ArtifactStoreServiceClient(address, channel.credentials, shared);
     this.fleet = new FleetServiceClient(address, channel.credentials, shared);
     this.knowledge = new KnowledgeServiceClient(address, channel.credentials, shared);
     this.identity = new IdentityServiceClient(address, channel.credentials, shared);
@@ -240,6 +242,44 @@ export class OperatorConnection {
 
   async explainLearner(deviceId: string): Promise<ExplainLearnerResponse> {
     return this.unary(this.knowledge.explainLearner.bind(this.knowledge), { deviceId }, { [status.NOT_FOUND]: `no device "${deviceId}"; list them with: moefleet devices` });
+  }
+
+  async listArtifacts(): Promise<Artifact[]> {
+    return (await this.unary(this.artifacts.listArtifacts.bind(this.artifacts), {})).artifacts;
+  }
+
+  /** No deadline: it takes what the line takes. `onSent` is told the bytes that have left. */
+  async putArtifact(artifact: Artifact, parts: AsyncIterable<Buffer>, onSent: (bytes: number) => void): Promise<Artifact> {
+    let settle: (error: ServiceError | null, response?: PutArtifactResponse) => void = () => {};
+    let over = false;
+    const answer = new Promise<Artifact | undefined>((resolve, reject) => {
+      settle = (error, response) => {
+        over = true;
+        if (error) reject(this.failure(error));
+        else resolve(response?.artifact);
+      };
+    });
+    // It may come, as a refusal, before it is waited for.
+    answer.catch(() => {});
+    const call = this.artifacts.putArtifact((error, response) => settle(error, response));
+    const cancel = () => call.cancel();
+    this.signal.addEventListener('abort', cancel, { once: true });
+    try {
+      call.write({ body: { $case: 'head', value: artifact } });
+      let sent = 0;
+      for await (const data of parts) {
+        if (over) break;
+        // A call that has failed writes no more, and says so to nobody.
+        await Promise.race([new Promise((resolve) => { call.write({ body: { $case: 'data', value: data } }, resolve); }), answer.catch(() => {})]);
+        onSent(sent += data.length);
+      }
+      if (!over) call.end();
+      const kept = await answer;
+      if (!kept) throw new Failure(`the coordinator at ${this.address} answered without an artifact`);
+      return kept;
+    } finally {
+      this.signal.removeEventListener('abort', cancel);
+    }
   }
 
   async getLearner(): Promise<GetLearnerResponse> {

@@ -227,7 +227,18 @@ export interface DeviceSpec {
   biasPrefill?: boolean | undefined;
   eviction: Eviction;
   /** Tokens in which a use loses half of its weight, for LFU and LFRU; unset or 0: uses do not age. */
-  evictionHalfLifeTokens?: number | undefined;
+  evictionHalfLifeTokens?:
+    | number
+    | undefined;
+  /** The release of the agent; unset: the one that was installed on the device. */
+  agent: AgentRelease | undefined;
+}
+
+export interface AgentRelease {
+  /** As its bundle says, such as 0.2.0. */
+  version: string;
+  /** Also where a newer one has run on the device. */
+  allowDowngrade: boolean;
 }
 
 export interface RouterSampling {
@@ -481,6 +492,7 @@ function createBaseDeviceSpec(): DeviceSpec {
     biasPrefill: undefined,
     eviction: 0,
     evictionHalfLifeTokens: undefined,
+    agent: undefined,
   };
 }
 
@@ -546,6 +558,9 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
     }
     if (message.evictionHalfLifeTokens !== undefined) {
       writer.uint32(129).double(message.evictionHalfLifeTokens);
+    }
+    if (message.agent !== undefined) {
+      AgentRelease.encode(message.agent, writer.uint32(322).fork()).join();
     }
     return writer;
   },
@@ -711,6 +726,14 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
             message.evictionHalfLifeTokens = reader.double();
             continue;
           }
+          case 40: {
+            if (tag !== 322) {
+              break;
+            }
+
+            message.agent = AgentRelease.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -788,6 +811,7 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
         : isSet(object.eviction_half_life_tokens)
         ? globalThis.Number(object.eviction_half_life_tokens)
         : undefined,
+      agent: isSet(object.agent) ? AgentRelease.fromJSON(object.agent) : undefined,
     };
   },
 
@@ -840,6 +864,9 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
     if (message.evictionHalfLifeTokens !== undefined) {
       obj.evictionHalfLifeTokens = floatToJson(message.evictionHalfLifeTokens);
     }
+    if (message.agent !== undefined) {
+      obj.agent = AgentRelease.toJSON(message.agent);
+    }
     return obj;
   },
 
@@ -878,6 +905,98 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
     message.biasPrefill = object.biasPrefill ?? undefined;
     message.eviction = object.eviction ?? 0;
     message.evictionHalfLifeTokens = object.evictionHalfLifeTokens ?? undefined;
+    message.agent = (object.agent !== undefined && object.agent !== null)
+      ? AgentRelease.fromPartial(object.agent)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseAgentRelease(): AgentRelease {
+  return { version: "", allowDowngrade: false };
+}
+
+export const AgentRelease: MessageFns<AgentRelease> = {
+  encode(message: AgentRelease, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.version !== "") {
+      writer.uint32(10).string(message.version);
+    }
+    if (message.allowDowngrade !== false) {
+      writer.uint32(16).bool(message.allowDowngrade);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AgentRelease {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAgentRelease();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.version = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.allowDowngrade = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): AgentRelease {
+    return {
+      version: isSet(object.version) ? globalThis.String(object.version) : "",
+      allowDowngrade: isSet(object.allowDowngrade)
+        ? globalThis.Boolean(object.allowDowngrade)
+        : isSet(object.allow_downgrade)
+        ? globalThis.Boolean(object.allow_downgrade)
+        : false,
+    };
+  },
+
+  toJSON(message: AgentRelease): unknown {
+    const obj: any = {};
+    if (message.version !== "") {
+      obj.version = message.version;
+    }
+    if (message.allowDowngrade !== false) {
+      obj.allowDowngrade = message.allowDowngrade;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<AgentRelease>, I>>(base?: I): AgentRelease {
+    return AgentRelease.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<AgentRelease>, I>>(object: I): AgentRelease {
+    const message = createBaseAgentRelease();
+    message.version = object.version ?? "";
+    message.allowDowngrade = object.allowDowngrade ?? false;
     return message;
   },
 };

@@ -22,6 +22,7 @@ import {
 } from "@grpc/grpc-js";
 import { Measure, MeasureResult, TaskProgress } from "./agent";
 import {
+  AgentRelease,
   DeviceInfo,
   DeviceSpec,
   Eviction,
@@ -212,6 +213,10 @@ export interface ChangeConfigRequest {
     | //
     /** Back to the agents' default. */
     { $case: "clearEviction"; value: ClearEviction }
+    | { $case: "setAgent"; value: AgentRelease }
+    | //
+    /** Back to the release that was installed on each device. */
+    { $case: "clearAgent"; value: ClearAgent }
     | undefined;
   why: string;
   /** How long to wait for devices to answer; 0: 30 s. */
@@ -250,6 +255,9 @@ export interface SetEviction {
 }
 
 export interface ClearEviction {
+}
+
+export interface ClearAgent {
 }
 
 export interface SetCache {
@@ -1937,6 +1945,12 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
       case "clearEviction":
         ClearEviction.encode(message.change.value, writer.uint32(98).fork()).join();
         break;
+      case "setAgent":
+        AgentRelease.encode(message.change.value, writer.uint32(322).fork()).join();
+        break;
+      case "clearAgent":
+        ClearAgent.encode(message.change.value, writer.uint32(330).fork()).join();
+        break;
     }
     if (message.why !== "") {
       writer.uint32(66).string(message.why);
@@ -2049,6 +2063,22 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
             message.change = { $case: "clearEviction", value: ClearEviction.decode(reader, reader.uint32()) };
             continue;
           }
+          case 40: {
+            if (tag !== 322) {
+              break;
+            }
+
+            message.change = { $case: "setAgent", value: AgentRelease.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 41: {
+            if (tag !== 330) {
+              break;
+            }
+
+            message.change = { $case: "clearAgent", value: ClearAgent.decode(reader, reader.uint32()) };
+            continue;
+          }
           case 8: {
             if (tag !== 66) {
               break;
@@ -2132,6 +2162,14 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
         ? { $case: "clearEviction", value: ClearEviction.fromJSON(object.clearEviction) }
         : isSet(object.clear_eviction)
         ? { $case: "clearEviction", value: ClearEviction.fromJSON(object.clear_eviction) }
+        : isSet(object.setAgent)
+        ? { $case: "setAgent", value: AgentRelease.fromJSON(object.setAgent) }
+        : isSet(object.set_agent)
+        ? { $case: "setAgent", value: AgentRelease.fromJSON(object.set_agent) }
+        : isSet(object.clearAgent)
+        ? { $case: "clearAgent", value: ClearAgent.fromJSON(object.clearAgent) }
+        : isSet(object.clear_agent)
+        ? { $case: "clearAgent", value: ClearAgent.fromJSON(object.clear_agent) }
         : undefined,
       why: isSet(object.why) ? globalThis.String(object.why) : "",
       timeoutMs: isSet(object.timeoutMs)
@@ -2175,6 +2213,10 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
       obj.setEviction = SetEviction.toJSON(message.change.value);
     } else if (message.change?.$case === "clearEviction") {
       obj.clearEviction = ClearEviction.toJSON(message.change.value);
+    } else if (message.change?.$case === "setAgent") {
+      obj.setAgent = AgentRelease.toJSON(message.change.value);
+    } else if (message.change?.$case === "clearAgent") {
+      obj.clearAgent = ClearAgent.toJSON(message.change.value);
     }
     if (message.why !== "") {
       obj.why = message.why;
@@ -2251,6 +2293,18 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
       case "clearEviction": {
         if (object.change?.value !== undefined && object.change?.value !== null) {
           message.change = { $case: "clearEviction", value: ClearEviction.fromPartial(object.change.value) };
+        }
+        break;
+      }
+      case "setAgent": {
+        if (object.change?.value !== undefined && object.change?.value !== null) {
+          message.change = { $case: "setAgent", value: AgentRelease.fromPartial(object.change.value) };
+        }
+        break;
+      }
+      case "clearAgent": {
+        if (object.change?.value !== undefined && object.change?.value !== null) {
+          message.change = { $case: "clearAgent", value: ClearAgent.fromPartial(object.change.value) };
         }
         break;
       }
@@ -2802,6 +2856,58 @@ export const ClearEviction: MessageFns<ClearEviction> = {
   },
   fromPartial<I extends Exact<DeepPartial<ClearEviction>, I>>(_: I): ClearEviction {
     const message = createBaseClearEviction();
+    return message;
+  },
+};
+
+function createBaseClearAgent(): ClearAgent {
+  return {};
+}
+
+export const ClearAgent: MessageFns<ClearAgent> = {
+  encode(_: ClearAgent, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ClearAgent {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseClearAgent();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(_: any): ClearAgent {
+    return {};
+  },
+
+  toJSON(_: ClearAgent): unknown {
+    const obj: any = {};
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ClearAgent>, I>>(base?: I): ClearAgent {
+    return ClearAgent.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ClearAgent>, I>>(_: I): ClearAgent {
+    const message = createBaseClearAgent();
     return message;
   },
 };
