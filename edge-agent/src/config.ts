@@ -31,6 +31,8 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--spool-bytes <size>', env: 'MOEFLEET_SPOOL_BYTES', description: 'most disk for spans that wait for the collector', fallback: '64MiB' },
   { flags: '--window-spool-bytes <size>', env: 'MOEFLEET_WINDOW_SPOOL_BYTES', description: 'most disk for router windows that wait for the coordinator', fallback: '16MiB' },
   { flags: '--trace-ratio <x>', env: 'MOEFLEET_TRACE_RATIO', description: 'share of requests traced where no spec says otherwise, in [0,1]', fallback: '1' },
+  { flags: '--bundle-key <file>', env: 'MOEFLEET_BUNDLE_KEY', description: 'public key that releases of the agent have to be signed with (npm run bundle:keygen)', fallback: 'bundle-key.pub in the state folder' },
+  { flags: '--trial <seconds>', env: 'MOEFLEET_TRIAL', description: 'how long another release of the agent has to be healthy', fallback: '120' },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
 ];
 
@@ -68,6 +70,9 @@ export interface AgentConfig {
   readonly spoolBytes: number;
   readonly windowSpoolBytes: number;
   readonly traceRatio: number;
+  /** file */
+  readonly bundleKey: string;
+  readonly trialMs: number;
   readonly logLevel: string;
 }
 
@@ -78,11 +83,12 @@ export function readConfig(values: Env): AgentConfig {
   if (!LOG_LEVELS.includes(logLevel)) throw new ConfigError('--log-level', logLevel, `one of ${LOG_LEVELS.join(', ')}`);
   const coordinator = values['MOEFLEET_COORDINATOR'] ?? '127.0.0.1:7400';
   const maxCache = values['MOEFLEET_MAX_CACHE'];
+  const stateFolder = resolve(values['MOEFLEET_STATE_DIR'] || join(homedir(), '.local', 'state', 'moefleet', deviceId));
   const memoryLow = values['MOEFLEET_MEMORY_LOW'];
   return Object.freeze({
     modelPath: readModelPath(values['MOEFLEET_MODEL']),
     deviceId,
-    stateFolder: resolve(values['MOEFLEET_STATE_DIR'] || join(homedir(), '.local', 'state', 'moefleet', deviceId)),
+    stateFolder,
     coordinator: coordinator === '' || coordinator === 'none' ? null : formatAddress(readAddress('--coordinator', coordinator, 1)),
     enrolToken: readEnrolToken(values['MOEFLEET_ENROL_TOKEN']),
     labels: Object.freeze(readLabels('--labels', values['MOEFLEET_LABELS'])),
@@ -106,6 +112,8 @@ export function readConfig(values: Env): AgentConfig {
     windowSpoolBytes: readSize('--window-spool-bytes', values['MOEFLEET_WINDOW_SPOOL_BYTES'], 16 * 1024 ** 2),
     spoolBytes: readSize('--spool-bytes', values['MOEFLEET_SPOOL_BYTES'], 64 * 1024 ** 2),
     traceRatio: readNumber('--trace-ratio', values['MOEFLEET_TRACE_RATIO'], 1, 0, 1),
+    bundleKey: resolve(values['MOEFLEET_BUNDLE_KEY'] || join(stateFolder, 'bundle-key.pub')),
+    trialMs: Math.round(1000 * readNumber('--trial', values['MOEFLEET_TRIAL'], 120, 1, 86_400)),
     logLevel,
   });
 }

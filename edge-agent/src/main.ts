@@ -32,6 +32,9 @@ import { EngineQueueRunner } from './engine-queue-runner';
 import { EngineHostClient } from './host/host-client';
 import { AgentHttp, modelIdOf } from './http';
 import { ServiceManager } from './service-manager';
+import { AgentUpgrade } from './upgrade/agent-upgrade';
+import { CoordinatorArtifacts } from './upgrade/artifact-source';
+import { Slots } from './upgrade/slots';
 import { MissAccount, OtlpExporter, TraceRecorder, TraceSpool } from './trace';
 
 export { SETTINGS };
@@ -198,6 +201,13 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       void tasks.stop();
     },
   });
+  const artifacts = config.coordinator === null ? null : new CoordinatorArtifacts(config.coordinator, () => session?.channel ?? null);
+  const slots = Slots.of(env);
+  const upgrade = new AgentUpgrade({
+    slots, source: artifacts, keyFile: config.bundleKey, arch: process.arch, trialMs: config.trialMs, httpUrl: () => http.url, apiKey: config.apiKey,
+    connected: () => session?.connected ?? false, serving: () => host.state.t === 'ready', log,
+  });
+  applier.keepReleases(upgrade);
   const tellInfo = () => {
     outbox.putInfo(info());
     session?.flush();
@@ -213,6 +223,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   });
 
   const announcement = part('announcement', () => {
+    slots?.write('running.json', JSON.stringify({ pid: process.pid, version: VERSION, httpUrl: http.url }));
     log.info({ httpUrl: http.url, coordinator: config.coordinator, bootId, maxCacheBytes: limits.maxCacheBytes, otlpEndpoint: config.otlpEndpoint, stateFolder: config.stateFolder, identity: identity.state.t }, 'listening');
     if (config.otlpEndpoint === null) log.info({ spoolBytes: config.spoolBytes }, 'no collector is set (--otlp-endpoint): spans stay in the spool');
   });
@@ -222,7 +233,8 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     await windows.idle();
     upload.offline();
   });
-  const services: Service[] = [windowSpool, host, spool, exporter, uploadPart, queue, http, announcement, tasksPart, usePart];
+  const fetching = part('artifacts', () => {}, async () => artifacts?.stop());
+  const services: Service[] = [windowSpool, host, spool, exporter, uploadPart, queue, http, announcement, tasksPart, usePart, fetching];
   if (config.memoryPressure === 'auto') services.push(memory);
   if (enrolment) services.push(enrolment);
   if (session) services.push(session);
@@ -243,7 +255,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   };
   process.on('SIGHUP', onHangup);
   try {
-    const code = await runUntilSignal(new Lifecycle(services, log), log, refusal.happened);
+    const code = await runUntilSignal(new Lifecycle(services, log), log, Promise.race([refusal.happened, upgrade.leaving]));
     return refusal.error ? 2 : code;
   } finally {
     process.off('SIGHUP', onHangup);

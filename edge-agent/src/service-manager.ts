@@ -15,7 +15,7 @@ export class ServiceManager implements Service {
   private timer: NodeJS.Timeout | null = null;
   private complained = false;
 
-  private constructor(private readonly socket: string, private readonly watchdogMs: number | null, private readonly path: string | undefined, private readonly log: Logger, private readonly program: string) {}
+  private constructor(private readonly socket: string, private readonly watchdogMs: number | null, private readonly path: string | undefined, private readonly log: Logger, private readonly program: string, private readonly launched: boolean) {}
 
   /** null where nobody asks to be told. `env`: NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID as systemd sets them. */
   static of(env: NodeJS.ProcessEnv, log: Logger, program = 'systemd-notify'): ServiceManager | null {
@@ -23,7 +23,7 @@ export class ServiceManager implements Service {
     if (!socket) return null;
     const usec = Number(env['WATCHDOG_USEC']);
     const mine = env['WATCHDOG_PID'] === undefined || Number(env['WATCHDOG_PID']) === process.pid;
-    return new ServiceManager(socket, usec > 0 && mine ? usec / 1000 : null, env['PATH'], log, program);
+    return new ServiceManager(socket, usec > 0 && mine ? usec / 1000 : null, env['PATH'], log, program, env['MOEFLEET_SLOTS'] !== undefined);
   }
 
   async start(): Promise<void> {
@@ -34,7 +34,8 @@ export class ServiceManager implements Service {
   async stop(): Promise<void> {
     if (this.timer) clearInterval(this.timer);
     this.timer = null;
-    await this.tell('STOPPING=1');
+    // A launcher goes on after this agent, with another.
+    if (!this.launched) await this.tell('STOPPING=1');
   }
 
   /** Never rejects: an agent that cannot tell serves on until it is told otherwise. */

@@ -29,12 +29,19 @@ export interface InForce {
 /** `modelHash`: the model that was loaded, null for none; with another one the spec may do. */
 interface Failure { generation: bigint; hash: Buffer; reason: string; modelHash: string | null; }
 
+/** Brings the device to the release of the agent that a spec asks for; asked at each pass. */
+export interface ReleaseKeeper {
+  look(wanted: { version: string; allowDowngrade: boolean } | undefined, generation: bigint): { t: 'right' } | { t: 'on the way' } | { t: 'failed'; reason: string };
+  onChange(listener: () => void): void;
+}
+
 export class DesiredApplier {
   private readonly wanted = new LastGood<SpecRecord>(NO_SPEC, null);
   private host: EngineHostClient | null = null;
   private inForceNow: InForce | null = null;
   private failure: Failure | null = null;
   private shortage: CacheLimit | null = null;
+  private releases: ReleaseKeeper | null = null;
   private dirty = false;
   private working: Promise<void> = Promise.resolve();
   private busy = false;
@@ -73,6 +80,12 @@ export class DesiredApplier {
     host.onCrash(({ reason, modelOnTrial }) => {
       if (!modelOnTrial) this.crashed(reason);
     });
+  }
+
+  /** Before anything is received. Without it a spec's release is let be. */
+  keepReleases(releases: ReleaseKeeper): void {
+    this.releases = releases;
+    releases.onChange(() => this.reconcileSoon());
   }
 
   get inForce(): InForce | null { return this.inForceNow; }
@@ -181,7 +194,11 @@ export class DesiredApplier {
     const record = this.wanted.current;
     try {
       const effective = this.effective(record, state.model);
+      // Values are in force at once; the spec as a whole is when the release is, which takes another process.
       await this.host.apply(effective.routing);
+      const release = this.releases?.look(DeviceSpec.decode(record.bytes).agent, record.generation);
+      if (release?.t === 'failed') return this.giveUp(record, release.reason);
+      if (release?.t === 'on the way') return this.publish();
       this.applied(record, effective, state.model.hash);
     } catch (error) {
       // Its return brings us here again.

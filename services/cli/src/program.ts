@@ -1,6 +1,7 @@
 /** The tree of commands. */
 import { Command } from 'commander';
 import { VERSION } from '@moefleet/runtime';
+import { addAgentReleases } from './commands/agent-releases';
 import { addAudit } from './commands/audit';
 import { addCache, addLambda, addTracing } from './commands/change';
 import { addEviction, addRouting } from './commands/change-routing';
@@ -106,7 +107,9 @@ export function buildProgram(context: Context): Command {
     const { SETTINGS, runCoordinator } = await import('@moefleet/coordinator/main');
     return { settings: SETTINGS, run: runCoordinator };
   });
-  addRun(program.command('agent').description('what runs a model on a device'), context, 'run an agent', '--id phone-1 --model model.gguf --max-cache 512MiB', async () => {
+  const agent = program.command('agent').description('what runs a model on a device');
+  addAgentReleases(agent, context);
+  addRun(agent, context, 'run an agent', '--id phone-1 --model model.gguf --max-cache 512MiB', async () => {
     const { SETTINGS, runAgent } = await import('@moefleet/edge-agent/main');
     return { settings: SETTINGS, run: runAgent };
   });
