@@ -10,7 +10,9 @@ function numbers(seed: number): () => number {
 
 function scoresOf(rows: number, experts: number, scale = 1): Float32Array {
   const random = numbers(experts);
-  return Float32Array.from({ length: rows * experts }, () => (random() - 0.5) * 20 * scale);
+  const scores = new Float32Array(rows * experts);
+  for (let i = 0; i < scores.length; i += 1) scores[i] = (random() - 0.5) * 20 * scale;
+  return scores;
 }
 
 async function windowOf(scores: Float32Array, experts: number, exact = false): Promise<RouterWindow> {
@@ -23,7 +25,8 @@ test.each([[32, 1], [8, 1e-6], [128, 1e6]])('a score comes back within half a st
   for (let row = 0; row < 50; row += 1) {
     const z = scores.subarray(row * experts, (row + 1) * experts);
     const range = Math.max(...z) - Math.min(...z);
-    z.forEach((score, i) => expect(Math.abs(back[row * experts + i]! - score)).toBeLessThanOrEqual(range / 508 + range * 1e-5 + Math.abs(score) * 1e-6));
+    const off = z.filter((score, i) => Math.abs(back[row * experts + i]! - score) > range / 508 + range * 1e-5 + Math.abs(score) * 1e-6);
+    expect([...off]).toEqual([]);
   }
 });
 
@@ -57,9 +60,9 @@ test('reads what earlier agents deflated', async () => {
 });
 
 test('takes megabytes', async () => {
-  const scores = scoresOf(2 * 1024, 512);
+  const scores = scoresOf(2 * 512, 512);
   const window = await windowOf(scores, 512);
-  expect((await unpackWindow(window)).rows).toHaveLength(2 * 1024 * 520);
+  expect((await unpackWindow(window)).rows).toHaveLength(2 * 512 * 520);
 });
 
 test('a frame that claims another size is refused before it is unpacked', async () => {
