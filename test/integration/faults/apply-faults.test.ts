@@ -1,5 +1,5 @@
 /**
- * Each party fails at each step of an apply. By default a choice of cases in which every step and every fault occurs;
+ * Each party fails at each step of an apply. By default a choice of cases in which every step and every party occurs;
  * all of them with MOEFLEET_FAULTS=all (`npm run faults`).
  */
 import { until } from '../../harness/ports';
@@ -10,7 +10,7 @@ import { type FaultName, FAULTS } from './faults';
 let fleet: FaultFleet;
 beforeAll(async () => { fleet = await FaultFleet.start(['a-device', 'bystander']); });
 afterAll(() => fleet?.stop());
-afterEach(() => fleet.heal());
+afterEach(() => fleet?.heal());
 
 /** Begins a change and resolves when the device is at that step of it. */
 const STEPS = {
@@ -48,12 +48,8 @@ async function heldAt(step: 'received' | 'applying' | 'persisted', lambda: numbe
 }
 
 const CHOSEN: [StepName, FaultName][] = [
-  ['pushed', 'coordinator stopped, another takes over'], ['pushed', 'agent lost its power'],
-  ['received', 'redis killed'], ['received', 'agent killed'],
-  ['being applied', 'agent stopped'], ['being applied', 'coordinator killed'],
-  ['persisted', 'agent killed'], ['persisted', 'link to agents cut'],
-  ['reported', 'link to agents silent'], ['reported', 'redis stopped'],
-  ['acknowledged', 'coordinator killed, another takes over'], ['acknowledged', 'link to redis silent'],
+  ['pushed', 'coordinator stopped, another takes over'], ['received', 'redis killed'], ['being applied', 'coordinator killed'], ['being applied', 'agent lost its power'],
+  ['persisted', 'agent killed'], ['reported', 'link to agents silent'], ['reported', 'redis stopped'], ['acknowledged', 'coordinator killed, another takes over'],
 ];
 const ALL = (Object.keys(STEPS) as StepName[]).flatMap((step) => (Object.keys(FAULTS) as FaultName[]).map((fault): [StepName, FaultName] => [step, fault]));
 

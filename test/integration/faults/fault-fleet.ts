@@ -50,11 +50,13 @@ export class FaultFleet {
     const toRedis = await new TcpProxy({ host: '127.0.0.1', port: redis.port }).start();
     const a = new CoordinatorProcess('a', `redis://${toRedis.address}`, prefix);
     const b = new CoordinatorProcess('b', redis.url, prefix);
-    await Promise.all([a.start(), b.start()]);
-    const toAgents = await new TcpProxy(a.gateway).start();
+    // Where to is known once a coordinator is there.
+    const toAgents = await new TcpProxy({ host: '127.0.0.1', port: redis.port }).start();
     const agents = agentIds.map((id) => new AgentProcess(id, toAgents.address, join(folder, id)));
     const fleet = new FaultFleet(folder, redis, toRedis, toAgents, a, b, agents, prefix);
     try {
+      await Promise.all([a.start(), b.start()]);
+      toAgents.target = a.gateway;
       for (const agent of agents) agent.start();
       await fleet.link.start();
       await fleet.home();

@@ -9,6 +9,9 @@ const HOOK = join(__dirname, '../../harness/typescript.js');
 /** Short, so that what takes a lease's life takes no longer; long enough for a busy machine. */
 const TUNING = { leaseTtlMs: 2400, rolloutLockMs: 1500, keepalive: { timeMs: 600, timeoutMs: 600 } };
 
+/** On a machine that has much else to do. */
+const START_TIMEOUT_MS = 90_000;
+
 abstract class FaultProcess {
   protected child: ChildProcess | null = null;
 
@@ -50,7 +53,7 @@ export class CoordinatorProcess extends FaultProcess {
       MOEFLEET_GATEWAY_LISTEN: at(this.ports.gateway), MOEFLEET_OPERATOR_LISTEN: at(this.ports.operator), MOEFLEET_HTTP_LISTEN: at(this.ports.http),
     };
     this.child = spawn(process.execPath, [join(__dirname, 'coordinator-process.mjs'), JSON.stringify({ settings, tuning: TUNING })], { stdio: ['ignore', 'inherit', 'inherit'] });
-    await until(`${this.id} answers`, () => this.metric('streams').then(() => true));
+    await until(`${this.id} answers`, () => this.metric('streams').then(() => true), START_TIMEOUT_MS);
   }
 
   async metric(name: string): Promise<number> {

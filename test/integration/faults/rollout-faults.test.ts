@@ -12,7 +12,7 @@ import { type FaultName, FAULTS } from './faults';
 let fleet: FaultFleet;
 beforeAll(async () => { fleet = await FaultFleet.start(['one', 'two', 'three']); });
 afterAll(() => fleet?.stop());
-afterEach(() => fleet.heal());
+afterEach(() => fleet?.heal());
 
 const SOAK_MS = 700;
 const PATIENCE_MS = 60_000;
