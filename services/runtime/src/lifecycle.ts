@@ -11,6 +11,9 @@ export interface Service {
   stop(): Promise<void>;
 }
 
+/** Shorter than anybody presses Ctrl-C twice. */
+const SAME_SIGNAL_MS = 100;
+
 export class Lifecycle {
   private readonly started: Service[] = [];
   private stopping: Promise<void> | null = null;
@@ -52,16 +55,20 @@ export class Lifecycle {
 }
 
 /**
- * Starts, waits for SIGINT or SIGTERM (or `ended`), stops. A second signal exits at once. Resolves with the exit code:
+ * Starts, waits for SIGINT or SIGTERM (or `ended`), stops. A second signal exits at once, unless it comes with the first: a
+ * service manager or a terminal tells a whole group, and the launcher in it passes on what it is told. Resolves with the exit code:
  * 0 after a signal, 1 where `ended` rejected or the start failed.
  */
 export async function runUntilSignal(lifecycle: Lifecycle, log: Logger, ended: Promise<void> = new Promise(() => {})): Promise<number> {
-  let signals = 0;
+  let firstMs: number | null = null;
   let onSignal: (signal: NodeJS.Signals) => void = () => {};
   const signalled = new Promise<void>((resolve) => {
     onSignal = (signal) => {
-      signals += 1;
-      if (signals > 1) process.exit(130);
+      if (firstMs !== null) {
+        if (performance.now() - firstMs > SAME_SIGNAL_MS) process.exit(130);
+        return;
+      }
+      firstMs = performance.now();
       log.info({ signal }, 'stopping');
       resolve();
     };
