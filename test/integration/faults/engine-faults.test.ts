@@ -23,8 +23,11 @@ const engine = (signal: NodeJS.Signals) => process.kill(engineHostPid(agent.chil
 
 async function kill(name: string): Promise<void> {
   const child = newest(name);
+  const host = name === ID ? engineHostPid(child.pid!) : null;
   child.signal('SIGKILL');
   await until(`${name} has ended`, () => child.ended);
+  // Only one that runs notices that its agent has gone.
+  if (host !== null) process.kill(host, 'SIGCONT');
 }
 
 /** With the same state; what it served last is what it runs from its start on. */

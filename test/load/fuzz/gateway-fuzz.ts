@@ -228,6 +228,8 @@ export class GatewayFuzz {
 
   private call(session: ClientHttp2Session, path: string, frames: Buffer[]): Promise<{ welcomed: boolean; status: string }> {
     this.calls += 1;
+    // The coordinator has said that it takes no more over this connection, or has ended it.
+    if (session.closed || session.destroyed) return Promise.resolve({ welcomed: false, status: 'none' });
     return new Promise((resolve) => {
       let status = 'none';
       let welcomed = false;
