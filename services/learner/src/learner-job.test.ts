@@ -71,7 +71,8 @@ describe('with the real engine on the reference model', () => {
     const half = proposals.get('half')!;
     expect(half).toMatchObject({ proposed: true, capacities: layers(16), textHash: subject.domains[0]!.textHash, timeMs: 99n, baselineMissRate: baseline.missRate });
     const taken = pointAt(only(), half)!;
-    expect(half.predictedMissRate).toBeCloseTo(taken.missRate, 9);
+    // Misses are made to fall along λ, which moves points that are out of order by less than this.
+    expect(Math.abs(half.predictedMissRate - taken.missRate)).toBeLessThan(0.003);
     expect(proposals.get('other')).toMatchObject({ proposed: false });
     expect(registry.knowledge.get('half')!.choice!.chosen).toMatchObject({ lambda: half.lambda, measured: true });
     expect(activities.some((activity) => /measuring λ 0.2 topJ 1 at capacity 16: \d+%/.test(activity))).toBe(true);
@@ -104,6 +105,7 @@ describe('with the real engine on the reference model', () => {
     const interrupted = only().points;
 
     registry.surfaces.clear();
+    registry.knowledge.clear();
     const whole = await runLearnerJob(parts(), never);
     expect(resumed.measuredPoints + kept.length).toBe(whole.measuredPoints);
     interrupted.forEach((point, i) => {
