@@ -11,10 +11,12 @@ import { createLogger } from '@moefleet/runtime';
 import { AgentSession } from '../../../coordinator/src/gateway/agent-session';
 import { Outbox } from '../../../coordinator/src/gateway/outbox';
 import { TelemetryBatch } from '../../../coordinator/src/gateway/telemetry-batch';
+import { WindowRoom } from '../../../coordinator/src/gateway/window-assembly';
 import { Metrics } from '../../../coordinator/src/metrics';
 import { specHash as hexHash } from '../../../coordinator/src/registry/device-record';
 import type { RedisLink } from '../../../coordinator/src/registry/redis-link';
 import { Registry } from '../../../coordinator/src/registry/registry';
+import { WarmExchange } from '../../../coordinator/src/warm/warm-exchange';
 import { DesiredWriter } from '../../../coordinator/src/rollout/desired-writer';
 import { highestReported } from '../../../coordinator/src/rollout/held';
 import { testInfo } from '../../../coordinator/src/testing/test-agent';
@@ -195,8 +197,9 @@ export class World {
       (desired) => stream.session.noteSent(desired.generation, hexHash(desired.spec)),
     );
     const telemetry = new TelemetryBatch({ up: false, count: async () => [] }, this.metrics, log);
-    const deps = { registry: this.registry, alignDevice: async (id: string) => { await this.writer.align(id, 'joined'); await this.noteDesired(); }, telemetry, metrics: this.metrics, log };
-    const session = new AgentSession(hello, answer.lease, outbox, deps as never, () => { stream.open = false; });
+    const deps = { registry: this.registry, alignDevice: async (id: string) => { await this.writer.align(id, 'joined'); await this.noteDesired(); }, telemetry,
+      warm: new WarmExchange(this.registry.warm, { intervalMs: 0 }, this.metrics, log), windowRoom: new WindowRoom(), metrics: this.metrics, log };
+    const session = new AgentSession(hello, answer.lease, outbox, deps, () => { stream.open = false; });
     const stream: Stream = { session, outbox, toAgent, toCoordinator: [], open: true, said: 0 };
     this.stream = stream;
     session.wake();
