@@ -1,5 +1,5 @@
 /** The server agents connect to. Holds their streams, keeps their leases alive, and passes wake-ups on to sessions. */
-import type { ServerCredentials } from '@grpc/grpc-js';
+import type { ServerCredentials, ServerInterceptingCall, ServerInterceptor } from '@grpc/grpc-js';
 import { AgentServiceService, ArtifactServiceService, ConnectResponse, EnrolmentServiceService } from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
 import type { ArtifactStore } from '../artifacts/artifact-store';
@@ -78,7 +78,8 @@ export class AgentGateway implements Service {
     this.relay = new MeasureRelay(directory, deps.registry.measures, deps.log);
     const { timeMs, timeoutMs } = options.keepalive ?? KEEPALIVE;
     const keepalive = { 'grpc.keepalive_time_ms': timeMs, 'grpc.keepalive_timeout_ms': timeoutMs, 'grpc.keepalive_permit_without_calls': 1 };
-    this.listener = new GrpcListener(options.address, { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...keepalive, ...NO_CHANNELZ }, options.credentials,
+    this.listener = new GrpcListener(options.address,
+      { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...keepalive, ...NO_CHANNELZ, interceptors: [tellPeer((peer) => this.gate.called(peer))] }, options.credentials,
       (admit) => (this.gate = new ConnectionGate({ ...options, silentMs: options.helloTimeoutMs }, admit, (outcome) => deps.metrics.connections.inc({ outcome }))));
     this.hellosPerSecond = options.hellosPerSecond;
     this.random = options.random ?? Math.random;
@@ -89,7 +90,7 @@ export class AgentGateway implements Service {
       leaseTtlMs: options.leaseTtlMs ?? LEASE_TTL_MS, helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
       identify: (call) => options.enrolment?.identify(call.getAuthContext()) ?? null,
     };
-    if (options.enrolment) this.listener.serve(EnrolmentServiceService, enrolmentService(options.enrolment, deps.log, (call) => this.gate.called(call.getPeer())));
+    if (options.enrolment) this.listener.serve(EnrolmentServiceService, enrolmentService(options.enrolment, deps.log));
     if (options.artifacts) this.listener.serve(ArtifactServiceService, artifactService(options.artifacts, (call) => void options.enrolment?.identify(call.getAuthContext()), deps.log));
     this.listener.server.addService(AGENT_SERVICE, { connect: (call: AgentCall) => this.open(call) });
   }
@@ -148,7 +149,6 @@ export class AgentGateway implements Service {
   }
 
   private open(call: AgentCall): void {
-    this.gate.called(call.getPeer());
     const stream = new AgentStream(call, this.directory, this.deps, this.streamOptions);
     this.streams.add(stream);
     this.deps.metrics.streams.set(this.streams.size);
@@ -157,4 +157,12 @@ export class AgentGateway implements Service {
       this.deps.metrics.streams.set(this.streams.size);
     });
   }
+}
+
+/** Who opens a call, of whatever service; the call itself is left as it is, without a layer on each of its messages. */
+function tellPeer(tell: (peer: string) => void): ServerInterceptor {
+  return (_, call) => {
+    tell(call.getPeer());
+    return call as ServerInterceptingCall;
+  };
 }

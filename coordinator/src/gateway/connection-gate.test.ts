@@ -1,4 +1,7 @@
 /** Connections before hello: let in at a rate, held for a while, reset beyond that; mute ones are cut. */
+import { credentials } from '@grpc/grpc-js';
+import { ArtifactServiceClient } from '@moefleet/proto';
+import { EventEmitter } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
@@ -71,7 +74,35 @@ test('cuts connections that say nothing, which keep nobody out meanwhile', async
   expect(agent.ended).toBeNull();
 });
 
-test('resets whoever has waited too long, and forgets those that leave', () => {
+test('a connection whose only call is another than a stream, such as for an artifact, is not silent', async () => {
+  coordinator = await startCoordinator(redis.url, { helloTimeoutMs: 300 });
+  const client = new ArtifactServiceClient(coordinator.gateway, credentials.createInsecure());
+  await new Promise<void>((resolve) => { client.findArtifact({ name: 'a' }, () => resolve()); });
+  const later = mute();
+  await until('one that came later is cut', () => later.destroyed, 10_000, 20);
+  expect((await outcomes()).silent).toBe(1);
+  client.close();
+});
+
+test('one that leaves before it has said anything gives its place to the next', () => {
+  jest.useFakeTimers();
+  try {
+    const told: ConnectionOutcome[] = [];
+    const gate = new ConnectionGate({ connectionsPerSecond: 4, now: () => 0 }, () => {}, (outcome) => told.push(outcome));
+    const first = new TestSocket(1);
+    for (const socket of [first, new TestSocket(2)]) gate.offer(socket as unknown as Socket);
+    jest.advanceTimersByTime(100);
+    expect([told, gate.waiting]).toEqual([['admitted'], 1]);
+    first.emit('close');
+    jest.advanceTimersByTime(100);
+    expect([told, gate.waiting]).toEqual([['admitted', 'admitted'], 0]);
+    gate.close();
+  } finally {
+    jest.useRealTimers();
+  }
+});
+
+test('resets whoever has waited too long', () => {
   jest.useFakeTimers();
   try {
     let nowMs = 0;
@@ -96,12 +127,9 @@ test('resets whoever has waited too long, and forgets those that leave', () => {
   }
 });
 
-class TestSocket {
+class TestSocket extends EventEmitter {
   readonly remoteAddress = '127.0.0.1';
-  constructor(readonly remotePort: number) {}
-  on(): this { return this; }
-  once(): this { return this; }
-  off(): this { return this; }
+  constructor(readonly remotePort: number) { super(); }
   destroy(): void {}
   resetAndDestroy(): void {}
 }

@@ -5,10 +5,8 @@ import type { Logger } from '@moefleet/runtime';
 import { toGrpcStatus } from '../grpc-status';
 import type { Enrolment } from '../identity/enrolment';
 
-/** `onCall` is told of each call first. */
-export function enrolmentService(enrolment: Enrolment, log: Logger, onCall: (call: ServerUnaryCall<unknown, unknown>) => void): EnrolmentServiceServer {
+export function enrolmentService(enrolment: Enrolment, log: Logger): EnrolmentServiceServer {
   const answer = <Request>(handle: (call: ServerUnaryCall<Request, unknown>) => Promise<IssuedCertificate>): handleUnaryCall<Request, { issued: IssuedCertificate | undefined }> => (call, callback) => {
-    onCall(call);
     // What is thrown before the first await is an answer too.
     (async () => handle(call))().then((issued) => callback(null, { issued }), (error: unknown) => {
       const failure = toGrpcStatus(error);
