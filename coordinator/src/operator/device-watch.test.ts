@@ -100,7 +100,7 @@ test('holds nothing but ids for a caller that does not read, and then tells the 
   const sent: WatchDevicesResponse[] = [];
   let room: () => void = () => {};
   const gone = new AbortController();
-  const running = new DeviceWatch(coordinator.registry, [], '').run((message) => {
+  const running = new DeviceWatch(coordinator.registry, []).run((message) => {
     sent.push(message);
     return new Promise((resolve, reject) => {
       room = resolve;

@@ -30,7 +30,7 @@ export class DeviceWatch {
   private wake: () => void = () => {};
 
   /** Empty `selector`: all devices. */
-  constructor(private readonly registry: Registry, private readonly selector: Selector, private readonly jaegerUrl: string) {}
+  constructor(private readonly registry: Registry, private readonly selector: Selector) {}
 
   /** Until `signal` is aborted, and then rejects. `send` resolves when there is room for the next message. */
   async run(send: Send, signal: AbortSignal): Promise<void> {
@@ -87,11 +87,11 @@ export class DeviceWatch {
     for (let at = 0; at < all.length; at += READ) {
       signal.throwIfAborted();
       const ids = all.slice(at, at + READ);
-      const [records, shared] = await Promise.all([this.registry.devices.readSome(ids), this.registry.pins.shared()]);
+      const [records, shared] = await Promise.all([this.registry.devices.readSomeForSpec(ids), this.registry.pins.shared()]);
       const found = new Map(records.filter((record) => selectorMatches(this.selector, record.labels)).map((record) => [record.id, record]));
       for (const id of ids) {
         const record = found.get(id);
-        if (record) await this.tell({ ...viewDevice(record, shared, this.jaegerUrl), telemetry: undefined, traceUrl: '' }, send);
+        if (record) await this.tell(viewDevice(record, shared, ''), send);
         else if (this.told.delete(id)) await send({ event: { $case: 'gone', value: id } });
       }
     }

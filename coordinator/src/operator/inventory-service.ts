@@ -40,7 +40,7 @@ export function inventoryService({ registry, rollouts, jaegerUrl, log }: Invento
       if (watchers >= MOST_WATCHERS) throw new BusyError(`${MOST_WATCHERS} callers watch devices here already; end one of them, or ask another coordinator`);
       watchers += 1;
       try {
-        await new DeviceWatch(registry, matches, jaegerUrl).run(send, signal);
+        await new DeviceWatch(registry, matches).run(send, signal);
       } finally {
         watchers -= 1;
       }

@@ -118,13 +118,17 @@ export class DeviceStore {
 
   /** All devices without telemetry. */
   async readAllForSpec(): Promise<DeviceRecord[]> {
-    return this.readSome(await this.ids(), (id) => this.readForSpec(id));
+    return this.readSomeForSpec(await this.ids());
   }
 
   /** Without those that are unknown or damaged. */
-  async readSome(ids: readonly string[], read = (id: string) => this.read(id)): Promise<DeviceRecord[]> {
-    const records = await inChunks(ids, (id) => this.readOrSkip(id, read));
-    return records.filter((record) => record !== null);
+  readSome(ids: readonly string[]): Promise<DeviceRecord[]> {
+    return this.readOrSkip(ids, (id) => this.read(id));
+  }
+
+  /** The same without telemetry. */
+  readSomeForSpec(ids: readonly string[]): Promise<DeviceRecord[]> {
+    return this.readOrSkip(ids, (id) => this.readForSpec(id));
   }
 
   /**
@@ -167,14 +171,17 @@ export class DeviceStore {
     if (Object.keys(set).length > 0) await this.link.run(key, (client) => client.hset(key, { ...set }));
   }
 
-  private async readOrSkip(id: string, read: (id: string) => Promise<DeviceRecord | null>): Promise<DeviceRecord | null> {
-    try {
-      return await read(id);
-    } catch (error) {
-      if (!this.link.up || (error as Error).name !== 'RegistryDataError') throw error;
-      this.tell(id, (error as Error).message);
-      return null;
-    }
+  private async readOrSkip(ids: readonly string[], read: (id: string) => Promise<DeviceRecord | null>): Promise<DeviceRecord[]> {
+    const records = await inChunks(ids, async (id) => {
+      try {
+        return await read(id);
+      } catch (error) {
+        if (!this.link.up || !(error instanceof RegistryDataError)) throw error;
+        this.tell(id, error.message);
+        return null;
+      }
+    });
+    return records.filter((record) => record !== null);
   }
 
   /** In one step: whoever then writes desired against the generation read has seen all that its writer had seen of the device. */
