@@ -108,8 +108,9 @@ test('a revocation that was taken back stays so, also where a coordinator was of
   await stop();
   // As the folder of a coordinator that has its own copy of it.
   rmSync(join(folder, REVOCATIONS_FILE));
-  appendFileSync(join(folder, REVOCATIONS_FILE), `${before.toString()}{"of":"device","id":\nnonsense\n`);
+  appendFileSync(join(folder, REVOCATIONS_FILE), `${before.toString()}{"of":"device","id":\nnonsense\n{"of":"device",`);
   await start();
+  expect(readFileSync(join(folder, REVOCATIONS_FILE), 'utf8')).toMatch(/^\{"of":"device","id":"lost".*"over":true\}$/m);
   const agent = await join_();
   expect((await identity())!.revokedMs).toBe(0);
   agent.kill();

@@ -138,7 +138,8 @@ export class RevocationJournal implements Service {
   private append(mark: Mark): void {
     this.marks.set(subject(mark), mark);
     try {
-      appendFileSync(this.path, `${JSON.stringify(mark)}\n`, { mode: 0o600 });
+      // Whoever wrote last may have died in the middle of a line.
+      appendFileSync(this.path, `\n${JSON.stringify(mark)}\n`, { mode: 0o600 });
     } catch (error) {
       this.options.log.error({ file: this.path, reason: reasonOf(error) },
         'revocation cannot be written to the fleet\'s folder: should Redis lose it too, the device can come back; let the coordinator write there');
