@@ -118,7 +118,11 @@ describe.each([
       dropped.push(await registry.windows.push('d', window(id, bytes)));
     }
     expect(dropped).toEqual([0, 0, 0, 1, 1, 4, 0]);
-    expect((await registry.windows.list('d')).map((found) => found.window.windowId)).toEqual(['w7']);
+    expect(await registry.windows.push('d', window('w7', 10))).toBe(0);
+    const kept = await registry.windows.list('d');
+    expect(kept.map((found) => found.window.windowId)).toEqual(['w7']);
+    expect(await registry.windows.delete('d')).toEqual({ windows: 1, bytes: kept[0]!.bytes });
+    expect(await registry.windows.list('d')).toEqual([]);
   });
 
   test('pins come back by place and field, newer ones with a higher order', async () => {

@@ -191,15 +191,13 @@ const writeDesired: Script = {
 /**
  * Adds a router window, dropping the oldest until both bounds hold.
  * in:  KEYS windows, windowBytes; ARGV window bytes, most windows, most bytes
- * out: number of windows dropped; a window that is there already is left alone: its acknowledgement was lost
+ * out: number of windows dropped; 0 for one that is there already, because its acknowledgement was lost
  */
 const pushWindow: Script = {
   name: 'moefleetPushWindow',
   keys: 2,
   lua: `
-    for _, kept in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
-      if kept == ARGV[1] then return 0 end
-    end
+    if redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
     local count = redis.call('LPUSH', KEYS[1], ARGV[1])
     local bytes = (tonumber(redis.call('GET', KEYS[2]) or '0') or 0) + #ARGV[1]
     local dropped = 0
@@ -224,11 +222,10 @@ const deleteWindows: Script = {
   name: 'moefleetDeleteWindows',
   keys: 2,
   lua: `
-    local kept = redis.call('LRANGE', KEYS[1], 0, -1)
-    local bytes = 0
-    for _, window in ipairs(kept) do bytes = bytes + #window end
+    local count = redis.call('LLEN', KEYS[1])
+    local bytes = tonumber(redis.call('GET', KEYS[2]) or '0') or 0
     redis.call('DEL', KEYS[1], KEYS[2])
-    return {#kept, string.format('%.0f', bytes)}`,
+    return {count, bytes}`,
 };
 
 /**
