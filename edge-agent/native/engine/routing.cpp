@@ -88,15 +88,18 @@ static void choose_by_prior(const route_policy & policy, const route_input & in,
     }
 }
 
-// The experts by rank, in `in.ranking`; returns how many there are.
-static int rank_all(const route_input & in, const int32_t * ids, int k) {
+// The experts in `in.ranking`, the first `wanted` of them by rank; returns how many there are.
+static int rank_first(const route_input & in, const int32_t * ids, int k, int wanted) {
     int n = 0;
     for (; n < k; n++) in.ranking[n] = ids[n];
     for (int e = 0; e < in.experts; e++) {
         if (std::isfinite(in.z[e]) && rank_among(ids, k, e) < 0) in.ranking[n++] = e;
     }
     const float * z = in.z;
-    std::sort(in.ranking + k, in.ranking + n, [z](int32_t a, int32_t b) { return z[a] != z[b] ? z[a] > z[b] : a < b; });
+    const auto before = [z](int32_t a, int32_t b) { return z[a] != z[b] ? z[a] > z[b] : a < b; };
+    int32_t * const end = in.ranking + std::min(std::max(k, wanted), n);
+    std::nth_element(in.ranking + k, end, in.ranking + n, before);
+    std::sort(in.ranking + k, end, before);
     return n;
 }
 
@@ -113,9 +116,10 @@ static int prefix_of_mass(const route_input & in, int ranked, double threshold) 
 }
 
 static void choose_by_rank(const route_policy & policy, const route_input & in, const int32_t * ids, int k, int32_t * chosen) {
-    const int ranked = rank_all(in, ids, k);
-    const int within = policy.routing == ROUTING_MAX_RANK ? std::min(policy.max_rank, ranked)
-                                                          : prefix_of_mass(in, ranked, policy.mass_threshold);
+    const bool by_mass = policy.routing == ROUTING_CUMULATIVE_THRESHOLD;
+    // Of ranks from M on none is selected: those below are K or more, and fill all slots.
+    const int ranked = rank_first(in, ids, k, by_mass ? in.experts : policy.max_rank);
+    const int within = by_mass ? prefix_of_mass(in, ranked, policy.mass_threshold) : std::min(policy.max_rank, ranked);
     int residents = 0;
     for (int i = policy.top_j; i < within; i++) residents += in.resident[in.ranking[i]];
     residents = std::min(residents, k - policy.top_j);

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <random>
+#include <utility>
 #include <vector>
 
 static int allocations = 0;
@@ -310,6 +312,40 @@ static void the_mildest_setting_is_the_models_own_choice() {
     }
 }
 
+// Random rows with ties and masked experts, against the definition: ranks < topJ, residents of rank < M, the rest, K of them,
+// in the order of the ranks.
+static void max_rank_selects_as_a_full_ranking_would() {
+    std::mt19937 random(11);
+    const int experts = 64, k = 8;
+    int swaps = 0;
+    for (int round = 0; round < 3000; round++) {
+        float z[experts];
+        uint8_t resident[experts];
+        std::vector<int32_t> ranks;
+        for (int e = 0; e < experts; e++) {
+            z[e] = random() % 10 == 0 ? -INF : float(random() % 40);
+            resident[e] = random() % 3 == 0;
+            if (std::isfinite(z[e])) ranks.push_back(e);
+        }
+        std::sort(ranks.begin(), ranks.end(), [&](int32_t a, int32_t b) { return z[a] != z[b] ? z[a] > z[b] : a < b; });
+        route_policy policy = policy_of(ROUTING_MAX_RANK, int(random() % (k + 1)));
+        policy.max_rank = k + int(random() % (experts - k + 1));
+        std::vector<std::pair<int, int32_t>> preference;  // group, then rank
+        for (int r = 0; r < int(ranks.size()); r++) {
+            const int group = r < policy.top_j ? 0 : r < policy.max_rank && resident[ranks[size_t(r)]] ? 1 : 2;
+            preference.push_back({group, r});
+        }
+        std::sort(preference.begin(), preference.end());
+        std::vector<int32_t> expected, ids(ranks.begin(), ranks.begin() + k);
+        for (int i = 0; i < k; i++) expected.push_back(preference[size_t(i)].second);
+        std::sort(expected.begin(), expected.end());
+        for (int32_t & id : expected) id = ranks[size_t(id)];
+        swaps += select(policy, z, experts, resident, 0, ids.data(), k).swaps;
+        CHECK(ids == expected);
+    }
+    CHECK(swaps > 3000);
+}
+
 static void a_routing_event_does_not_allocate() {
     const int experts = 64, k = 8;
     std::vector<float> z(experts);
@@ -364,6 +400,7 @@ static void gives_each_layer_its_share_of_a_spec() {
 
 int main() {
     max_rank_prefers_residents_within_a_rank();
+    max_rank_selects_as_a_full_ranking_would();
     a_threshold_makes_the_rank_follow_the_mass();
     pruning_drops_what_misses_beyond_the_top_j();
     dropped_slots_weigh_nothing();
