@@ -1,9 +1,10 @@
-// What the tests need of a framework: checks that say where they failed, and a temporary folder.
+// What the tests need of a framework: checks that say where they failed, a temporary folder, and copies of files.
 #pragma once
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <unistd.h>
 
@@ -53,11 +54,21 @@ struct temporary_folder {
         path = mkdtemp(name);
     }
     ~temporary_folder() {
-        const std::string command = "rm -rf " + path;
-        if (system(command.c_str()) != 0) fprintf(stderr, "%s was not removed\n", path.c_str());
+        std::error_code error;
+        std::filesystem::remove_all(path, error);
+        if (error) fprintf(stderr, "%s was not removed: %s\n", path.c_str(), error.message().c_str());
     }
     std::string file(const char * name) const { return path + "/" + name; }
 };
+
+// Over the bytes of a file that is there already, which stays the same file.
+[[maybe_unused]] static void copy_file(const std::string & from, const std::string & to) {
+    std::error_code error;
+    std::filesystem::copy_file(from, to, std::filesystem::copy_options::overwrite_existing, error);
+    if (!error) return;
+    fprintf(stderr, "%s cannot be copied to %s: %s\n", from.c_str(), to.c_str(), error.message().c_str());
+    exit(1);
+}
 
 [[maybe_unused]] static int checks_done() {
     if (checks_failed) fprintf(stderr, "%d checks failed\n", checks_failed);

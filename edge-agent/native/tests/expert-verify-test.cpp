@@ -109,8 +109,7 @@ static void expect_change(engine * e, const char * words) {
 
 static void notices_that_the_file_changed(const temporary_folder & folder) {
     const std::string path = folder.file("watched.gguf"), aside = folder.file("aside.gguf");
-    const std::string copy = std::string("cp ") + MODEL + " " + path;
-    if (system(copy.c_str()) != 0) exit(1);
+    copy_file(MODEL, path);
     struct stat before;
     CHECK_EQUAL(stat(path.c_str(), &before), 0);
     engine * e = open_engine(options_of(path, spec_of(0, 8)));
@@ -119,7 +118,7 @@ static void notices_that_the_file_changed(const temporary_folder & folder) {
 
     CHECK_EQUAL(rename(path.c_str(), aside.c_str()), 0);
     expect_change(e, "watched.gguf: removed while in use");
-    if (system(copy.c_str()) != 0) exit(1);
+    copy_file(MODEL, path);
     expect_change(e, "watched.gguf: replaced by another file while in use");
     CHECK_EQUAL(rename(aside.c_str(), path.c_str()), 0);
     REQUIRE_OK(generate(e, text));  // the very file is back

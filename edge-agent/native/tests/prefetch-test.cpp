@@ -82,16 +82,11 @@ static void says_what_staging_takes(engine * e) {
     REQUIRE_OK(engine_apply(e, spec_of(0, 13)));
 }
 
-static void copy_model(const std::string & to) {
-    const std::string copy = std::string("cp ") + MODEL + " " + to;
-    if (system(copy.c_str()) != 0) exit(1);
-}
-
 // A fitted map finds more than the bare routers do, in text it was not fitted on; and an engine takes it.
 static void a_fitted_map_foretells_better() {
     temporary_folder folder;
     const std::string path = folder.file("model.gguf");
-    copy_model(path);
+    copy_file(MODEL, path);
     engine_open_options options = options_of(path, spec_of(0, 13));
     options.keep_all = true;
     engine * e = open_engine(options);
@@ -179,7 +174,7 @@ struct truncated_model {
 
     truncated_model() {
         const std::string path = folder.file("model.gguf");
-        copy_model(path);
+        copy_file(MODEL, path);
         std::string version;
         REQUIRE_OK(engine_version(version));
         REQUIRE_OK(model_file_read(path, file));

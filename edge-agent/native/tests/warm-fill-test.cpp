@@ -314,8 +314,7 @@ static void a_replay_consumes_the_fills(engine * e) {
 static void a_disk_that_fails_costs_the_fill_alone() {
     temporary_folder folder;
     const std::string path = folder.file("model.gguf");
-    const std::string copy = std::string("cp ") + MODEL + " " + path;
-    if (system(copy.c_str()) != 0) exit(1);
+    copy_file(MODEL, path);
     engine * e = open_engine(options_of(path, spec_of(0, 16)));
     if (truncate(path.c_str(), off_t(e->file.info.file_bytes / 2)) != 0) exit(1);
     warm_result warmed;
