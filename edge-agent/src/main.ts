@@ -217,7 +217,9 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   applier.onReport(() => {
     if (applier.inForce) traces.setTraceRatio(applier.inForce.effective.traceRatio);
     // Whoever switches it off wants none of what has been recorded either.
-    if (applier.inForce?.effective.routerSampling === null) void windowSpool.clear();
+    if (applier.inForce?.effective.routerSampling === null) {
+      windowSpool.clear().catch((error: Error) => log.warn({ reason: error.message }, 'router windows that nobody wants any more cannot be removed'));
+    }
     outbox.putReported(applier.reported);
     session?.flush();
   });
