@@ -165,7 +165,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     },
   });
   const expertUse = new ExpertUseReports({
-    host,
+    host, log,
     send: (report) => {
       outbox.putExpertUse(report);
       session?.flush();

@@ -4,6 +4,7 @@
  * is reported below LEAST_TOKENS: it waits for more.
  */
 import type { ExpertUse as UseReport } from '@moefleet/proto';
+import type { Logger } from '@moefleet/runtime';
 import type { HostState } from '../engine-host';
 import type { ExpertUse } from '../native';
 
@@ -12,6 +13,7 @@ const LEAST_TOKENS = 16;
 export interface ExpertUseOptions {
   host: { readonly state: HostState; readonly starts: number; expertUse(): Promise<ExpertUse | null> };
   send: (report: UseReport) => void;
+  log: Logger;
   random?: () => number;
 }
 
@@ -29,9 +31,13 @@ export class ExpertUseReports {
     this.timer = intervalMs > 0 ? setInterval(() => void this.report(), Math.min(jitteredMs, 2 ** 31 - 1)) : null;
   }
 
-  async report(): Promise<void> {
-    const report = await this.take();
-    if (report) this.options.send(report);
+  private async report(): Promise<void> {
+    try {
+      const report = await this.take();
+      if (report) this.options.send(report);
+    } catch (error) {
+      this.options.log.warn({ reason: (error as Error).message }, 'expert use cannot be taken');
+    }
   }
 
   /** null: too little has been decoded, or there is no engine. */

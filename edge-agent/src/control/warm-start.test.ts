@@ -85,7 +85,7 @@ test('a list that makes no sense changes nothing, nor does a damaged file, and t
 
 test('reports what tokens wanted since the report before, in whole tokens', async () => {
   await boot();
-  const reports = new ExpertUseReports({ host, send: () => {} });
+  const reports = new ExpertUseReports({ host, send: () => {}, log });
   await generate(host, 4);
   expect(await reports.take()).toBeNull();
   await generate(host, 30);
