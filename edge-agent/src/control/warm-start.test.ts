@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { DeviceSpec, WarmList } from '@moefleet/proto';
 import { createLogger } from '@moefleet/runtime';
 import type { EngineHostClient } from '../host/host-client';
+import type { WarmResult } from '../native';
 import { DesiredApplier } from './desired-applier';
 import { ExpertUseReports } from './expert-use';
 import { SpecStore } from './spec-store';
@@ -81,6 +82,23 @@ test('a list that makes no sense changes nothing, nor does a damaged file, and t
   expect((await generate(host, 4)).completionTokens).toBe(4);
   // What cannot be used is not kept in place of what can; a list for a model not loaded is.
   expect(JSON.parse(readFileSync(join(path, 'warm-list.json'), 'utf8'))).toMatchObject({ modelHash: 'cd'.repeat(32) });
+});
+
+test('is idle when every fill has ended, not only the latest', async () => {
+  await boot();
+  let end: (result: WarmResult) => void = () => {};
+  const slow = new WarmStart({
+    host: { get state() { return host.state; }, onStateChange: (listener) => host.onStateChange(listener), warm: () => new Promise((resolve) => { end = resolve; }) },
+    applier, folder: new StateFolder(path), log, now: () => performance.now(),
+  });
+  slow.receive(list([1]));
+  slow.receive(list([1], { modelHash: 'cd'.repeat(32) }));
+  let idle = false;
+  const ended = slow.idle().then(() => { idle = true; });
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(idle).toBe(false);
+  end({ done: true, experts: 0, bytes: 0, failures: 0, lastFailure: '' });
+  await ended;
 });
 
 test('reports what tokens wanted since the report before, in whole tokens', async () => {

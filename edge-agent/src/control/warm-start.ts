@@ -32,7 +32,6 @@ export class WarmStart {
   /** the most that each layer has had room for since its model was loaded */
   private capacities: number[] = [];
   private working: Promise<void> = Promise.resolve();
-  private running = 0;
 
   constructor(private readonly options: WarmStartOptions) {}
 
@@ -73,12 +72,13 @@ export class WarmStart {
 
   /** Resolves when no fill is under way. */
   async idle(): Promise<void> {
-    while (this.running > 0) await this.working;
+    for (let seen: Promise<void> | null = null; seen !== this.working;) await (seen = this.working);
   }
 
   private fill(why: string): void {
-    this.running += 1;
-    this.working = this.work(why).finally(() => { this.running -= 1; });
+    // Beside those under way: the engine ends an older one when a newer comes, and a newer one may have nothing to do.
+    const before = this.working;
+    this.working = this.work(why).then(() => before);
   }
 
   private async work(why: string): Promise<void> {
