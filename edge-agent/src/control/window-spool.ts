@@ -45,8 +45,13 @@ export class WindowSpool implements Service {
       const file = `${String(this.next).padStart(12, '0')}.window`;
       this.next += 1;
       const temporary = join(this.folder, `${file}.new`);
-      await writeFile(temporary, body, { mode: 0o600 });
-      await rename(temporary, join(this.folder, file));
+      try {
+        await writeFile(temporary, body, { mode: 0o600 });
+        await rename(temporary, join(this.folder, file));
+      } catch (error) {
+        await rm(temporary, { force: true }).catch(() => {});
+        throw error;
+      }
       this.entries.push({ file, bytes: body.length });
       await this.trim();
     });

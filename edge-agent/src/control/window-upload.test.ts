@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { RouterWindow, type WindowChunk } from '@moefleet/proto';
@@ -97,6 +97,14 @@ test('the spool survives a restart, holds its bound, and loses the oldest first'
   await again.add(windowOf('e', 300));
   expect((await again.oldest())!.window.windowId).toBe('c');
   expect(readdirSync(folder)).toHaveLength(3);
+});
+
+test('a window that the disk refuses leaves nothing behind', async () => {
+  mkdirSync(join(folder, '000000000001.window', 'in the way'), { recursive: true });
+  await expect(spool.add(windowOf('a'))).rejects.toThrow();
+  expect(readdirSync(folder)).toEqual(['000000000001.window']);
+  await spool.add(windowOf('b'));
+  expect((await spool.oldest())!.window.windowId).toBe('b');
 });
 
 test('a file that is damaged is dropped and counted, and the next is sent', async () => {
