@@ -3,8 +3,9 @@
  * a window when it is stored there, or refused for good. A stream that ends costs the parts sent so far. Coordinators of
  * earlier releases take windows whole and acknowledge nothing: they get one a second.
  */
-import { type ConnectRequest, RouterWindow, type WindowAck } from '@moefleet/proto';
+import type { WindowAck } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
+import type { Upload } from './stream-outbox';
 import type { WindowSpool } from './window-spool';
 
 const WHOLE_EVERY_MS = 1_000;
@@ -13,7 +14,6 @@ const MOST_CHUNK_BYTES = 256 * 1024;
 const ANSWER_TIMEOUT_MS = 60_000;
 const MOST_RETRY_MS = 600_000;
 
-type Body = NonNullable<ConnectRequest['body']>;
 type Spooled = NonNullable<Awaited<ReturnType<WindowSpool['oldest']>>>;
 
 type State =
@@ -27,7 +27,7 @@ type State =
 export interface WindowUploadOptions {
   spool: WindowSpool;
   /** Puts what is next in the outbox. */
-  post: (body: Extract<Body, { $case: 'windowChunk' | 'routerWindow' }>) => void;
+  post: (body: Upload) => void;
   log: Logger;
 }
 
@@ -96,7 +96,7 @@ export class WindowUpload {
   }
 
   private sendWhole(spooled: Spooled): void {
-    this.options.post({ $case: 'routerWindow', value: RouterWindow.decode(spooled.body) });
+    this.options.post({ $case: 'routerWindow', value: spooled.window });
     this.sentCount += 1;
     void this.options.spool.remove(spooled.file).catch(() => {});
     this.waitFor(WHOLE_EVERY_MS, null);
