@@ -1,8 +1,8 @@
 /**
  * Records windows of router scores when the spec asks for it: consecutive decode tokens of one request under one
  * generation, all MoE layers, a byte per score, compressed. Their bytes stay within the spec's budgets
- * (window-budget.ts); what would go over is dropped and counted. The rest of a request that is shorter than a window is sent where it is
- * at least half of one. Off, it costs a request one question.
+ * (window-budget.ts); what would go over is dropped and counted. The rest of a request that is shorter than a window is
+ * recorded where it is at least half of one. Off, it costs a request one question.
  */
 import { randomUUID } from 'node:crypto';
 import type { EffectiveSpec, RouterSampling, RouterWindow } from '@moefleet/proto';
@@ -38,7 +38,7 @@ export class RouterWindows implements StepObserver {
   private capture: Capture | null = null;
   private recordedCount = 0;
   private droppedCount = 0;
-  /** decode tokens that were not captured because the hour's budget is used up */
+  /** decode tokens that were not captured because a budget is used up */
   private uncaptured = 0;
   private packing: Promise<void> = Promise.resolve();
 
@@ -68,7 +68,7 @@ export class RouterWindows implements StepObserver {
     this.finish();
   }
 
-  /** Resolves when every captured window has been sent or dropped. */
+  /** Resolves when every captured window has been recorded or dropped. */
   idle(): Promise<void> {
     return this.packing;
   }
