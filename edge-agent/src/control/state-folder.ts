@@ -1,12 +1,13 @@
 /**
  * The agent's folder of state: who holds it, who it is, and whole files. One agent at a time: the lock names the
  * process and when it began, so that the lock of an agent that was killed is known for stale even where its number
- * has been given to another process. A file is replaced by rename after fsync, so that it is the old one or the new.
+ * has been given to another process.
  */
 import { randomUUID } from 'node:crypto';
-import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, unlinkSync, writeSync } from 'node:fs';
+import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Service } from '@moefleet/runtime';
+import { replaceFile, writeSynced } from '../whole-file';
 
 /** Another agent holds the folder. */
 export class StateFolderBusyError extends Error {
@@ -54,16 +55,7 @@ export class StateFolder implements Service {
 
   /** Replaces the file as a whole, on the disk when it returns. */
   write(name: string, text: string): void {
-    const target = join(this.path, name);
-    const temporary = `${target}.${process.pid}.new`;
-    writeSynced(temporary, text);
-    renameSync(temporary, target);
-    const folder = openSync(this.path, 'r');
-    try {
-      fsyncSync(folder);
-    } finally {
-      closeSync(folder);
-    }
+    replaceFile(join(this.path, name), text);
   }
 
   private takeLock(): void {
@@ -96,16 +88,6 @@ export class StateFolder implements Service {
     }
     if (readFileSync(aside, 'utf8') !== seen) tryLink(aside, lock);
     rmSync(aside, { force: true });
-  }
-}
-
-function writeSynced(path: string, text: string): void {
-  const file = openSync(path, 'w', 0o600);
-  try {
-    writeSync(file, text);
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
   }
 }
 

@@ -3,9 +3,10 @@
  * is unpacked where, and how the last trial of a new one ended. The launcher reads `next` and writes `outcome.json` and
  * `current`; everything else is this side's.
  */
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { compareVersions, MANIFEST_NAME, parseVersion } from '@moefleet/runtime';
+import { replaceFile } from '../whole-file';
 
 export type SlotName = 'a' | 'b' | 'installed';
 
@@ -98,15 +99,7 @@ export class Slots {
 
   /** The old one or the new, on the disk when it returns. */
   write(name: string, text: string): void {
-    const target = join(this.folder, name);
-    const file = openSync(`${target}.new`, 'w', 0o600);
-    try {
-      writeSync(file, text);
-      fsyncSync(file);
-    } finally {
-      closeSync(file);
-    }
-    renameSync(`${target}.new`, target);
+    replaceFile(join(this.folder, name), text);
   }
 
   private readFile(path: string): string | null {
