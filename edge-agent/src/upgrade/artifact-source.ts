@@ -6,15 +6,17 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { type Artifact, ArtifactServiceClient, type FindArtifactResponse } from '@moefleet/proto';
+import { backoffMs } from '@moefleet/runtime';
 import type { LiveChannel } from '../control/identity';
 
 const FIND_TIMEOUT_MS = 15_000;
 /** Without a byte for this long the connection counts as lost. */
 const SILENCE_MS = 30_000;
-const FIRST_WAIT_MS = 500;
-const MOST_WAIT_MS = 15_000;
+/** Jittered, since the devices of a stage all fetch from the coordinator that has just gone. */
+const BACKOFF = { baseMs: 1_000, maxMs: 30_000, random: Math.random };
 const TRIES_WITHOUT_PROGRESS = 6;
 
 export interface ArtifactSource {
@@ -56,7 +58,7 @@ export class CoordinatorArtifacts implements ArtifactSource {
         tries = have > had ? 0 : tries + 1;
         had = have;
         if (tries >= TRIES_WITHOUT_PROGRESS || isFinal(error)) throw new Error(`fetching ${artifact.name} stopped at ${have} of ${artifact.bytes} bytes: ${(error as Error).message}`, { cause: error });
-        await pause(Math.min(FIRST_WAIT_MS * 2 ** tries, MOST_WAIT_MS), this.stopped.signal);
+        await delay(backoffMs(tries, BACKOFF), undefined, { signal: this.stopped.signal }).catch(() => this.stopped.signal.throwIfAborted());
       }
     }
     const found = await sha256Of(part);
@@ -114,19 +116,4 @@ async function sha256Of(path: string): Promise<string> {
   const hash = createHash('sha256');
   for await (const part of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(part as Buffer);
   return hash.digest('hex');
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(done, ms);
-    function done(): void {
-      signal.removeEventListener('abort', stop);
-      resolve();
-    }
-    function stop(): void {
-      clearTimeout(timer);
-      reject(signal.reason as Error);
-    }
-    signal.addEventListener('abort', stop, { once: true });
-  });
 }
