@@ -8,8 +8,8 @@
  * what a rollback does, and always possible.
  */
 import { existsSync, readFileSync } from 'node:fs';
-import { rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readdir, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { compareVersions, type Logger, parsePublicKey, parseVersion, unpackBundle, VERSION, verifyBundle } from '@moefleet/runtime';
 import type { ArtifactSource } from './artifact-source';
 import { firstTokens } from './first-tokens';
@@ -116,6 +116,7 @@ export class AgentUpgrade {
     const artifact = await source.find(`moefleet-agent-${wanted.version}-linux-${arch}.tar.zst`);
     if (artifact.signature === '') throw new Error(`${artifact.name} is not signed; build it with --key and push it again`);
     const file = join(slots.folder, `${BUNDLE}-${artifact.sha256.slice(0, 16)}`);
+    await dropOthers(file);
     log.info({ version: wanted.version, bytes: artifact.bytes }, 'fetching another release of the agent');
     try {
       if (!existsSync(file)) await source.fetch(artifact, file);
@@ -144,6 +145,13 @@ export class AgentUpgrade {
 function refuseOlder(version: string, floor: string | null): void {
   const least = [VERSION, ...(floor === null ? [] : [floor])].map(parseVersion).sort(compareVersions).at(-1)!;
   if (compareVersions(parseVersion(version), least) < 0) throw new Error(`it is older than ${least.text}, which has run here; to go back nevertheless: moefleet agent upgrade ${version} --allow-downgrade`);
+}
+
+/** What has arrived of other bundles, whose fetching nobody goes on with. */
+async function dropOthers(file: string): Promise<void> {
+  const folder = dirname(file);
+  const others = (await readdir(folder)).filter((name) => name.startsWith(`${BUNDLE}-`) && !name.startsWith(basename(file)));
+  for (const name of others) await rm(join(folder, name), { force: true });
 }
 
 async function unpackInto(slots: Slots, file: string, version: string, arch: string): Promise<SlotName> {
