@@ -12,6 +12,7 @@ import { HostUnavailableError, type LoadedModel } from '../engine-host';
 import type { EngineHostClient } from '../host/host-client';
 import { LastGood } from '../host/last-good';
 import type { RoutingSpec } from '../native';
+import type { ReleaseState, WantedRelease } from '../upgrade/agent-upgrade';
 import { type CacheLimit, type Effective, effectiveSpec, type Limits, LimitError } from './effective-spec';
 import { reportedOf } from './reported';
 import { specHash, type SpecRecord, type SpecStore } from './spec-store';
@@ -31,7 +32,7 @@ interface Failure { generation: bigint; hash: Buffer; reason: string; modelHash:
 
 /** Brings the device to the release of the agent that a spec asks for; asked at each pass. */
 export interface ReleaseKeeper {
-  look(wanted: { version: string; allowDowngrade: boolean } | undefined, generation: bigint): { t: 'right' } | { t: 'on the way' } | { t: 'failed'; reason: string };
+  look(wanted: WantedRelease | undefined, generation: bigint): ReleaseState;
   onChange(listener: () => void): void;
 }
 
