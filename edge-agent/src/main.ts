@@ -129,7 +129,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       const sampling = inForce?.effective.routerSampling;
       if (!inForce || !sampling || host.state.t !== 'ready') return null;
       const { info, hash } = host.state.model;
-      return { sampling, modelHash: hash, model: info, spec: effectiveOf(inForce), generation: inForce.effective.routing.generation };
+      return { sampling, modelHash: hash, model: info, spec: () => effectiveOf(inForce), generation: inForce.effective.routing.generation };
     },
     budget: new WindowBudget(folder, log),
     keep: async (window) => {

@@ -9,7 +9,7 @@ const LAYERS = 2;
 const EXPERTS = 4;
 const on: SamplingContext = {
   sampling: { windowTokens: 4, bytesPerHour: 1n << 20n }, modelHash: 'ab', model: { moeLayers: [1, 2], expertBytes: [10, 20], experts: EXPERTS, topK: 2 },
-  spec: EffectiveSpec.fromPartial({ lambda: 0.3, capacities: [3, 3] }), generation: 5,
+  spec: () => EffectiveSpec.fromPartial({ lambda: 0.3, capacities: [3, 3] }), generation: 5,
 };
 
 function step(n: number, routerLogits: Float32Array | null = Float32Array.from({ length: LAYERS * EXPERTS }, (_, i) => n + i)): Step {

@@ -19,7 +19,8 @@ export interface SamplingContext {
   sampling: RouterSampling;
   modelHash: string;
   model: Pick<ModelInfo, 'moeLayers' | 'expertBytes' | 'experts' | 'topK'>;
-  spec: EffectiveSpec;
+  /** asked once for a window, not for each token */
+  spec: () => EffectiveSpec;
   generation: number;
 }
 
@@ -95,7 +96,8 @@ export class RouterWindows implements StepObserver {
   }
 
   private async pack({ context, rows }: Capture): Promise<void> {
-    const { modelHash, model: { moeLayers, expertBytes, experts, topK }, spec, generation } = context;
+    const { modelHash, model: { moeLayers, expertBytes, experts, topK }, generation } = context;
+    const spec = context.spec();
     const scores = new Float32Array(rows.length * moeLayers.length * experts);
     rows.forEach((row, i) => scores.set(row, i * moeLayers.length * experts));
     const packed = await packScores(scores, experts);
