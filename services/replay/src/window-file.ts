@@ -2,13 +2,14 @@
  * Files of router windows: eight bytes that name the format, then every window (proto `RouterWindow`) behind its length, four
  * bytes little endian. A device's windows and what `engine eval --record-windows` writes are alike.
  */
+import { MOST_WINDOW_ROW_BYTES } from '@moefleet/edge-agent/engine';
 import { RouterWindow } from '@moefleet/proto';
 import { TraceError } from './trace-error';
 
 export const WINDOW_FILE_MAGIC = Buffer.from('mfwindow');
 
-/** Of one window: the rows of `MOST_WINDOW_ROW_BYTES` and their head. */
-const MOST_WINDOW_BYTES = 40 * 1024 * 1024;
+/** Of one window: its rows and their head. */
+const MOST_WINDOW_BYTES = MOST_WINDOW_ROW_BYTES + 8 * 1024 * 1024;
 
 export function isWindowFile(bytes: Uint8Array): boolean {
   return WINDOW_FILE_MAGIC.equals(bytes.subarray(0, WINDOW_FILE_MAGIC.length));
