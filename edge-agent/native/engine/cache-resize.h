@@ -19,8 +19,9 @@ struct cache_shrink {
 
 enum { NO_LIMIT = INT32_MAX };
 
-// Changes of capacity, and experts admitted by a warm fill, as they come into force, for a replay of the routes that are recorded beside them. Holds as many as
-// there was room for when it was made, since a shrink comes in the middle of a pass, where nothing may allocate.
+// Changes of capacity, and experts admitted by a warm fill, as they come into force, for a replay of the routes that are
+// recorded beside them. Holds as many as there was room for when it was made, since a shrink comes in the middle of a pass,
+// where nothing may allocate.
 struct capacity_log {
     std::unique_ptr<capacity_change[]> of;
     int32_t room = 0, count = 0;

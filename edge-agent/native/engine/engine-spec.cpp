@@ -89,7 +89,7 @@ engine_status engine_check_spec(const model_info & info, const engine_spec & spe
     if (failed(status)) return status;
     if (!std::isfinite(spec.generation)) return status_error(ENGINE_BAD_ARGUMENT, "generation: expected a number");
     if (spec.eviction == EVICT_BELADY) {
-        return status_error(ENGINE_BAD_ARGUMENT, "eviction: 'belady' knows the future, which only a recorded run has; simulate it");
+        return status_error(ENGINE_BAD_ARGUMENT, "eviction: 'belady' knows the future, which only a recorded run has; replay it");
     }
     if (!(spec.eviction_half_life >= 0) || !std::isfinite(spec.eviction_half_life)) {
         return status_error(ENGINE_BAD_ARGUMENT, "evictionHalfLifeTokens: expected 0 (uses do not age) or a number of tokens, found %g",
