@@ -1,5 +1,6 @@
 /** Looks after the trial of the next release, for the launcher: code 0 where it is healthy, 1 with `outcome.json` where it is not. */
 import { readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Command } from 'commander';
 import { addSettings, mergeSettings } from '@moefleet/runtime';
 import { readConfig, SETTINGS } from '../config';
@@ -27,7 +28,7 @@ async function main(): Promise<number> {
   const expected = { ...DEFAULT, ...JSON.parse(slots.read('expected.json') ?? '{}') as Partial<Expectation> };
   const reason = await judgeTrial({
     pid, apiKey, alive: () => isAlive(pid), running: () => slots.lastRunning, now: () => performance.now(),
-    sleep: (ms) => new Promise((resolve) => { setTimeout(resolve, ms); }),
+    sleep: (ms) => delay(ms),
   }, expected);
   slots.write('outcome.json', JSON.stringify({ version, ok: reason === null, reason: reason ?? '' }));
   if (reason !== null) return 1;
