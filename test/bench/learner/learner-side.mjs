@@ -34,7 +34,7 @@ export class LearnerSide {
   constructor(surface, shape, fleet) {
     Object.assign(this, { surface, shape });
     this.subject = {
-      modelHash: 'ab'.repeat(32), experts: shape.experts, topK: shape.topK, moeLayers: shape.expertBytes.length, expertBytes: shape.expertBytes, engine: 'simulated',
+      modelHash: 'ab'.repeat(32), experts: shape.experts, topK: shape.topK, moeLayers: shape.expertBytes.length, expertBytes: shape.expertBytes, engineVersion: 'simulated',
       domains: surface.domains.map((domain) => ({ domain, textHash: domain })),
     };
     this.fleet = new Map(fleet.map((device) => [device.id, { device, message: this.messageOf(device), generation: 0n, setting: null }]));
@@ -78,8 +78,8 @@ export class LearnerSide {
   propose() {
     this.nowMs += ROUND_MS;
     const devices = [...this.fleet.values()].map(({ message }) => message);
-    const { learnt, priors } = withPriors(lookAtAll(devices, this.known, this.subject, this.nowMs).learnt);
-    const { proposals, knowledge } = proposeAll(learnt, { surface: this.surface, subject: this.subject, priors, levels: [], budget: BUDGET, budgetRules: [], nowMs: this.nowMs });
+    const { learnt, priors, unclear } = withPriors(lookAtAll(devices, this.known, this.subject, this.nowMs).learnt);
+    const { proposals, knowledge } = proposeAll(learnt, { surface: this.surface, subject: this.subject, priors, unclear, levels: [], budget: BUDGET, budgetRules: [], nowMs: this.nowMs });
     for (const one of knowledge) this.known.set(one.deviceId, one);
     for (const proposal of proposals) if (proposal.proposed) this.apply(proposal);
   }
