@@ -6,7 +6,7 @@
  * measured: it goes on after a break, and where a budget was raised, from where the smaller one ended.
  */
 import { Routing } from '@moefleet/proto';
-import { type ModelShape, type QualityBudget, type QualityPrediction, type QualitySurface, sameCapacities, within } from './model';
+import { budgetUse, holdsEverything, type ModelShape, type QualityBudget, type QualityPrediction, type QualitySurface, sameCapacities, within } from './model';
 
 export interface WalkLimits {
   capacities: readonly number[];
@@ -55,7 +55,8 @@ function nextLambda(knots: readonly Knot[], topJ: number, fewest: number, budget
   const width = outside.lambda - inside.lambda;
   if (width <= NARROW_LAMBDA + 1e-9) return null;
   // Where a straight line crosses the budget; the curve is convex, so the crossing lies further on, if anywhere.
-  const share = Math.min(Math.max((1 - use(inside.quality, budget)) / Math.max(use(outside.quality, budget) - use(inside.quality, budget), 1e-9), 0.3), 0.7);
+  const [used, over] = [budgetUse(inside.quality, budget), budgetUse(outside.quality, budget)];
+  const share = Math.min(Math.max((1 - used) / Math.max(over - used, 1e-9), 0.3), 0.7);
   const lambda = Math.round((inside.lambda + share * width) * 100) / 100;
   return lambda > inside.lambda + 1e-9 && lambda < outside.lambda - 1e-9 ? lambda : null;
 }
@@ -67,20 +68,10 @@ function beyond(knots: readonly Knot[], inside: Knot): number | null {
   return Math.min(1, Math.round(Math.max(inside.lambda * 1.5, inside.lambda + 0.05) * 100) / 100);
 }
 
-/** Share of the budget used up at the upper bound; the tighter of the two. */
-function use(quality: QualityPrediction, budget: QualityBudget): number {
-  return Math.max(quality.loss.upper / budget.meanNats, quality.worst.upper / budget.worstNats);
-}
-
 function knot(surface: QualitySurface, { capacities, budget }: WalkLimits, lambda: number, topJ: number): Knot {
   const quality = surface.predict({ routing: Routing.ROUTING_CACHE_PRIOR, lambda, topJ, capacities });
   if (!quality) throw new Error(`λ ${lambda} topJ ${topJ} is measured at ${capacities.join()} and not on the surface`);
   return { lambda, quality, fits: lambda === 0 || within(quality, budget) };
-}
-
-/** Every expert stays in memory once read: there is nothing for λ to save. */
-export function holdsEverything({ experts }: Pick<ModelShape, 'experts'>, capacities: readonly number[]): boolean {
-  return capacities.every((capacity) => capacity >= experts);
 }
 
 /** For `nextPoint`. */

@@ -5,7 +5,7 @@
  * for a clear gain, and at once where it no longer fits the budget. Where something that the choice rests on is missing
  * or contradicts itself, nothing is proposed, and `frozen` says why.
  */
-import { type ModelShape, missBytesPerToken, sameSetting, type Setting } from './setting';
+import { holdsEverything, type ModelShape, missBytesPerToken, sameSetting, type Setting } from './setting';
 import type { Candidate, QualityPrediction, QualitySurface } from './quality-surface';
 import { predictSpeed, type SpeedPosterior, type SpeedPrediction } from './speed-model';
 
@@ -118,9 +118,7 @@ export function proposeSetting(inputs: ProposalInputs): Decision {
   const decide = (chosen: Scored, why: SettingDecision['why']): SettingDecision =>
     ({ t: 'propose', chosen, baseline: baselineOf(chosen), best, boundBy: boundOf(chosen, scored, inputs), why });
 
-  if (shape.expertBytes.every((_, layer) => (best.setting.capacities[layer] ?? 0) >= shape.experts)) {
-    return { ...decide(baselineOf(best), 'best'), boundBy: { t: 'resident' } };
-  }
+  if (holdsEverything(shape, best.setting.capacities)) return { ...decide(baselineOf(best), 'best'), boundBy: { t: 'resident' } };
   const before = slowerThanBefore(inputs);
   const back = before && fits.find(({ setting }) => sameSetting(setting, before.setting));
   if (back) return decide(back, 'undone');
@@ -134,6 +132,11 @@ export function proposeSetting(inputs: ProposalInputs): Decision {
 /** The upper bounds of the loss against both budgets; the model's own routing always fits. */
 export function within(quality: QualityPrediction, budget: QualityBudget): boolean {
   return quality.loss.upper <= budget.meanNats && quality.worst.upper <= budget.worstNats;
+}
+
+/** Share of the budget used up at the upper bound, of the tighter of the two; above 1 it is beyond. */
+export function budgetUse(quality: QualityPrediction, budget: QualityBudget): number {
+  return Math.max(quality.loss.upper / budget.meanNats, quality.worst.upper / budget.worstNats);
 }
 
 /** How much more (or less) the device misses than the surface's texts do, drawn to 1 as far as little was seen. */
@@ -196,15 +199,10 @@ function boundOf(chosen: Scored, scored: readonly Scored[], { budget, maxLambda 
   if (overLambda) return { t: 'maxLambda', maxLambda, next: overLambda };
   const over = faster.filter(({ quality }) => !within(quality, budget));
   if (over.length > 0) {
-    const next = over.reduce((least, one) => (excess(one.quality, budget) < excess(least.quality, budget) ? one : least));
+    const next = over.reduce((least, one) => (budgetUse(one.quality, budget) < budgetUse(least.quality, budget) ? one : least));
     return next.quality.loss.upper > budget.meanNats
       ? { t: 'budget', which: 'mean', domain: '', next }
       : { t: 'budget', which: 'worst', domain: next.quality.worst.domain, next };
   }
   return scored.some((one) => one.missRate < chosen.missRate * (1 - EQUAL)) ? { t: 'speed' } : { t: 'measured' };
-}
-
-/** How far beyond the nearer budget. */
-function excess(quality: QualityPrediction, budget: QualityBudget): number {
-  return Math.max(quality.loss.upper / budget.meanNats, quality.worst.upper / budget.worstNats);
 }

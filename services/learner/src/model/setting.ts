@@ -25,6 +25,11 @@ export function residentShare(shape: ModelShape, capacities: readonly number[]):
   return capacities.reduce((sum, capacity) => sum + Math.min(capacity, shape.experts), 0) / (capacities.length * shape.experts);
 }
 
+/** Every expert stays in memory once read: there is nothing for λ to save. */
+export function holdsEverything({ experts }: ModelShape, capacities: readonly number[]): boolean {
+  return capacities.every((capacity) => capacity >= experts);
+}
+
 export function bytesOfCapacities(shape: ModelShape, capacities: readonly number[]): number {
   return capacities.reduce((sum, capacity, layer) => sum + capacity * (shape.expertBytes[layer] ?? 0), 0);
 }
