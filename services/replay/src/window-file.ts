@@ -6,7 +6,7 @@ import { MOST_WINDOW_ROW_BYTES } from '@moefleet/edge-agent/engine';
 import { RouterWindow } from '@moefleet/proto';
 import { TraceError } from './trace-error';
 
-export const WINDOW_FILE_MAGIC = Buffer.from('mfwindow');
+const WINDOW_FILE_MAGIC = Buffer.from('mfwindow');
 
 /** Of one window: its rows and their head. */
 const MOST_WINDOW_BYTES = MOST_WINDOW_ROW_BYTES + 8 * 1024 * 1024;

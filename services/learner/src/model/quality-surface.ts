@@ -57,9 +57,9 @@ export interface QualityPrediction {
 export interface Candidate { readonly setting: Setting; readonly quality: QualityPrediction }
 
 /** One-sided 95%. */
-export const BOUND_STDERRS = 1.645;
+const BOUND_STDERRS = 1.645;
 /** λ of a proposal has two digits. */
-export const LAMBDA_STEP = 0.01;
+const LAMBDA_STEP = 0.01;
 /** Domains are taken to differ by a quarter of the loss at least: a few of them cannot show that they do not. */
 const LEAST_SPREAD = 0.25;
 /** Answers kept, by capacities: a fleet has few distinct ones. */
@@ -125,7 +125,7 @@ export class QualitySurface {
   }
 }
 
-export function estimate(mean: number, stderr: number): Estimate {
+function estimate(mean: number, stderr: number): Estimate {
   return { mean, stderr, upper: mean + BOUND_STDERRS * stderr };
 }
 

@@ -36,7 +36,7 @@ export type WindowOutcome =
 const SLACK_TOKENS = 16;
 const SLACK_SHARE = 0.02;
 /** Below it a window says little about speed. */
-export const LEAST_TOKENS = 16;
+const LEAST_TOKENS = 16;
 /** Reads are rounded up to pages, and what pre-fetch wasted is read too. */
 const MOST_UNEXPLAINED = 1.5;
 /** Where prompts read more than that share of the bytes, stalls are theirs. */
