@@ -57,7 +57,7 @@ export class CoordinatorLink {
     return (await this.persist('ListLearnable', this.client.listLearnable.bind(this.client), {}, signal)).devices;
   }
 
-  /** A coordinator of an earlier release keeps none: what is known then lives as long as this learner does not. */
+  /** A coordinator of an earlier release keeps none: every run then begins from the newest frames alone. */
   async listKnowledge(signal: AbortSignal): Promise<DeviceKnowledge[]> {
     try {
       return (await this.persist('ListKnowledge', this.knowledge.listKnowledge.bind(this.knowledge), {}, signal)).devices;

@@ -30,8 +30,9 @@ export function layerRatiosByClass(known: readonly DeviceKnowledge[], surface: Q
   return new Map([...sums].map(([name, { seen, expected }]) => [name, ratios(seen, expected)]));
 }
 
-function missesOf({ frame, quarantine, outcomes, ...rest }: DeviceKnowledge, surface: QualitySurface, shape: ModelShape): { seen: number; expected: number }[] | null {
-  const outcome = outcomesOf({ frame, quarantine, outcomes, ...rest }).at(-1);
+function missesOf(knowledge: DeviceKnowledge, surface: QualitySurface, shape: ModelShape): { seen: number; expected: number }[] | null {
+  const { frame, quarantine } = knowledge;
+  const outcome = outcomesOf(knowledge).at(-1);
   if (!frame || quarantine || !outcome || frame.layers.length !== shape.expertBytes.length) return null;
   const slots = frame.layers.map(({ hits, misses }) => Number(hits + misses));
   const quality = surface.predict(outcome.setting);
