@@ -63,7 +63,8 @@ async function countsOf(trace: Trace, settings: readonly Setting[], { uncountedT
   const onCurve = settings.map((setting) => setting.policy === 'lru' && bendsNothing(setting) && !changes?.length);
   const others = settings.filter((_, i) => !onCurve[i]);
   const curve = onCurve.includes(true) ? await lruCurve(recorded) : [];
-  const rest = await replayTrace({ ...recorded, whatIfs: others.map((setting) => whatIfOf(setting, layerEvents.length)) }, (done, total) => {
+  // A call without what-ifs would still copy the record and find the model's own choices.
+  const rest = others.length === 0 ? [] : await replayTrace({ ...recorded, whatIfs: others.map((setting) => whatIfOf(setting, layerEvents.length)) }, (done, total) => {
     signal?.throwIfAborted();
     onProgress?.(done / total);
   });

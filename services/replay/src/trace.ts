@@ -4,7 +4,7 @@
  * from one to the next, as the device's own does.
  */
 import { type RouteTrace, unpackWindow, WindowFormatError } from '@moefleet/edge-agent/engine';
-import { type EffectiveSpec, RouterEncoding, type RouterWindow, Routing } from '@moefleet/proto';
+import { EffectiveSpec, RouterEncoding, type RouterWindow, Routing } from '@moefleet/proto';
 import { parseRoutes } from './route-file';
 import { TraceError } from './trace-error';
 import { isWindowFile, readWindowFile } from './window-file';
@@ -77,7 +77,7 @@ function joined(parts: readonly { window: RouterWindow; rows: Buffer }[], first:
   const tokens = parts.reduce((sum, { window }) => sum + window.tokens, 0);
   const exact = first.encoding === RouterEncoding.ROUTER_ENCODING_FLOAT32;
   const [spec] = parts.map(({ window }) => window.spec);
-  const alike = parts.every(({ window }) => JSON.stringify(plain(window.spec)) === JSON.stringify(plain(spec)));
+  const alike = parts.every(({ window }) => sameSpec(window.spec, spec));
   return {
     kind: exact ? 'scores' : 'quantised scores', experts: first.experts, topK: first.topK, layers: first.moeLayers, layerEvents: first.moeLayers.map(() => tokens),
     rows: exact ? null : rows, rowsMask: first.encoding === RouterEncoding.ROUTER_ENCODING_MASKED_BYTES, scores: exact ? new Float32Array(Uint8Array.from(rows).buffer) : null,
@@ -104,7 +104,7 @@ function commonest(windows: readonly RouterWindow[]): string | null {
   return [...tokens].sort(([, a], [, b]) => b - a)[0]?.[0] ?? null;
 }
 
-/** Without what no JSON holds. */
-function plain(spec: EffectiveSpec | undefined): unknown {
-  return spec && { ...spec, cacheBytes: String(spec.cacheBytes) };
+function sameSpec(a: EffectiveSpec | undefined, b: EffectiveSpec | undefined): boolean {
+  if (!a || !b) return a === b;
+  return Buffer.compare(EffectiveSpec.encode(a).finish(), EffectiveSpec.encode(b).finish()) === 0;
 }
