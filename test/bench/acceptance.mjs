@@ -13,17 +13,14 @@
  *   node test/bench/acceptance.mjs --results rounds.json --profiles '' --skip-quality                # what they come to
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
-import { fixtures, median, moefleet, percent, show, widened } from './shared.mjs';
+import { fixtures, median, moefleet, percent, readFlags, show, widened } from './shared.mjs';
 
-const { values } = parseArgs({
-  options: {
-    width: { type: 'string', default: '36864' }, 'work-dir': { type: 'string' }, profiles: { type: 'string', default: 'ufs2.1,ufs3.1' },
-    paced: { type: 'boolean', default: false }, text: { type: 'string', default: fixtures.text }, tokens: { type: 'string', default: '60' },
-    'stock-tokens': { type: 'string', default: '24' }, 'warm-up': { type: 'string', default: '12' }, runs: { type: 'string', default: '2' },
-    threads: { type: 'string', default: '2' }, 'quality-tokens': { type: 'string', default: '16384' }, 'skip-quality': { type: 'boolean', default: false },
-    arms: { type: 'string' }, 'skip-floor': { type: 'boolean', default: false }, results: { type: 'string' }, json: { type: 'boolean', default: false },
-  },
+const values = readFlags({
+  width: { type: 'string', default: '36864' }, 'work-dir': { type: 'string' }, profiles: { type: 'string', default: 'ufs2.1,ufs3.1' },
+  paced: { type: 'boolean', default: false }, text: { type: 'string', default: fixtures.text }, tokens: { type: 'string', default: '60' },
+  'stock-tokens': { type: 'string', default: '24' }, 'warm-up': { type: 'string', default: '12' }, runs: { type: 'string', default: '2' },
+  threads: { type: 'string', default: '2' }, 'quality-tokens': { type: 'string', default: '16384' }, 'skip-quality': { type: 'boolean', default: false },
+  arms: { type: 'string' }, 'skip-floor': { type: 'boolean', default: false }, results: { type: 'string' }, json: { type: 'boolean', default: false },
 });
 
 /** Strengths that cost less than 1% of perplexity at both capacities, chosen on text the model was trained on: one for all layers, and one for each. */

@@ -7,39 +7,30 @@
  *   node test/bench/eviction.mjs [--model FILE] [--text FILE ...] [--routes FILE ...] [--tokens 4096] [--capacities 8,13,16,24]
  *                                [--route-capacities 16,32] [--lambdas 0.15,0.3] [--top-js 1,2] [--threads 1] [--json]
  */
-import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { fixtures, moefleet, numbers, percent, readFlags } from './shared.mjs';
 
-const root = join(new URL('.', import.meta.url).pathname, '..', '..');
-const fixture = (name) => join(root, 'test', 'fixtures', name);
-const { values } = parseArgs({
-  options: {
-    model: { type: 'string', default: fixture('tinymoe-17m-q8_0.gguf') },
-    text: { type: 'string', multiple: true, default: ['wikitext.txt', 'code.txt', 'math.txt'].map(fixture) },
-    routes: { type: 'string', multiple: true, default: [] },
-    tokens: { type: 'string', default: '4096' }, capacities: { type: 'string', default: '8,13,16,24' },
-    'route-capacities': { type: 'string', default: '16,32' },
-    lambdas: { type: 'string', default: '0.15,0.3' }, 'top-js': { type: 'string', default: '1,2' },
-    threads: { type: 'string', default: '1' }, json: { type: 'boolean', default: false },
-  },
+const values = readFlags({
+  model: { type: 'string', default: fixtures.model }, text: { type: 'string', multiple: true, default: fixtures.texts },
+  routes: { type: 'string', multiple: true, default: [] },
+  tokens: { type: 'string', default: '4096' }, capacities: { type: 'string', default: '8,13,16,24' },
+  'route-capacities': { type: 'string', default: '16,32' },
+  lambdas: { type: 'string', default: '0.15,0.3' }, 'top-js': { type: 'string', default: '1,2' },
+  threads: { type: 'string', default: '1' }, json: { type: 'boolean', default: false },
 });
+const [capacities, routeCapacities, lambdas, topJs] = ['capacities', 'route-capacities', 'lambdas', 'top-js'].map((name) => numbers(values, name));
 /** Name, flags of `engine eval`, and policy and flags of `engine simulate`. */
 const POLICIES = [
   ['lru', ['lru']], ['lfu', ['lfu']], ['lfu, half-life 64', ['lfu', '--half-life', '64']], ['lfru', ['lfru']], ['adaptive', ['adaptive']],
 ];
-const list = (text) => text.split(',').filter(Boolean).map(Number);
-const percent = (share) => `${(share * 100).toFixed(2)}%`;
-const moefleet = (...args) =>
-  JSON.parse(execFileSync(process.execPath, [join(root, 'services', 'cli', 'bin', 'moefleet.js'), 'engine', ...args, '--json'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 }));
-const evaluate = (text, ...flags) => moefleet('eval', '--model', values.model, '--text', text, '--tokens', values.tokens, '--threads', values.threads, ...flags);
+const evaluate = (text, ...flags) => moefleet('engine', 'eval', '--model', values.model, '--text', text, '--tokens', values.tokens, '--threads', values.threads, ...flags);
 
 /** Rows `{source, capacity, policy, missRate, gapShare}`; gapShare is 0 for LRU and 1 for Belady. */
-function compare(source, routes, capacities, adaptiveOf) {
-  return capacities.flatMap((capacity) => {
-    const simulate = (policy, ...flags) => moefleet('simulate', '--routes', routes, '--policy', policy, '--capacity', String(capacity), ...flags)[0].missRate;
+function compare(source, routes, sizes, adaptiveOf) {
+  return sizes.flatMap((capacity) => {
+    const simulate = (policy, ...flags) => moefleet('engine', 'simulate', '--routes', routes, '--policy', policy, '--capacity', String(capacity), ...flags)[0].missRate;
     const rates = Object.fromEntries([
       ...POLICIES.map(([name, [policy, ...flags]]) => [name, simulate(policy, ...flags)]), ['belady', simulate('belady')],
     ]);
@@ -59,10 +50,10 @@ try {
     const routes = join(folder, `${basename(text)}.route.csv`);
     evaluate(text, '--record-routes', routes);
     // The engine has the router's scores; a route file has not.
-    return compare(basename(text), routes, list(values.capacities), (capacity) => evaluate(text, '--capacity', String(capacity), '--eviction', 'adaptive').missRate);
+    return compare(basename(text), routes, capacities, (capacity) => evaluate(text, '--capacity', String(capacity), '--eviction', 'adaptive').missRate);
   });
-  const recorded = values.routes.flatMap((routes) => compare(basename(routes), routes, list(values['route-capacities']), null));
-  const bent = values.text.flatMap((text) => list(values.lambdas).flatMap((lambda) => list(values['top-js']).flatMap((topJ) => list(values.capacities).flatMap((capacity) => {
+  const recorded = values.routes.flatMap((routes) => compare(basename(routes), routes, routeCapacities, null));
+  const bent = values.text.flatMap((text) => lambdas.flatMap((lambda) => topJs.flatMap((topJ) => capacities.flatMap((capacity) => {
     process.stderr.write(`${basename(text)}: λ ${lambda}, topJ ${topJ}, capacity ${capacity}\n`);
     return POLICIES.map(([policy, [eviction, ...flags]]) => {
       const { missRate, perplexity } = evaluate(text, '--capacity', String(capacity), '--lambda', String(lambda), '--top-j', String(topJ), '--eviction', eviction, ...flags);

@@ -16,19 +16,16 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
-import { fixtures, median, percent, root, widened } from './shared.mjs';
+import { fixtures, median, percent, readFlags, root, widened } from './shared.mjs';
 
 const require = createRequire(join(root, 'services', 'cli', 'package.json'));
 const { Engine, inspectModel, benchToolPath, EVAL_STEP, EVAL_STEP_FIELDS } = require('@moefleet/edge-agent/engine');
-const { values } = parseArgs({
-  options: {
-    width: { type: 'string', default: '10240' }, 'work-dir': { type: 'string' }, pairs: { type: 'string', default: '9' },
-    tokens: { type: 'string', default: '32' }, passes: { type: 'string', default: '4' }, threads: { type: 'string', default: '2' },
-    'trace-pairs': { type: 'string', default: '15' }, json: { type: 'boolean', default: false },
-    // The child that holds the engine.
-    decode: { type: 'string' },
-  },
+const values = readFlags({
+  width: { type: 'string', default: '10240' }, 'work-dir': { type: 'string' }, pairs: { type: 'string', default: '9' },
+  tokens: { type: 'string', default: '32' }, passes: { type: 'string', default: '4' }, threads: { type: 'string', default: '2' },
+  'trace-pairs': { type: 'string', default: '15' }, json: { type: 'boolean', default: false },
+  // The child that holds the engine.
+  decode: { type: 'string' },
 });
 const [tokens, passes, threads] = [values.tokens, values.passes, values.threads].map(Number);
 

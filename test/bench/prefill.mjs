@@ -5,83 +5,61 @@
  * rounds, and of each round's ratio to its unbounded run. The reference model is widened first, so that an expert has a
  * realistic size; reads go past the page cache (O_DIRECT).
  *
- *   node test/bench/prefill.mjs [--width 4096 | --model FILE] [--capacity 16] [--experts 16,8,4,0] [--prompt-tokens 256]
- *                               [--runs 3] [--threads 2] [--json]
+ *   node test/bench/prefill.mjs [--width 4096 [--work-dir DIR] | --model FILE] [--capacity 16] [--experts 16,8,4,0]
+ *                               [--prompt-tokens 256] [--runs 3] [--threads 2] [--json]
  *
  * `--experts`: budgets, in experts of the model; 0 leaves nothing beyond the cache.
  */
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { readFileSync } from 'node:fs';
+import { fixtures, median, moefleet, numbers, readFlags, refuse, widened } from './shared.mjs';
 
-const root = join(new URL('.', import.meta.url).pathname, '..', '..');
-const reference = join(root, 'test', 'fixtures', 'tinymoe-17m-q8_0.gguf');
-const text = readFileSync(join(root, 'test', 'fixtures', 'wikitext.txt'), 'utf8');
-const { values } = parseArgs({
-  options: {
-    width: { type: 'string', default: '4096' }, model: { type: 'string' }, capacity: { type: 'string', default: '16' },
-    experts: { type: 'string', default: '16,8,4,0' }, 'prompt-tokens': { type: 'string', default: '256' },
-    runs: { type: 'string', default: '3' }, threads: { type: 'string', default: '2' }, json: { type: 'boolean', default: false },
-  },
+const values = readFlags({
+  width: { type: 'string', default: '4096' }, 'work-dir': { type: 'string' }, model: { type: 'string' }, capacity: { type: 'string', default: '16' },
+  experts: { type: 'string', default: '16,8,4,0' }, 'prompt-tokens': { type: 'string', default: '256' },
+  runs: { type: 'string', default: '3' }, threads: { type: 'string', default: '2' }, json: { type: 'boolean', default: false },
 });
-const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)];
-const moefleet = (...args) =>
-  JSON.parse(execFileSync(process.execPath, [join(root, 'services', 'cli', 'bin', 'moefleet.js'), ...args, '--json'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 }));
 const whole = (name, least) => {
   const value = Number(values[name]);
-  if (!Number.isInteger(value) || value < least) throw new Error(`--${name}: ${values[name]} is not an integer of at least ${least}`);
-  return value;
+  return Number.isInteger(value) && value >= least ? value : refuse(`--${name}: ${values[name]} is not an integer of at least ${least}`);
 };
 
-const folder = mkdtempSync(join(tmpdir(), 'moefleet-bench-'));
-try {
-  const [runs, promptTokens, capacity] = [whole('runs', 1), whole('prompt-tokens', 1), whole('capacity', 1)];
-  const model = values.model ?? join(folder, 'wide.gguf');
-  if (!values.model) {
-    process.stderr.write(`widening the reference model to ${values.width}\n`);
-    moefleet('model', 'widen', reference, model, '--width', values.width);
+const [runs, promptTokens, capacity] = ['runs', 'prompt-tokens', 'capacity'].map((name) => whole(name, 1));
+const sizes = numbers(values, 'experts');
+if (sizes.length === 0 || sizes.some((experts) => experts < 0)) refuse(`--experts: expected numbers from 0, found '${values.experts}'`);
+const model = values.model ?? widened(whole('width', 1), values['work-dir']);
+const info = moefleet('engine', 'inspect', '--model', model, '--capacity', String(capacity));
+const expertBytes = info.expertBytes[0];
+// 0 bytes would mean a whole layer.
+const budgets = [{ name: 'a layer (unbounded)', bytes: 0 }, ...sizes.map((experts) => ({ name: `${experts} experts`, bytes: Math.max(1, Math.floor(experts * expertBytes)) }))];
+// About four characters to a token; the engine says how many there were.
+const prompt = readFileSync(fixtures.text, 'utf8').slice(0, promptTokens * 4);
+const rounds = [];
+for (let run = 0; run < runs; run += 1) {
+  const results = new Map();
+  for (const budget of run % 2 === 0 ? budgets : [...budgets].reverse()) {
+    process.stderr.write(`round ${run + 1} of ${runs}: ${budget.name}\n`);
+    results.set(budget, moefleet('engine', 'generate', '--model', model, '--prompt', prompt, '--tokens', '1', '--context', String(promptTokens * 2),
+      '--capacity', String(capacity), '--prefill', String(budget.bytes), '--threads', values.threads));
   }
-  const info = moefleet('engine', 'inspect', '--model', model, '--capacity', String(capacity));
-  const expertBytes = info.expertBytes[0];
-  const budgets = [{ name: 'a layer (unbounded)', bytes: 0 }, ...values.experts.split(',').map(Number).map((experts) => {
-    if (!(experts >= 0)) throw new Error(`--experts: ${values.experts} is not a list of numbers`);
-    // 0 bytes would mean a whole layer.
-    return { name: `${experts} experts`, bytes: Math.max(1, Math.floor(experts * expertBytes)) };
-  })];
-  // About four characters to a token; the engine says how many there were.
-  const prompt = text.slice(0, promptTokens * 4);
-  const rounds = [];
-  for (let run = 0; run < runs; run += 1) {
-    const results = new Map();
-    for (const budget of run % 2 === 0 ? budgets : [...budgets].reverse()) {
-      process.stderr.write(`round ${run + 1} of ${runs}: ${budget.name}\n`);
-      results.set(budget, moefleet('engine', 'generate', '--model', model, '--prompt', prompt, '--tokens', '1', '--context', String(promptTokens * 2),
-        '--capacity', String(capacity), '--prefill', String(budget.bytes), '--threads', values.threads));
-    }
-    rounds.push(results);
-  }
-  const speed = (result) => result.promptTokens / result.prefillSeconds;
-  const rows = budgets.map((budget) => {
-    const of = (figure) => median(rounds.map((results) => figure(results.get(budget))));
-    return {
-      budget: budget.name, prefillBytes: budget.bytes === 0 ? info.memory.prefillBytes : budget.bytes, tokensPerSecond: of(speed),
-      ofUnbounded: median(rounds.map((results) => speed(results.get(budget)) / speed(results.get(budgets[0])))),
-      peakExpertBytes: of((result) => result.peakExpertBytes), boundBytes: of((result) => result.memory.cacheBytes + result.memory.prefillBytes),
-      flashBytes: of((result) => result.flashBytes), misses: of((result) => result.prefillMisses), stallShare: of((result) => result.stallSeconds / (result.prefillSeconds + result.decodeSeconds)),
-    };
-  });
-  const out = { expertBytes, fileBytes: info.fileBytes, capacity, cacheBytes: info.memory.cacheBytes, promptTokens: rounds[0].get(budgets[0]).promptTokens, runs, threads: Number(values.threads), rows };
-  const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(bytes < 10 * 2 ** 20 ? 2 : 0)} MiB`;
-  if (values.json) process.stdout.write(`${JSON.stringify(out, null, 2)}\n`);
-  else {
-    process.stdout.write(`expert ${mib(expertBytes)}, file ${mib(info.fileBytes)}, capacity ${capacity} (${mib(out.cacheBytes)}), prompt of ${out.promptTokens} tokens, ${values.threads} threads, ${runs} rounds, medians\n`);
-    console.table(Object.fromEntries(rows.map((row) => [row.budget, {
-      'tokens/s': Number(row.tokensPerSecond.toFixed(1)), 'of unbounded': Number(row.ofUnbounded.toFixed(3)), 'peak experts': mib(row.peakExpertBytes), bound: mib(row.boundBytes),
-      'flash read': mib(row.flashBytes), misses: row.misses, 'stall share': Number(row.stallShare.toFixed(2)),
-    }])));
-  }
-} finally {
-  rmSync(folder, { recursive: true, force: true });
+  rounds.push(results);
+}
+const speed = (result) => result.promptTokens / result.prefillSeconds;
+const rows = budgets.map((budget) => {
+  const of = (figure) => median(rounds.map((results) => figure(results.get(budget))));
+  return {
+    budget: budget.name, prefillBytes: budget.bytes === 0 ? info.memory.prefillBytes : budget.bytes, tokensPerSecond: of(speed),
+    ofUnbounded: median(rounds.map((results) => speed(results.get(budget)) / speed(results.get(budgets[0])))),
+    peakExpertBytes: of((result) => result.peakExpertBytes), boundBytes: of((result) => result.memory.cacheBytes + result.memory.prefillBytes),
+    flashBytes: of((result) => result.flashBytes), misses: of((result) => result.prefillMisses), stallShare: of((result) => result.stallSeconds / (result.prefillSeconds + result.decodeSeconds)),
+  };
+});
+const out = { expertBytes, fileBytes: info.fileBytes, capacity, cacheBytes: info.memory.cacheBytes, promptTokens: rounds[0].get(budgets[0]).promptTokens, runs, threads: Number(values.threads), rows };
+const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(bytes < 10 * 2 ** 20 ? 2 : 0)} MiB`;
+if (values.json) process.stdout.write(`${JSON.stringify(out, null, 2)}\n`);
+else {
+  process.stdout.write(`expert ${mib(expertBytes)}, file ${mib(info.fileBytes)}, capacity ${capacity} (${mib(out.cacheBytes)}), prompt of ${out.promptTokens} tokens, ${values.threads} threads, ${runs} rounds, medians\n`);
+  console.table(Object.fromEntries(rows.map((row) => [row.budget, {
+    'tokens/s': Number(row.tokensPerSecond.toFixed(1)), 'of unbounded': Number(row.ofUnbounded.toFixed(3)), 'peak experts': mib(row.peakExpertBytes), bound: mib(row.boundBytes),
+    'flash read': mib(row.flashBytes), misses: row.misses, 'stall share': Number(row.stallShare.toFixed(2)),
+  }])));
 }

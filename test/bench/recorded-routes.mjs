@@ -5,17 +5,11 @@
  *   node test/bench/recorded-routes.mjs --routes a.route.csv --routes b.route.csv [--capacities 16,32,64] [--json]
  */
 import { basename } from 'node:path';
-import { parseArgs } from 'node:util';
-import { moefleet, percent } from './shared.mjs';
+import { moefleet, percent, readFlags, refuse } from './shared.mjs';
 
 const POLICIES = ['lru', 'lfu', 'lfru', 'adaptive', 'belady'];
-const { values } = parseArgs({
-  options: { routes: { type: 'string', multiple: true, default: [] }, capacities: { type: 'string', default: '16,32,64' }, json: { type: 'boolean', default: false } },
-});
-if (values.routes.length === 0) {
-  process.stderr.write('--routes: name a route file, as BigMoeOnEdge or `moefleet engine eval --record-routes` writes it\n');
-  process.exit(2);
-}
+const values = readFlags({ routes: { type: 'string', multiple: true, default: [] }, capacities: { type: 'string', default: '16,32,64' }, json: { type: 'boolean', default: false } });
+if (values.routes.length === 0) refuse('--routes: name a route file, as BigMoeOnEdge or `moefleet engine eval --record-routes` writes it');
 const sources = values.routes.map((path) => ({ name: basename(path, '.route.csv'), ...moefleet('replay', '--trace', path, '--capacity', values.capacities, '--policy', POLICIES.join(',')) }));
 if (values.json) process.stdout.write(`${JSON.stringify(sources, null, 2)}\n`);
 else process.stdout.write(sources.map(section).join('\n'));

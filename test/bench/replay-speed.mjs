@@ -6,15 +6,12 @@
  */
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { parseArgs } from 'node:util';
-import { fixtures, median } from './shared.mjs';
+import { fixtures, median, readFlags } from './shared.mjs';
 
 const { Engine, inspectModel, lruCurve, quantise, replay } = createRequire(import.meta.url)('@moefleet/edge-agent/engine');
-const { values } = parseArgs({
-  options: {
-    model: { type: 'string', default: fixtures.model }, text: { type: 'string', default: fixtures.text }, events: { type: 'string', default: '1000000' },
-    runs: { type: 'string', default: '3' }, json: { type: 'boolean', default: false },
-  },
+const values = readFlags({
+  model: { type: 'string', default: fixtures.model }, text: { type: 'string', default: fixtures.text }, events: { type: 'string', default: '1000000' },
+  runs: { type: 'string', default: '3' }, json: { type: 'boolean', default: false },
 });
 const [TOKENS, CONTEXT] = [2048, 256];
 
@@ -30,7 +27,6 @@ async function record() {
     await engine.close();
   }
 }
-
 
 function spec({ moeLayers, experts }, fields) {
   return { routing: 'original', lambda: 0, topJ: 2, generation: 0, eviction: 'lru', capacities: moeLayers.map(() => experts >> 1), ...fields };

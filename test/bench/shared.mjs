@@ -1,14 +1,43 @@
 /** What the benches share: where things are, the command line, and the reference model widened once and kept. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { parseArgs } from 'node:util';
 
 export const root = join(new URL('.', import.meta.url).pathname, '..', '..');
-export const fixtures = { model: join(root, 'test', 'fixtures', 'tinymoe-17m-q8_0.gguf'), text: join(root, 'test', 'fixtures', 'wikitext.txt') };
+const fixture = (name) => join(root, 'test', 'fixtures', name);
+/** `texts`: one per domain. */
+export const fixtures = { model: fixture('tinymoe-17m-q8_0.gguf'), text: fixture('wikitext.txt'), texts: ['code.txt', 'math.txt', 'wikitext.txt'].map(fixture) };
 
 export const defaultWorkFolder = () => join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'moefleet', 'bench');
+
+/** Ends the script over its arguments; written at once, so that nothing is lost. */
+export function refuse(message) {
+  writeSync(2, `${message}; see --help\n`);
+  process.exit(2);
+}
+
+/** The script's flags. `--help` prints its head comment, which is where they are told. */
+export function readFlags(options) {
+  let values;
+  try {
+    ({ values } = parseArgs({ options: { ...options, help: { type: 'boolean', short: 'h', default: false } } }));
+  } catch (error) {
+    refuse(error.message);
+  }
+  if (!values.help) return values;
+  const [, head] = /^\/\*\*\n(.*?)\n \*\//s.exec(readFileSync(process.argv[1], 'utf8'));
+  writeSync(1, `${head.replace(/^ \* ?/gm, '')}\n`);
+  process.exit(0);
+}
+
+/** The numbers of a flag such as `8,16,24`. */
+export function numbers(values, name) {
+  const list = values[name].split(',').filter(Boolean).map(Number);
+  return list.every(Number.isFinite) ? list : refuse(`--${name}: expected numbers separated by commas, found '${values[name]}'`);
+}
 
 /** One command of moefleet's, its progress on our standard error; the JSON it prints. */
 export function moefleet(...args) {

@@ -14,25 +14,21 @@
  */
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { basename, join } from 'node:path';
+import { fixtures, median, numbers, readFlags, refuse, root } from './shared.mjs';
 
-const root = join(new URL('.', import.meta.url).pathname, '..', '..');
 const require = createRequire(import.meta.url);
-const { Engine, inspectModel } = require(join(root, 'edge-agent', 'dist', 'engine'));
+const { Engine, inspectModel } = require('@moefleet/edge-agent/engine');
 const { addContribution, contributionOf, emptyProfile, rankExperts } = require(join(root, 'coordinator', 'dist', 'warm', 'warm-profile.js'));
-const fixture = (name) => join(root, 'test', 'fixtures', name);
 
-const { values } = parseArgs({
-  options: {
-    model: { type: 'string', default: fixture('tinymoe-17m-q8_0.gguf') }, domain: { type: 'string', multiple: true, default: [] },
-    devices: { type: 'string', default: '8' }, 'learn-tokens': { type: 'string', default: '512' }, prompts: { type: 'string', default: '16' },
-    'prompt-tokens': { type: 'string', default: '8' }, tokens: { type: 'string', default: '64' }, capacities: { type: 'string', default: '8,16,24' },
-    lambdas: { type: 'string', default: '0,0.2' }, eviction: { type: 'string', default: 'adaptive' }, threads: { type: 'string', default: '1' },
-    time: { type: 'string' }, json: { type: 'boolean', default: false },
-  },
+const values = readFlags({
+  model: { type: 'string', default: fixtures.model }, domain: { type: 'string', multiple: true, default: [] },
+  devices: { type: 'string', default: '8' }, 'learn-tokens': { type: 'string', default: '512' }, prompts: { type: 'string', default: '16' },
+  'prompt-tokens': { type: 'string', default: '8' }, tokens: { type: 'string', default: '64' }, capacities: { type: 'string', default: '8,16,24' },
+  lambdas: { type: 'string', default: '0,0.2' }, eviction: { type: 'string', default: 'adaptive' }, threads: { type: 'string', default: '1' },
+  time: { type: 'string' }, json: { type: 'boolean', default: false },
 });
-const list = (text) => text.split(',').filter(Boolean).map(Number);
+const [capacities, lambdas] = [numbers(values, 'capacities'), numbers(values, 'lambdas')];
 const [tokens, promptTokens, prompts] = [Number(values.tokens), Number(values['prompt-tokens']), Number(values.prompts)];
 const info = await inspectModel(values.model);
 const layers = info.moeLayers.length;
@@ -94,16 +90,15 @@ async function fresh(engine, each, ranked) {
 }
 
 const share = (now, before) => (before === 0 ? 0 : 1 - now / before);
-const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
 
 function domainsOf() {
-  if (values.domain.length === 0) return ['code', 'math', 'wikitext'].map((name) => {
-    const text = readFileSync(fixture(`${name}.txt`), 'utf8');
-    return { name, learn: text.slice(0, text.length / 2), unseen: text.slice(text.length / 2) };
+  if (values.domain.length === 0) return fixtures.texts.map((path) => {
+    const text = readFileSync(path, 'utf8');
+    return { name: basename(path, '.txt'), learn: text.slice(0, text.length / 2), unseen: text.slice(text.length / 2) };
   });
   return values.domain.map((one) => {
     const [, name, learnFile, unseenFile] = /^([^=]+)=([^,]+),(.+)$/.exec(one) ?? [];
-    if (!name) throw new Error(`--domain: expected NAME=LEARN_FILE,UNSEEN_FILE, found ${one}`);
+    if (!name) refuse(`--domain: expected NAME=LEARN_FILE,UNSEEN_FILE, found ${one}`);
     return { name, learn: readFileSync(learnFile, 'utf8').slice(0, 1_000_000), unseen: readFileSync(unseenFile, 'utf8').slice(0, 1_000_000) };
   });
 }
@@ -114,8 +109,8 @@ for (const domain of domains) {
   domain.ranked = await learn(domain.learn);
 }
 const rows = [];
-for (const lambda of list(values.lambdas)) {
-  for (const capacity of list(values.capacities)) {
+for (const lambda of lambdas) {
+  for (const capacity of capacities) {
     const engine = await open(capacity, lambda);
     for (const domain of domains) {
       process.stderr.write(`${domain.name}: λ ${lambda}, capacity ${capacity}\n`);
@@ -136,11 +131,12 @@ process.stdout.write(values.json ? `${JSON.stringify({ model: info.name, evictio
 
 /** Milliseconds from asking to the first token, each prompt in turns; medians, and of the paired differences to cold. */
 async function timeToFirstToken() {
-  const capacity = list(values.capacities)[0];
+  const capacity = capacities[0];
   const engine = await open(capacity, 0, { readBytesPerSecond: Number(values.time) * 1e6 });
   const [domain] = domains;
   const each = promptsOf(engine, domain.unseen, prompts);
   const modes = { cold: [], beginning: [], filled: [] };
+  const order = Object.keys(modes);
   const ask = async (prompt) => {
     const beganMs = performance.now();
     let firstMs = 0;
@@ -150,7 +146,7 @@ async function timeToFirstToken() {
   await ask(each[0]);
   for (let round = 0; round < 3; round += 1) {
     for (const prompt of each) {
-      const order = Object.keys(modes).sort(() => Math.random() - 0.5);
+      // Every way comes in every place.
       for (const mode of order) {
         await engine.dropCache();
         let filling = null;
@@ -163,6 +159,7 @@ async function timeToFirstToken() {
         modes[mode].push(await ask(prompt));
         await filling;
       }
+      order.push(order.shift());
     }
   }
   await engine.close();

@@ -15,18 +15,16 @@
  * adversarialHarm  by how much the other devices of any class are further from their optimum with liars among them than without
  */
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { readFlags } from '../shared.mjs';
 import { runFleet, TruthTable } from './fleet-run.mjs';
 import { surfaceOf } from './learner-side.mjs';
 import { Recording } from './recording.mjs';
 
 const here = new URL('.', import.meta.url).pathname;
-const { values } = parseArgs({
-  options: {
-    devices: { type: 'string', default: '500' }, seeds: { type: 'string', default: '20' }, 'first-seed': { type: 'string', default: '1' }, proposals: { type: 'string', default: '10' }, 'shift-proposals': { type: 'string', default: '5' },
-    recording: { type: 'string', default: join(here, 'recordings', 'tinymoe-17m-q8_0.json') }, 'expert-bytes': { type: 'string', default: String(6 << 20) }, lying: { type: 'string', default: '0.05' },
-    json: { type: 'boolean', default: false },
-  },
+const values = readFlags({
+  devices: { type: 'string', default: '500' }, seeds: { type: 'string', default: '20' }, 'first-seed': { type: 'string', default: '1' }, proposals: { type: 'string', default: '10' }, 'shift-proposals': { type: 'string', default: '5' },
+  recording: { type: 'string', default: join(here, 'recordings', 'tinymoe-17m-q8_0.json') }, 'expert-bytes': { type: 'string', default: String(6 << 20) }, lying: { type: 'string', default: '0.05' },
+  json: { type: 'boolean', default: false },
 });
 const recording = Recording.read(values.recording);
 const expertBytes = Number(values['expert-bytes']);
@@ -66,7 +64,7 @@ const percent = (share) => `${(share * 100).toFixed(1)}%`;
 process.stdout.write(values.json ? `${JSON.stringify(report, null, 2)}\n` : [
   `${report.devices} devices x ${report.seeds} seeds, ${values.proposals} proposals each`, '',
   '| | found | wanted |', '|---|---|---|',
-  `| of the optimum (before learning ${percent(report.beforeLearning)}) | ${percent(report.meanOfOptimum)} | 95% |`,
+  `| of the optimum (before learning ${percent(report.beforeLearning)}; worst seed ${percent(report.worstSeed)}) | ${percent(report.meanOfOptimum)} | 95% |`,
   `| of the optimum, the best that the surface's upper bounds allow | ${percent(report.certainOptimum)} | |`,
   `| over the best single λ and capacity | ${percent(report.overBestSingle)} | 15% |`,
   `| over the best single λ with each device's largest cache | ${percent(report.overLambdaOnly)} | above 0 |`,

@@ -10,21 +10,17 @@
  */
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { fixtures, numbers, readFlags, refuse } from '../shared.mjs';
 
-const root = join(new URL('.', import.meta.url).pathname, '..', '..', '..');
-const { Engine, inspectModel, modelHash } = createRequire(import.meta.url)(join(root, 'edge-agent', 'dist', 'engine'));
+const { Engine, inspectModel, modelHash } = createRequire(import.meta.url)('@moefleet/edge-agent/engine');
 
-const { values } = parseArgs({
-  options: {
-    out: { type: 'string' }, domain: { type: 'string', multiple: true, default: [] }, model: { type: 'string', default: join(root, 'test', 'fixtures', 'tinymoe-17m-q8_0.gguf') },
-    tokens: { type: 'string', default: '4096' }, capacities: { type: 'string', default: '8,12,16,20,24' }, lambdas: { type: 'string', default: '0.05,0.1,0.15,0.2,0.3,0.4' },
-    'top-js': { type: 'string', default: '1,2' }, threads: { type: 'string', default: '1' },
-  },
+const values = readFlags({
+  out: { type: 'string' }, domain: { type: 'string', multiple: true, default: [] }, model: { type: 'string', default: fixtures.model },
+  tokens: { type: 'string', default: '4096' }, capacities: { type: 'string', default: '8,12,16,20,24' }, lambdas: { type: 'string', default: '0.05,0.1,0.15,0.2,0.3,0.4' },
+  'top-js': { type: 'string', default: '1,2' }, threads: { type: 'string', default: '1' },
 });
-if (!values.out || values.domain.length === 0) throw new Error('--out FILE and at least one --domain NAME=SURFACE_TEXT,WORKLOAD_TEXT are needed');
-const list = (text) => text.split(',').map(Number);
+if (!values.out || values.domain.length === 0) refuse('--out FILE and at least one --domain NAME=SURFACE_TEXT,WORKLOAD_TEXT are needed');
+const [capacities, lambdas, topJs] = ['capacities', 'lambdas', 'top-js'].map((name) => numbers(values, name));
 /** As the surface's: windows of the model's training context. */
 const CONTEXT = 256;
 const tokens = Number(values.tokens);
@@ -67,12 +63,12 @@ function round(value, digits = 5) {
   return Number(value.toFixed(digits));
 }
 
-const settings = list(values.capacities).flatMap((capacity) => [{ capacity, lambda: 0, topJ: 0 },
-  ...list(values['top-js']).flatMap((topJ) => list(values.lambdas).map((lambda) => ({ capacity, lambda, topJ })))]);
+const settings = capacities.flatMap((capacity) => [{ capacity, lambda: 0, topJ: 0 },
+  ...topJs.flatMap((topJ) => lambdas.map((lambda) => ({ capacity, lambda, topJ })))]);
 let done = 0;
 for (const one of values.domain) {
   const [, name, surface, workload] = /^([^=]+)=([^,]+),(.+)$/.exec(one) ?? [];
-  if (!name) throw new Error(`--domain: expected NAME=SURFACE_TEXT,WORKLOAD_TEXT, found ${one}`);
+  if (!name) refuse(`--domain: expected NAME=SURFACE_TEXT,WORKLOAD_TEXT, found ${one}`);
   for (const [set, file] of [['surface', surface], ['workload', workload]]) {
     // Four bytes a token are more than any text of ours has; the rest is not needed.
     const text = engine.tokenize(readFileSync(file, 'utf8').slice(0, tokens * 8), true, false).slice(0, tokens + 1);
