@@ -3,7 +3,7 @@
  * whether quality was kept; then its workloads and its flash change.
  */
 import { decodeWindow, drawMix, makeFleet, trueSpeed } from './device.mjs';
-import { BUDGET, LearnerSide, ROUTING } from './learner-side.mjs';
+import { BUDGET, LearnerSide, ROUTING, within } from './learner-side.mjs';
 import { seeded } from './random.mjs';
 
 /** Of each device, between two proposals. */
@@ -47,7 +47,7 @@ const capacityOf = (device, recording) => Math.min(device.capacity, recording.ex
 /** Whether the upper bounds of the learner's surface are within the budget. */
 function allows(surface, shape, { capacity, lambda, topJ }) {
   const quality = surface.predict({ routing: ROUTING, lambda, topJ, capacities: shape.expertBytes.map(() => capacity) });
-  return quality !== null && quality.loss.upper <= BUDGET.meanNats && quality.worst.upper <= BUDGET.worstNats;
+  return quality !== null && within(quality, BUDGET);
 }
 
 /** The fastest setting of a device within the budget and its own limits. */

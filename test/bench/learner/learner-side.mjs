@@ -6,13 +6,15 @@
  */
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
+import { root } from '../shared.mjs';
 
-const root = join(new URL('.', import.meta.url).pathname, '..', '..', '..');
 const require = createRequire(import.meta.url);
 const dist = join(root, 'services', 'learner', 'dist');
 const { lookAtAll, proposeAll, withPriors } = require(join(dist, 'fleet-learning'));
-const { QualitySurface } = require(join(dist, 'model'));
-const { Device, Routing, TelemetryFrame, ValueSource_Layer } = require(join(root, 'proto', 'dist'));
+const { QualitySurface, within } = require(join(dist, 'model'));
+const { Device, Routing, TelemetryFrame, ValueSource_Layer } = require('@moefleet/proto');
+
+export { within };
 
 export const BUDGET = { meanNats: Math.log(1.01), worstNats: Math.log(1.02) };
 export const ROUTING = Routing.ROUTING_CACHE_PRIOR;
