@@ -112,4 +112,14 @@ const calibration = {
 };
 const text = JSON.stringify({ ...calibration, runs: undefined }, null, 1).slice(0, -2);
 writeFileSync(values.out, `${text},\n "runs": [\n${runs.map((run) => `  ${JSON.stringify(run)}`).join(',\n')}\n ]\n}\n`);
-process.stdout.write(`${JSON.stringify({ ...calibration, runs: undefined }, null, 2)}\n`);
+const errors = (chosen, of) => {
+  const each = chosen.map((run) => Math.abs(of(run)));
+  return { runs: each.length, meanPoints: Number((each.reduce((sum, points) => sum + points, 0) / each.length).toFixed(3)), mostPoints: Math.max(...each) };
+};
+const openLoop = (run) => run.openLoopErrorPoints;
+const lambdas = [...new Set(bent.map(({ lambda }) => lambda))].filter((lambda) => lambda > 0).sort((a, b) => a - b);
+const summary = {
+  all: errors(bent, openLoop), byLambda: Object.fromEntries(lambdas.map((lambda) => [lambda, errors(bent.filter((run) => run.lambda === lambda), openLoop)])),
+  quantisation: errors(runs, (run) => run.quantisationErrorPoints),
+};
+process.stdout.write(`${JSON.stringify({ ...calibration, runs: undefined, errors: summary }, null, 2)}\n`);
