@@ -10,7 +10,7 @@ export {
 } from './bundle/manifest';
 export { fileDigest, parsePublicKey, type PublicKey, publicKeyOf, SignatureError, signDigest, verifyDigest } from './bundle/minisign';
 export { readTar, TAR_END, tarHeader, tarPadding } from './bundle/tar';
-export { readBundleManifest, unpackBundle, verifyBundle } from './bundle/unpack';
+export { decompressed, readBundleManifest, unpackBundle, verifyBundle } from './bundle/unpack';
 export { type EnrolmentTokenText, parseEnrolmentToken, printEnrolmentToken } from './enrolment-token';
 export { COORDINATOR_NAME } from './coordinator-name';
 export { Lifecycle, type Service, runUntilSignal } from './lifecycle';

@@ -7,7 +7,7 @@ import { parsePublicKey, parseSize, readLabels } from '@moefleet/runtime';
 import { collect, durationFrom } from '../argument';
 import { addCommonOptions, readCommonOptions } from '../config';
 import type { Context } from '../context';
-import { type BundleCargo, bundleCargo, cargoFile, checkBundlePlace, findBundle } from '../deploy/cargo-file';
+import { type BundleCargo, bundleCargo, type CargoFile, cargoFile, checkBundlePlace, findBundle } from '../deploy/cargo-file';
 import { deployHost, type HostOutcome } from '../deploy/deploy-host';
 import { DeployProgress } from '../deploy/deploy-progress';
 import { type HostReport, reportJson, reportText } from '../deploy/deploy-report';
@@ -71,13 +71,12 @@ async function deploySsh(context: Context, command: Command, run: Run): Promise<
   const bundleKey = readBundleKey(options['bundleKey'] as string | undefined, common.ca);
   const gateway = gatewayOf(options['coordinator'] as string | undefined, common.operator);
   const plans = targets.map((target) => wantedOf(target, options, gateway, bundleKey));
-  const models = new Map<string, ReturnType<typeof cargoFile>>();
+  const models = new Map<string, CargoFile>();
   const preparing = new ProgressLine(context.stderr);
   for (const { modelFile } of plans) {
     if (modelFile === null || models.has(modelFile)) continue;
     preparing.update(0, `reading ${modelFile}`);
-    models.set(modelFile, cargoFile(modelFile));
-    await models.get(modelFile);
+    models.set(modelFile, await cargoFile(modelFile));
   }
   preparing.end();
   const fleet: FleetView = gateway === 'none' ? NO_FLEET : await fleetView(run.operator, common.ca !== '', context.signal);
@@ -101,7 +100,7 @@ async function deploySsh(context: Context, command: Command, run: Run): Promise<
     const { wanted, modelFile } = plans[index]!;
     try {
       return await deployHost({
-        wanted, link, bundleFor, fleet, dryRun, model: modelFile === null ? null : await models.get(modelFile)!,
+        wanted, link, bundleFor, fleet, dryRun, model: modelFile === null ? null : models.get(modelFile)!,
         patienceMs: Number(options['patience']), nowMs: Date.now,
         onPhase: (phase, fraction) => {
           if (fraction === null) logs.write(id, `phase: ${phase}`);

@@ -1,13 +1,11 @@
 /** Files that are brought to devices: their SHA-256, as a whole and of a beginning, and a bundle in the form that a device can unpack. */
-import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { createReadStream, createWriteStream, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { createGzip, constants } from 'node:zlib';
-import * as zlib from 'node:zlib';
-import { parsePublicKey, readBundleManifest, verifyBundle } from '@moefleet/runtime';
+import { BundleError, decompressed, parsePublicKey, readBundleManifest, verifyBundle } from '@moefleet/runtime';
 import { UsageFailure } from '../failure';
 import type { Requirements } from './device-check';
 import type { DeviceFacts } from './device-facts';
@@ -19,6 +17,8 @@ export interface BundleCargo extends CargoFile {
   version: string;
   unpackedBytes: number;
   requires: Requirements;
+  /** The bundle as a device can unpack it. Throws DeployError. */
+  as(format: PackFormat): Promise<CargoFile>;
 }
 
 export type PackFormat = 'zst' | 'gz' | 'tar';
@@ -47,11 +47,12 @@ export function findBundle(place: string, arch: 'x64' | 'arm64'): { path: string
 }
 
 /** `publicKey`: text of the key that must have signed it; null: it may be unsigned. Throws DeployError. */
-export async function bundleCargo(path: string, publicKey: string | null): Promise<BundleCargo> {
+export async function bundleCargo(path: string, publicKey: string | null, cacheFolder = join(homedir(), '.cache', 'moefleet', 'bundles')): Promise<BundleCargo> {
   try {
     if (publicKey !== null) await verifyBundle(path, readFileSync(`${path}.minisig`, 'utf8'), parsePublicKey(publicKey));
     const { version, requires, files } = await readBundleManifest(path);
-    return { ...await cargoFile(path), version, requires, unpackedBytes: Object.values(files).reduce((sum, { bytes }) => sum + bytes, 0) };
+    const file = await cargoFile(path);
+    return { ...file, version, requires, unpackedBytes: Object.values(files).reduce((sum, { bytes }) => sum + bytes, 0), as: repacking(file, cacheFolder) };
   } catch (cause) {
     throw new DeployError(`the bundle ${path}: ${(cause as Error).message}`, 'make it anew: npm run bundle   (with --key FILE where it is to be signed)', { cause });
   }
@@ -68,29 +69,27 @@ export function formatFor(tools: DeviceFacts['tools']): PackFormat {
   return tools.zstd ? 'zst' : tools.gzip ? 'gz' : 'tar';
 }
 
-/** The bundle as `format`, made once and kept in the cache folder. */
-export async function bundleAs(bundle: BundleCargo, format: PackFormat, cacheFolder = join(homedir(), '.cache', 'moefleet', 'bundles')): Promise<string> {
-  if (format === 'zst') return bundle.path;
+/** Made once, however many hosts ask for it at a time, and kept in the cache folder. */
+function repacking(bundle: CargoFile, cacheFolder: string): BundleCargo['as'] {
+  const made = new Map<PackFormat, Promise<CargoFile>>([['zst', Promise.resolve(bundle)]]);
+  return (format) => {
+    if (!made.has(format)) made.set(format, repacked(bundle, format, cacheFolder).then(cargoFile));
+    return made.get(format)!;
+  };
+}
+
+async function repacked(bundle: CargoFile, format: PackFormat, cacheFolder: string): Promise<string> {
   const target = join(cacheFolder, `${bundle.sha256}.tar${format === 'gz' ? '.gz' : ''}`);
   if (existsSync(target)) return target;
   mkdirSync(cacheFolder, { recursive: true });
   const part = `${target}.${process.pid}`;
   try {
-    const packed = createReadStream(bundle.path);
-    // Node.js knows zstd from 22.15 on.
-    const { createZstdDecompress } = zlib as { createZstdDecompress?: () => NodeJS.ReadWriteStream };
-    const gzip = format === 'gz' ? [createGzip({ level: constants.Z_BEST_SPEED })] : [];
-    if (createZstdDecompress) {
-      await pipeline([packed, createZstdDecompress(), ...gzip, createWriteStream(part)] as never);
-    } else {
-      const child = spawn('zstd', ['-dcq'], { stdio: ['pipe', 'pipe', 'inherit'] });
-      const ended = new Promise<void>((resolve, reject) => {
-        child.once('error', (cause) => reject(new DeployError('the device has no zstd, and neither has this machine', 'install it on either: apt-get install zstd', { cause })));
-        child.once('close', (code) => (code === 0 ? resolve() : reject(new DeployError(`zstd ended with code ${code} on ${bundle.path}`, 'make the bundle anew: npm run bundle'))));
-      });
-      await Promise.all([ended, pipeline(packed, child.stdin).catch(() => {}), pipeline([child.stdout, ...gzip, createWriteStream(part)] as never)]);
-    }
+    if (format === 'gz') await pipeline(decompressed(bundle.path), createGzip({ level: constants.Z_BEST_SPEED }), createWriteStream(part));
+    else await pipeline(decompressed(bundle.path), createWriteStream(part));
     renameSync(part, target);
+  } catch (cause) {
+    if (cause instanceof BundleError) throw new DeployError(`the device has no zstd, and here: ${cause.message}`, 'install it on either: apt-get install zstd; or make the bundle anew: npm run bundle', { cause });
+    throw cause;
   } finally {
     rmSync(part, { force: true });
   }

@@ -2,12 +2,11 @@
  * One host from its first answer to its first token: look, decide, copy, install, enrol, start, see it serve. Each step can
  * be done twice; a run that was cut off is gone on with by the next.
  */
-import { statSync } from 'node:fs';
 import { formatSize } from '@moefleet/runtime';
 import { bytesNeeded, type Cargo, planDeploy, type Step, stepText } from './deploy-plan';
 import { DeployError } from './deploy-error';
 import { deployFile } from './deploy-files';
-import { type BundleCargo, bundleAs, type CargoFile, fileSha256, formatFor, type PackFormat } from './cargo-file';
+import { type BundleCargo, type CargoFile, fileSha256, formatFor } from './cargo-file';
 import { checkDevice, type Finding } from './device-check';
 import { bundleArch, type DeviceFacts, parseFacts } from './device-facts';
 import type { FleetView } from './fleet-view';
@@ -102,31 +101,28 @@ async function carryOut(step: Step, job: HostJob, facts: DeviceFacts, bundle: Bu
 }
 
 async function copyBundle(job: HostJob, facts: DeviceFacts, bundle: BundleCargo): Promise<void> {
-  const format: PackFormat = formatFor(facts.tools);
-  const path = await bundleAs(bundle, format);
-  const sha256 = format === 'zst' ? bundle.sha256 : await fileSha256(path);
+  const format = formatFor(facts.tools);
   const part = `${facts.prefix}/incoming/${bundle.sha256.slice(0, 12)}.tar.${format}`;
-  await copy(job, facts, path, sha256, part, 'bundle');
+  await copy(job, facts, await bundle.as(format), part, 'bundle');
   await install(job, facts, 'bundle', [part, format, bundle.sha256]);
 }
 
 async function copyModel(job: HostJob, facts: DeviceFacts, model: CargoFile, name: string): Promise<void> {
   const part = `${facts.state}/models/${name}.${model.sha256.slice(0, 12)}.part`;
-  await copy(job, facts, model.path, model.sha256, part, 'model');
+  await copy(job, facts, model, part, 'model');
   await install(job, facts, 'model', [part, name, model.sha256]);
 }
 
 /** Goes on after what has arrived, where that is the beginning of the same file. */
-async function copy(job: HostJob, facts: DeviceFacts, local: string, sha256: string, part: string, what: string): Promise<void> {
-  const { size } = statSync(local);
+async function copy(job: HostJob, facts: DeviceFacts, { path, bytes, sha256 }: CargoFile, part: string, what: string): Promise<void> {
   const [arrived = '0', hash = '-'] = (await install(job, facts, 'part', [part])).trim().split(' ');
   let offset = Number(arrived);
-  if (!(offset > 0 && offset <= size && await fileSha256(local, offset) === hash)) {
+  if (!(offset > 0 && offset <= bytes && await fileSha256(path, offset) === hash)) {
     if (offset > 0) await install(job, facts, 'forget', [part]);
     offset = 0;
   }
   if (offset > 0) job.onPhase(`${what}: goes on at ${formatSize(offset)}`, null);
-  if (offset < size) await job.link.append(local, part, offset, (sent) => job.onPhase(what, sent / size));
+  if (offset < bytes) await job.link.append(path, part, offset, (sent) => job.onPhase(what, sent / bytes));
   job.onPhase(`${what}: verify`, null);
   await install(job, facts, 'whole', [part, sha256]);
 }

@@ -147,11 +147,14 @@ function innerPath(path: string): string {
   return path.slice(path.indexOf('/') + 1);
 }
 
-/** Node knows zstd from 22.15 on, as a bundle's own does; elsewhere the `zstd` program is asked. */
-async function* decompressed(path: string): AsyncGenerator<Buffer> {
+/**
+ * What a `.zst` file holds, as it is decompressed. Node knows zstd from 22.15 on, as a bundle's own does; elsewhere the
+ * `zstd` program is asked. Throws BundleError.
+ */
+export async function* decompressed(path: string): AsyncGenerator<Buffer> {
   const { createZstdDecompress } = zlib as { createZstdDecompress?: () => NodeJS.ReadWriteStream };
-  const file = createReadStream(path, { highWaterMark: 1 << 18 });
   if (createZstdDecompress) {
+    const file = createReadStream(path, { highWaterMark: 1 << 18 });
     // Whoever reads learns of an error of either stream from the second.
     const stream = pipeline(file, createZstdDecompress(), () => {});
     try {
@@ -165,7 +168,6 @@ async function* decompressed(path: string): AsyncGenerator<Buffer> {
     return;
   }
   const child = spawn('zstd', ['-dcq', '--', path], { stdio: ['ignore', 'pipe', 'pipe'] });
-  file.destroy();
   let complaint = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => { complaint = (complaint + text).slice(-500); });
   const ended = new Promise<number | null>((resolve, reject) => {
