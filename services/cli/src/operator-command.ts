@@ -1,12 +1,14 @@
 /** What all commands that talk to a coordinator share: their connection, its end, and where their output goes. */
 import type { Command } from 'commander';
-import { addCommonOptions, readCommonOptions } from './config';
+import { addCommonOptions, type CommonOptions, readCommonOptions } from './config';
 import type { Context } from './context';
 import { readOperatorChannel } from './operator-channel';
 import { OperatorConnection } from './operator-connection';
 
 export interface Run {
   operator: OperatorConnection;
+  /** how the coordinator is reached */
+  common: CommonOptions;
   json: boolean;
   args: string[];
   /** `args` with those of a last argument that takes many one by one */
@@ -37,7 +39,7 @@ export function operatorAction(context: Context): Action {
     const operator = new OperatorConnection(common.operator, context.signal, readOperatorChannel(common.ca, common.token));
     try {
       await work({
-        operator,
+        operator, common,
         json: common.json,
         args: command.processedArgs.filter((value) => value !== undefined).map(String),
         words: command.processedArgs.flat().filter((value) => value !== undefined).map(String),

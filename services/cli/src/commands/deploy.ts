@@ -5,7 +5,7 @@ import { basename, dirname, join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { parsePublicKey, parseSize, readLabels } from '@moefleet/runtime';
 import { collect, durationFrom } from '../argument';
-import { addCommonOptions, readCommonOptions } from '../config';
+import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { type BundleCargo, bundleCargo, type CargoFile, cargoFile, checkBundlePlace, findBundle } from '../deploy/cargo-file';
 import { deployHost, type HostOutcome } from '../deploy/deploy-host';
@@ -55,19 +55,15 @@ Examples:
   moefleet deploy ssh --inventory hosts.ini --limit jetson --model model.gguf --concurrency 16
   moefleet deploy ssh pi@board-1 --model model.gguf --set MOEFLEET_LANES=2 --set OTEL_EXPORTER_OTLP_ENDPOINT=http://10.0.0.1:4318
 `);
-  addCommonOptions(ssh, { operator: true }).action(async (...given: unknown[]) => {
-    const command = given.at(-1) as Command;
-    await operatorAction(context)((run) => deploySsh(context, command, run))(...given);
-  });
+  addCommonOptions(ssh, { operator: true }).action(operatorAction(context)((run) => deploySsh(context, run)));
 }
 
-async function deploySsh(context: Context, command: Command, run: Run): Promise<void> {
-  const { options } = run;
+async function deploySsh(context: Context, run: Run): Promise<void> {
+  const { options, common } = run;
   const targets = readHosts(run.words, options);
   const ssh = readSsh(options);
   const bundlePlace = String(options['bundle'] ?? BUNDLE_FOLDER);
   checkBundlePlace(bundlePlace);
-  const common = readCommonOptions(command, context.env);
   const bundleKey = readBundleKey(options['bundleKey'] as string | undefined, common.ca);
   const gateway = gatewayOf(options['coordinator'] as string | undefined, common.operator);
   const plans = targets.map((target) => wantedOf(target, options, gateway, bundleKey));

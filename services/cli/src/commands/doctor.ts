@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { mergeSettings } from '@moefleet/runtime';
-import { addCommonOptions, readCommonOptions } from '../config';
+import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { deployFile } from '../deploy/deploy-files';
 import { parseFacts } from '../deploy/device-facts';
@@ -39,15 +39,11 @@ Examples:
   moefleet doctor --ssh pi@board-1 --json
   moefleet doctor --coordinator --redis-url redis://10.0.0.2:6379 --tls-dir fleet
 `);
-  addCommonOptions(doctor, { operator: true }).action(async (...given: unknown[]) => {
-    const command = given.at(-1) as Command;
-    await operatorAction(context)((run) => diagnose(context, command, run))(...given);
-  });
+  addCommonOptions(doctor, { operator: true }).action(operatorAction(context)((run) => diagnose(context, run)));
 }
 
-async function diagnose(context: Context, command: Command, run: Run): Promise<void> {
-  const { options } = run;
-  const common = readCommonOptions(command, context.env);
+async function diagnose(context: Context, run: Run): Promise<void> {
+  const { options, common } = run;
   const deviceId = options['device'] as string | undefined;
   const parts: Promise<Check[]>[] = [];
   if (options['coordinator']) parts.push(checkCoordinatorHere(context, options));

@@ -6,7 +6,7 @@ import { gzipSync } from 'node:zlib';
 import type { Command } from 'commander';
 import { TAR_END, tarHeader, tarPadding, VERSION } from '@moefleet/runtime';
 import { collect } from '../argument';
-import { addCommonOptions, readCommonOptions } from '../config';
+import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { deployFile } from '../deploy/deploy-files';
 import { parseFacts } from '../deploy/device-facts';
@@ -38,19 +38,15 @@ Examples:
   moefleet support-bundle
   moefleet support-bundle --ssh pi@board-1 --log /var/log/moefleet-coordinator.log --out case.tar.gz
 `);
-  addCommonOptions(command, { operator: true }).action(async (...given: unknown[]) => {
-    const at = given.at(-1) as Command;
-    await operatorAction(context)((run) => gather(context, at, run))(...given);
-  });
+  addCommonOptions(command, { operator: true }).action(operatorAction(context)((run) => gather(context, run)));
 }
 
-async function gather(context: Context, command: Command, run: Run): Promise<void> {
-  const { operator, options } = run;
+async function gather(context: Context, run: Run): Promise<void> {
+  const { operator, options, common } = run;
   const now = new Date();
   const name = `moefleet-support-${now.toISOString().slice(0, 19).replace(/[:T]/g, '-')}`;
   const out = String(options['out'] ?? `${name}.tar.gz`);
   refuseExisting('--out', out);
-  const common = readCommonOptions(command, context.env);
   const parts = new SupportParts([...secretsOf(context.env), ...(common.token === null ? [] : [common.token])]);
   parts.json('versions.json', versions());
   parts.json('environment.json', environment(context.env));

@@ -1,7 +1,7 @@
 /** `moefleet undeploy ssh`: takes everything away that `deploy ssh` has put there. */
 import { setMaxListeners } from 'node:events';
 import type { Command } from 'commander';
-import { addCommonOptions, readCommonOptions } from '../config';
+import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { deployFile } from '../deploy/deploy-files';
 import { parseFacts } from '../deploy/device-facts';
@@ -29,17 +29,13 @@ Examples:
   moefleet undeploy ssh pi@board-1
   moefleet undeploy ssh --inventory hosts.ini --limit jetson --keep-device --json
 `);
-  addCommonOptions(ssh, { operator: true }).action(async (...given: unknown[]) => {
-    const command = given.at(-1) as Command;
-    await operatorAction(context)((run) => undeploySsh(context, command, run))(...given);
-  });
+  addCommonOptions(ssh, { operator: true }).action(operatorAction(context)((run) => undeploySsh(context, run)));
 }
 
-async function undeploySsh(context: Context, command: Command, run: Run): Promise<void> {
-  const { options } = run;
+async function undeploySsh(context: Context, run: Run): Promise<void> {
+  const { options, common } = run;
   const targets = readHosts(run.words, options);
   const ssh = readSsh(options);
-  const common = readCommonOptions(command, context.env);
   // Without an authority nobody has an identity that could be taken.
   const fleet = options['keepDevice'] || common.ca === '' ? NO_FLEET : await fleetView(run.operator, true, context.signal).catch((cause: Error) => {
     throw new Failure(`${cause.message}; to take the agents away all the same: --keep-device`, undefined, { cause });
