@@ -27,6 +27,14 @@ export class LiveText {
     this.draw();
   }
 
+  /** Takes them away; what is written next stands in their place. */
+  clear(): void {
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    if (this.drawn > 0) this.terminal.write(`\x1b[${this.drawn}A\r\x1b[J`);
+    this.drawn = 0;
+  }
+
   private draw(): void {
     this.timer = undefined;
     this.drawnMs = Date.now();

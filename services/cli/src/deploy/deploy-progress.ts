@@ -1,30 +1,24 @@
 /** Where each host is: a table that rewrites itself on a terminal, a line per change elsewhere. */
-import type { Writable } from 'node:stream';
+import { LiveText, type Terminal } from '../live-text';
 
-const TERMINAL_EVERY_MS = 150;
 const SHARE_EVERY_MS = 5000;
 
 interface Row { phase: string; fraction: number | null; saidMs: number; saidPhase: string; }
 
 export class DeployProgress {
   private readonly rows = new Map<string, Row>();
-  private drawnLines = 0;
-  private drawnMs = -Infinity;
+  private readonly live: LiveText | null;
 
-  constructor(private readonly stream: Writable & { isTTY?: boolean; rows?: number }, ids: readonly string[], private readonly nowMs: () => number = Date.now) {
+  constructor(private readonly stream: Terminal, ids: readonly string[], private readonly nowMs: () => number = Date.now) {
     for (const id of ids) this.rows.set(id, { phase: 'waiting', fraction: null, saidMs: 0, saidPhase: '' });
+    this.live = stream.isTTY ? new LiveText(stream, (most) => this.lines(most)) : null;
   }
 
   update(id: string, phase: string, fraction: number | null = null): void {
     const row = this.rows.get(id)!;
-    const news = row.phase !== phase;
     Object.assign(row, { phase, fraction });
+    if (this.live) return this.live.refresh();
     const now = this.nowMs();
-    if (this.stream.isTTY) {
-      if (!news && now - this.drawnMs < TERMINAL_EVERY_MS) return;
-      this.drawnMs = now;
-      return this.draw();
-    }
     if (row.saidPhase === phase && (fraction === null || now - row.saidMs < SHARE_EVERY_MS)) return;
     Object.assign(row, { saidMs: now, saidPhase: phase });
     this.stream.write(`${id}: ${rowText(row)}\n`);
@@ -32,13 +26,11 @@ export class DeployProgress {
 
   /** Takes the table away; what follows is the report. */
   end(): void {
-    if (this.drawnLines > 0) this.stream.write(`\x1b[${this.drawnLines}A\x1b[J`);
-    this.drawnLines = 0;
+    this.live?.clear();
   }
 
   /** Those that wait and those that are done are counted where the terminal has too few rows for all. */
-  private draw(): void {
-    const most = Math.max(4, (this.stream.rows ?? 24) - 2);
+  private lines(most: number): string[] {
     const all = [...this.rows];
     const shown = all.length <= most ? all : all.filter(([, { phase }]) => !['waiting', 'done', 'failed'].includes(phase)).slice(0, most - 1);
     const width = Math.max(...all.map(([id]) => id.length));
@@ -47,8 +39,7 @@ export class DeployProgress {
       const count = (phase: string) => all.filter(([, row]) => row.phase === phase).length;
       lines.push(`${all.length} hosts: ${count('done')} done, ${count('failed')} failed, ${count('waiting')} waiting`);
     }
-    this.stream.write(`${this.drawnLines > 0 ? `\x1b[${this.drawnLines}A` : ''}\x1b[J${lines.join('\n')}\n`);
-    this.drawnLines = lines.length;
+    return lines;
   }
 }
 
