@@ -1,14 +1,15 @@
 /** `moefleet agent push` and `moefleet agent upgrade`: releases of the agent, and which of them devices run. */
-import { createHash } from 'node:crypto';
-import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs';
+import { createReadStream, existsSync, readFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
 import { BundleError, formatSize, parseVersion, readBundleManifest } from '@moefleet/runtime';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
+import { cargoFile } from '../deploy/cargo-file';
 import { Failure, UsageFailure } from '../failure';
 import { jsonText, toJson } from '../json-text';
 import { operatorAction } from '../operator-command';
+import { ProgressLine } from '../progress-line';
 import { table } from '../table';
 import { changing } from './change';
 
@@ -25,17 +26,14 @@ upgraded by pushing: see \`moefleet agent upgrade\`.
 
 Examples:
   moefleet agent push dist-bundle/moefleet-agent-0.2.0-linux-*.tar.zst
-`), { operator: true }).action(action(async ({ operator, words, json, out, note }) => {
+`), { operator: true }).action(action(async ({ operator, words, json, out }) => {
     const pushed = [];
     for (const file of words) {
       const artifact = await describeBundle(file);
-      const begun = Date.now();
-      let told = begun;
-      pushed.push(await operator.putArtifact(artifact, createReadStream(file, { highWaterMark: 1 << 18 }) as AsyncIterable<Buffer>, (sent) => {
-        if (Date.now() - told < 1000 || Date.now() - begun < 2000) return;
-        told = Date.now();
-        note(`${artifact.name}: ${formatSize(sent)} of ${formatSize(Number(artifact.bytes))}\n`);
-      }));
+      const bytes = Number(artifact.bytes);
+      const line = new ProgressLine(context.stderr);
+      pushed.push(await operator.putArtifact(artifact, createReadStream(file, { highWaterMark: 1 << 18 }) as AsyncIterable<Buffer>,
+        (sent) => line.update(sent / bytes, `sending ${artifact.name}`, `${formatSize(sent)} of ${formatSize(bytes)}`)).finally(() => line.end()));
     }
     out(json ? jsonText({ artifacts: pushed.map((artifact) => toJson(artifact)) }) : pushed.map(({ name, bytes }) => `${name}  ${formatSize(Number(bytes))}\n`).join(''));
   }));
@@ -92,7 +90,6 @@ async function describeBundle(file: string) {
   if (basename(file) !== name) throw new UsageFailure(`${file} holds ${version} for ${arch}; call it ${name}`);
   const signatureFile = `${file}.minisig`;
   if (!existsSync(signatureFile)) throw new UsageFailure(`${signatureFile}: no such file; devices refuse a bundle that is not signed: build it with --key`);
-  const hash = createHash('sha256');
-  for await (const part of createReadStream(file, { highWaterMark: 1 << 20 })) hash.update(part as Buffer);
-  return { name, bytes: BigInt(statSync(file).size), sha256: hash.digest('hex'), signature: readFileSync(signatureFile, 'utf8'), addedMs: 0n };
+  const { bytes, sha256 } = await cargoFile(file);
+  return { name, bytes: BigInt(bytes), sha256, signature: readFileSync(signatureFile, 'utf8'), addedMs: 0n };
 }
