@@ -1,5 +1,5 @@
 /** What a command's end tells the shell. */
-import { status } from '@grpc/grpc-js';
+import { type ServiceError, status } from '@grpc/grpc-js';
 import { ConfigError } from '@moefleet/runtime';
 import { InvalidArgumentError } from 'commander';
 
@@ -34,6 +34,11 @@ export function describeError(error: unknown): { line: string; exitCode: number 
   if (error instanceof Failure) return { line, exitCode: error.exitCode };
   if (error instanceof ConfigError || error instanceof InvalidArgumentError) return { line, exitCode: EXIT.usage };
   return { line, exitCode: EXIT.failed };
+}
+
+/** The status that a call of the coordinator ended with; undefined for a failure of another kind. */
+export function statusOf(error: unknown): status | undefined {
+  return error instanceof Failure ? (error.cause as Partial<ServiceError> | undefined)?.code : undefined;
 }
 
 /** Exit code for a status the coordinator answered with. */

@@ -14,7 +14,7 @@ import {
   type StagedRollout, type StartRolloutRequest, type WatchDevicesRequest, type WatchDevicesResponse,
   type DeleteWindowsResponse, type ListWindowsResponse, type RouterWindow, WindowServiceClient,
 } from '@moefleet/proto';
-import { EXIT, exitCodeOfStatus, Failure } from './failure';
+import { EXIT, exitCodeOfStatus, Failure, statusOf } from './failure';
 import { type OperatorChannel, PLAINTEXT } from './operator-channel';
 
 const UNARY_DEADLINE_MS = 10_000;
@@ -76,9 +76,7 @@ export class OperatorConnection {
   }
 
   async getDevice(deviceId: string): Promise<Device> {
-    const { device } = await this.unary(this.client.getDevice.bind(this.client), { deviceId }, {
-      [status.NOT_FOUND]: `no device "${deviceId}"; list them with: moefleet devices`,
-    });
+    const { device } = await this.unary(this.client.getDevice.bind(this.client), { deviceId }, unknownDevice(deviceId));
     if (!device) throw new Failure(`the coordinator at ${this.address} answered without a device`);
     return device;
   }
@@ -147,7 +145,7 @@ export class OperatorConnection {
     try {
       return (await this.unary(this.rollouts.getKillSwitch.bind(this.rollouts), {})).killSwitch ?? null;
     } catch (error) {
-      if (error instanceof Failure && (error.cause as ServiceError | undefined)?.code === status.UNIMPLEMENTED) return null;
+      if (statusOf(error) === status.UNIMPLEMENTED) return null;
       throw error;
     }
   }
@@ -176,9 +174,7 @@ export class OperatorConnection {
   }
 
   async deviceHistory(deviceId: string): Promise<GetDeviceHistoryResponse> {
-    return this.unary(this.fleet.getDeviceHistory.bind(this.fleet), { deviceId }, {
-      [status.NOT_FOUND]: `no device "${deviceId}"; list them with: moefleet devices`,
-    });
+    return this.unary(this.fleet.getDeviceHistory.bind(this.fleet), { deviceId }, unknownDevice(deviceId));
   }
 
   async acceptRestore(deviceId: string, why: string): Promise<string[]> {
@@ -209,7 +205,7 @@ export class OperatorConnection {
   }
 
   async explainConfig(deviceId: string): Promise<ExplainConfigResponse> {
-    return this.unary(this.inventory.explainConfig.bind(this.inventory), { deviceId }, { [status.NOT_FOUND]: `no device "${deviceId}"; list them with: moefleet devices` });
+    return this.unary(this.inventory.explainConfig.bind(this.inventory), { deviceId }, unknownDevice(deviceId));
   }
 
   /** Without a deadline; ends by the signal, or when the coordinator goes. */
@@ -241,7 +237,7 @@ export class OperatorConnection {
   }
 
   async explainLearner(deviceId: string): Promise<ExplainLearnerResponse> {
-    return this.unary(this.knowledge.explainLearner.bind(this.knowledge), { deviceId }, { [status.NOT_FOUND]: `no device "${deviceId}"; list them with: moefleet devices` });
+    return this.unary(this.knowledge.explainLearner.bind(this.knowledge), { deviceId }, unknownDevice(deviceId));
   }
 
   async listArtifacts(): Promise<Artifact[]> {

@@ -1,13 +1,13 @@
 /** `moefleet devices watch`: the fleet as it changes, as a live table or as JSON, one object per line. */
 import type { Command } from 'commander';
-import { status, type ServiceError } from '@grpc/grpc-js';
+import { status } from '@grpc/grpc-js';
 import { type Device, type LabelSelector, SpecState } from '@moefleet/proto';
 import { backoffMs } from '@moefleet/runtime';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { deviceJson } from '../device-view';
-import { Failure } from '../failure';
+import { type Failure, statusOf } from '../failure';
 import { enumName, toJson } from '../json-text';
 import { LiveText, type Terminal } from '../live-text';
 import { commandGroup, operatorAction, type Run } from '../operator-command';
@@ -78,7 +78,7 @@ async function watchDevices(context: Context, run: Run, selector: LabelSelector 
 }
 
 function passes(error: unknown): boolean {
-  const code = (error instanceof Failure ? error.cause as ServiceError | undefined : undefined)?.code;
+  const code = statusOf(error);
   return code !== undefined && PASSES.includes(code);
 }
 

@@ -1,8 +1,8 @@
 /** What a deployment needs of the fleet: a token for a device, and the coordinator's word that the device runs. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type ServiceError, status } from '@grpc/grpc-js';
+import { status } from '@grpc/grpc-js';
 import { type Device, SpecState } from '@moefleet/proto';
-import { Failure } from '../failure';
+import { statusOf } from '../failure';
 import type { OperatorConnection } from '../operator-connection';
 import { DeployError } from './deploy-error';
 
@@ -44,7 +44,7 @@ export async function fleetView(operator: OperatorConnection, enrols: boolean, s
           const device = await operator.getDevice(id);
           why = whyNotApplied(device);
         } catch (error) {
-          if (!(error instanceof Failure) || (error.cause as ServiceError | undefined)?.code !== status.NOT_FOUND) throw error;
+          if (statusOf(error) !== status.NOT_FOUND) throw error;
           why = 'it has not connected to the coordinator';
         }
         if (why === '') return;
@@ -56,7 +56,7 @@ export async function fleetView(operator: OperatorConnection, enrols: boolean, s
         await operator.unary(identity.releaseDevice.bind(identity), { deviceId: id, why: 'undeployed' });
         return true;
       } catch (error) {
-        if ((error as { cause?: ServiceError }).cause?.code === status.NOT_FOUND) return false;
+        if (statusOf(error) === status.NOT_FOUND) return false;
         throw error;
       }
     },
