@@ -10,6 +10,7 @@ import type { Context } from '../context';
 import { type BundleCargo, bundleCargo, type CargoFile, cargoFile, checkBundlePlace, findBundle } from '../deploy/cargo-file';
 import { deployHost, type HostOutcome } from '../deploy/deploy-host';
 import { DeployProgress } from '../deploy/deploy-progress';
+import { SERVICE_USER } from '../deploy/device-scripts';
 import { type HostReport, reportJson, reportText } from '../deploy/deploy-report';
 import { fanOut } from '../deploy/fan-out';
 import { type FleetView, fleetView, NO_FLEET } from '../deploy/fleet-view';
@@ -36,7 +37,7 @@ export function addDeploy(program: Command, context: Context): void {
     .option('--labels <k=v,...>', 'labels that selectors match')
     .option('--cache <size>', 'most memory for experts, such as 2GiB; auto: half of what is free', 'auto')
     .option('--memory-limit <limit>', 'of the service\'s control group: a percentage of the memory or a size', '80%')
-    .option('--user <name>', 'service user that the agent runs as; made where it does not exist', 'moefleet')
+    .option('--user <name>', 'service user that the agent runs as; made where it does not exist', SERVICE_USER)
     .option('--http <host:port>', 'address of the agent\'s HTTP API on the device', '127.0.0.1:8400')
     .option('--set <NAME=value>', 'any other setting of the agent by its environment variable (moefleet agent run --help); may be given several times', collect)
     .option('--bundle <place>', 'a bundle, or a folder of them (default: dist-bundle, where npm run bundle puts them)')

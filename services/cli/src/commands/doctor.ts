@@ -1,12 +1,10 @@
 /** `moefleet doctor`: what is missing or slow, on this machine, at the coordinator, on a device, and what mends it. */
-import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { mergeSettings } from '@moefleet/runtime';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
-import { deployFile } from '../deploy/deploy-files';
-import { parseFacts } from '../deploy/device-facts';
+import { probe, probeHere } from '../deploy/device-scripts';
 import { type HostTarget, parseDestination } from '../deploy/host-target';
 import { SshLink, type SshOptions } from '../deploy/ssh-link';
 import { type Check, checksText } from '../doctor/check';
@@ -45,12 +43,12 @@ Examples:
 async function diagnose(context: Context, run: Run): Promise<void> {
   const { options, common } = run;
   const deviceId = options['device'] as string | undefined;
-  const parts: Promise<Check[]>[] = [];
+  const parts: (Check[] | Promise<Check[]>)[] = [];
   if (options['coordinator']) parts.push(checkCoordinatorHere(context, options));
   if (deviceId !== undefined) parts.push(checkFleet(run.operator, common.operator, deviceId, Date.now));
   if (options['ssh'] !== undefined) parts.push(lookOverSsh(context, parseDestination(String(options['ssh'])), readSsh(options)));
   if (options['here']) parts.push(lookHere());
-  if (parts.length === 0) parts.push(Promise.resolve(checkThisMachine(REPOSITORY, common.ca, Date.now())), checkFleet(run.operator, common.operator, undefined, Date.now));
+  if (parts.length === 0) parts.push(checkThisMachine(REPOSITORY, common.ca, Date.now()), checkFleet(run.operator, common.operator, undefined, Date.now));
   const checks = (await Promise.all(parts)).flat();
   run.out(run.json ? jsonText({ checks }) : checksText(checks));
   if (checks.some(({ state }) => state === 'broken')) context.setExitCode(EXIT.failed);
@@ -68,7 +66,7 @@ async function lookOverSsh(context: Context, target: HostTarget, ssh: SshOptions
   const link = new SshLink(target, ssh, context.signal, () => {});
   try {
     await link.open();
-    return checkDeviceMachine(target.id, parseFacts(await link.script('check', deployFile('device/probe.sh'), ['moefleet', '', 'yes'])), Date.now());
+    return checkDeviceMachine(target.id, await probe(link, { flash: true }), Date.now());
   } catch (error) {
     const { message, remedy } = error as { message: string; remedy?: string };
     return [{ state: 'broken', subject: target.id, check: 'ssh', found: message, remedy: remedy ?? '' }];
@@ -77,7 +75,6 @@ async function lookOverSsh(context: Context, target: HostTarget, ssh: SshOptions
   }
 }
 
-async function lookHere(): Promise<Check[]> {
-  const { stdout } = spawnSync('sh', ['-s', '--', 'moefleet', '', 'yes'], { input: deployFile('device/probe.sh'), encoding: 'utf8' });
-  return checkDeviceMachine('this device', parseFacts(stdout), Date.now());
+function lookHere(): Check[] {
+  return checkDeviceMachine('this device', probeHere({ flash: true }), Date.now());
 }

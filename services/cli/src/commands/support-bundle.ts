@@ -8,8 +8,7 @@ import { TAR_END, tarHeader, tarPadding, VERSION } from '@moefleet/runtime';
 import { collect } from '../argument';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
-import { deployFile } from '../deploy/deploy-files';
-import { parseFacts } from '../deploy/device-facts';
+import { installStep, probe, SERVICE_USER } from '../deploy/device-scripts';
 import { parseDestination } from '../deploy/host-target';
 import { SshLink } from '../deploy/ssh-link';
 import { deviceJson } from '../device-view';
@@ -83,9 +82,9 @@ async function fromDevice(context: Context, parts: SupportParts, host: string, o
   try {
     await parts.attempt(`${folder}/facts.json`, async () => {
       await link.open();
-      const facts = parseFacts(await link.script('check', deployFile('device/probe.sh'), ['moefleet', '', 'no']));
+      const facts = await probe(link, { flash: false });
       const by = facts.systemd === null ? 'launcher' : 'systemd';
-      await parts.attempt(`${folder}/agent.log`, () => link.script('log', `content=\n${deployFile('device/install.sh')}`, ['log', facts.prefix, facts.config, facts.state, 'moefleet', by, '2000']));
+      await parts.attempt(`${folder}/agent.log`, () => installStep(link, facts, SERVICE_USER, 'log', [by, '2000']));
       await parts.attempt(`${folder}/agent.env`, () => link.script('settings', 'cat "$1"', [`${facts.config}/agent.env`]));
       return facts;
     });

@@ -3,9 +3,8 @@ import { setMaxListeners } from 'node:events';
 import type { Command } from 'commander';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
-import { deployFile } from '../deploy/deploy-files';
-import { parseFacts } from '../deploy/device-facts';
 import { DeployProgress } from '../deploy/deploy-progress';
+import { installStep, probe, SERVICE_USER } from '../deploy/device-scripts';
 import { fanOut } from '../deploy/fan-out';
 import { fleetView, NO_FLEET } from '../deploy/fleet-view';
 import { HostLogs } from '../deploy/host-log';
@@ -50,9 +49,9 @@ async function undeploySsh(context: Context, run: Run): Promise<void> {
     try {
       progress.update(id, 'connect');
       await link.open();
-      const facts = parseFacts(await link.script('check', deployFile('device/probe.sh'), ['moefleet', '', 'no']));
+      const facts = await probe(link, { flash: false });
       progress.update(id, 'remove');
-      const said = await link.script('remove', deployFile('device/install.sh'), ['remove', facts.prefix, facts.config, facts.state, 'moefleet']);
+      const said = await installStep(link, facts, SERVICE_USER, 'remove');
       progress.update(id, 'release');
       const released = await fleet.release(id);
       progress.update(id, 'done');

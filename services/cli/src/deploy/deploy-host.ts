@@ -8,7 +8,8 @@ import { DeployError } from './deploy-error';
 import { deployFile } from './deploy-files';
 import { type BundleCargo, type CargoFile, fileSha256, formatFor } from './cargo-file';
 import { checkDevice, type Finding } from './device-check';
-import { bundleArch, type DeviceFacts, parseFacts } from './device-facts';
+import { bundleArch, type DeviceFacts } from './device-facts';
+import { installStep, probe } from './device-scripts';
 import type { FleetView } from './fleet-view';
 import type { SshLink } from './ssh-link';
 import { serviceUser, type Wanted } from './wanted';
@@ -58,7 +59,7 @@ export async function deployHost(job: HostJob, partial: Partial<HostOutcome>): P
   };
   await phase('connect', () => link.open());
   const modelName = 'name' in wanted.model ? wanted.model.name : '';
-  const facts = await phase('check', async () => parseFacts(await link.script('check', deployFile('device/probe.sh'), [wanted.user, modelName, 'yes'])));
+  const facts = await phase('check', () => probe(link, { user: wanted.user, model: modelName, flash: true }));
   partial.facts = facts;
 
   const arch = bundleArch(facts.arch);
@@ -127,14 +128,12 @@ async function copy(job: HostJob, facts: DeviceFacts, { path, bytes, sha256 }: C
   await install(job, facts, 'whole', [part, sha256]);
 }
 
-/** By way of standard input, so that nothing of it shows in the device's list of processes. */
 async function writeFile(job: HostJob, facts: DeviceFacts, path: string, mode: string, owner: string, content: string): Promise<void> {
   await install(job, facts, 'file', [path, mode, owner], Buffer.from(content).toString('base64'));
 }
 
 function install(job: HostJob, facts: DeviceFacts, step: string, args: readonly string[], content = ''): Promise<string> {
-  const script = `content='${content}'\n${deployFile('device/install.sh')}`;
-  return job.link.script(step, script, [step, facts.prefix, facts.config, facts.state, serviceUser(job.wanted, facts), ...args]);
+  return installStep(job.link, facts, serviceUser(job.wanted, facts), step, args, content);
 }
 
 /** The device by its own HTTP API, the coordinator by its registry: both have to say so. */
