@@ -22,11 +22,12 @@ import { EXIT, UsageFailure } from '../failure';
 import { jsonText } from '../json-text';
 import { operatorAction, type Run } from '../operator-command';
 import { ProgressLine } from '../progress-line';
+import { REPOSITORY } from '../repository';
 import { readTextFile } from '../text-file';
 import { addHostOptions, readHosts, readSsh } from './deploy-hosts';
 
-/** Where `npm run bundle` puts bundles; this file lies in services/cli/{src,dist}/commands. */
-const BUNDLE_FOLDER = join(__dirname, '..', '..', '..', '..', 'dist-bundle');
+/** Where `npm run bundle` puts bundles. */
+const BUNDLE_FOLDER = join(REPOSITORY, 'dist-bundle');
 const DEFAULT_GATEWAY_PORT = 7400;
 
 export function addDeploy(program: Command, context: Context): void {

@@ -1,5 +1,4 @@
 /** `moefleet doctor`: what is missing or slow, on this machine, at the coordinator, on a device, and what mends it. */
-import { join } from 'node:path';
 import type { Command } from 'commander';
 import { mergeSettings } from '@moefleet/runtime';
 import { addCommonOptions } from '../config';
@@ -14,10 +13,8 @@ import { checkFleet, checkThisMachine } from '../doctor/operator-machine';
 import { EXIT } from '../failure';
 import { jsonText } from '../json-text';
 import { operatorAction, type Run } from '../operator-command';
+import { REPOSITORY } from '../repository';
 import { addSshOptions, readSsh } from './deploy-hosts';
-
-/** This file lies in services/cli/{src,dist}/commands. */
-const REPOSITORY = join(__dirname, '..', '..', '..', '..');
 
 export function addDoctor(program: Command, context: Context): void {
   const doctor = addSshOptions(program.command('doctor').description('what is missing or slow, and the command that mends it'))

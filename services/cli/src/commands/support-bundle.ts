@@ -1,7 +1,5 @@
 /** `moefleet support-bundle`: what somebody who helps needs to know, without what nobody else may. */
 import { writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
-import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import type { Command } from 'commander';
 import { TAR_END, tarHeader, tarPadding, VERSION } from '@moefleet/runtime';
@@ -9,6 +7,7 @@ import { collect } from '../argument';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { installStep, probe, SERVICE_USER } from '../deploy/device-scripts';
+import { DEPLOY_LOGS } from '../deploy/host-log';
 import { parseDestination } from '../deploy/host-target';
 import { SshLink } from '../deploy/ssh-link';
 import { deviceJson } from '../device-view';
@@ -16,11 +15,11 @@ import { checkFleet, checkThisMachine } from '../doctor/operator-machine';
 import { Failure } from '../failure';
 import { jsonText } from '../json-text';
 import { operatorAction, type Run } from '../operator-command';
+import { REPOSITORY } from '../repository';
 import { environment, latestDeployLogs, secretsOf, SupportParts, versions } from '../support/support-parts';
 import { refuseExisting } from '../text-file';
 import { addSshOptions, readSsh } from './deploy-hosts';
 
-const REPOSITORY = join(__dirname, '..', '..', '..', '..');
 const AUDIT_ENTRIES = 200;
 
 export function addSupportBundle(program: Command, context: Context): void {
@@ -55,7 +54,7 @@ async function gather(context: Context, run: Run): Promise<void> {
   await parts.attempt('fleet/devices.json', async () => ({ devices: (await operator.listDevices()).map(deviceJson) }));
   await parts.attempt('fleet/rollouts.json', async () => ({ rollouts: await operator.listRollouts() }));
   await parts.attempt('fleet/audit.json', () => latestAudit(operator));
-  for (const file of latestDeployLogs(join(context.env['HOME'] ?? homedir(), '.local', 'state', 'moefleet', 'deploy'))) await parts.log('deploy-logs', file);
+  for (const file of latestDeployLogs(DEPLOY_LOGS)) await parts.log('deploy-logs', file);
   for (const file of (options['log'] as string[] | undefined) ?? []) await parts.log('logs', file);
   for (const host of (options['ssh'] as string[] | undefined) ?? []) await fromDevice(context, parts, host, options);
 

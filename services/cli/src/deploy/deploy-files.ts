@@ -1,7 +1,6 @@
-/** The files of the folder `deploy` that are sent to devices. This file lies in services/cli/{src,dist}/deploy. */
+/** The files of the folder `deploy` that are sent to devices. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { REPOSITORY } from '../repository';
 
-const FOLDER = join(__dirname, '..', '..', '..', '..', 'deploy');
-
-export const deployFile = (path: string): string => readFileSync(join(FOLDER, path), 'utf8');
+export const deployFile = (path: string): string => readFileSync(join(REPOSITORY, 'deploy', path), 'utf8');

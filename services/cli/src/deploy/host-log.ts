@@ -3,11 +3,14 @@ import { appendFileSync, mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 
+/** A folder for each run, unless another is asked for. */
+export const DEPLOY_LOGS = join(homedir(), '.local', 'state', 'moefleet', 'deploy');
+
 export class HostLogs {
   readonly folder: string;
 
   constructor(folder: string | undefined, nowMs: number) {
-    this.folder = folder ?? join(homedir(), '.local', 'state', 'moefleet', 'deploy', new Date(nowMs).toISOString().replace(/[:.]/g, '-'));
+    this.folder = folder ?? join(DEPLOY_LOGS, new Date(nowMs).toISOString().replace(/[:.]/g, '-'));
     mkdirSync(this.folder, { recursive: true, mode: 0o700 });
   }
 
