@@ -1,5 +1,5 @@
 /** Files that a command reads or writes by name. */
-import { closeSync, existsSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { Failure, UsageFailure } from './failure';
 
 /** Throws UsageFailure naming the file. */
@@ -29,14 +29,25 @@ export function refuseExisting(flag: string, path: string): void {
 }
 
 /** Throws Failure naming the file; what was written by then stays. */
-export function writeNewFile(flag: string, path: string, parts: Iterable<string | Buffer>): void {
-  try {
-    const file = openSync(path, 'wx');
+export function writeNewFile(flag: string, path: string, parts: Iterable<string | Buffer>, mode = 0o666): void {
+  writing(flag, path, () => {
+    const file = openSync(path, 'wx', mode);
     try {
-      for (const part of parts) writeSync(file, Buffer.from(part));
+      for (const part of parts) writeFileSync(file, part);
     } finally {
       closeSync(file);
     }
+  });
+}
+
+/** In place of one that is there. Throws Failure naming the file. */
+export function writeFileOver(flag: string, path: string, text: string): void {
+  writing(flag, path, () => writeFileSync(path, text));
+}
+
+function writing(flag: string, path: string, write: () => void): void {
+  try {
+    write();
   } catch (error) {
     throw new Failure(`${flag}: cannot write ${path}: ${(error as Error).message}`, undefined, { cause: error });
   }

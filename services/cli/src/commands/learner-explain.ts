@@ -1,6 +1,5 @@
 /** `moefleet learner explain`: why a device got its λ and its capacities. */
 import type { Command } from 'commander';
-import { writeFile } from 'node:fs/promises';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
 import { Failure } from '../failure';
@@ -9,6 +8,7 @@ import { explain } from '../learner/explanation';
 import { explanationSvg } from '../learner/explanation-plot';
 import { explanationText } from '../learner/explanation-text';
 import { operatorAction } from '../operator-command';
+import { writeFileOver } from '../text-file';
 
 export function addLearnerExplain(learner: Command, context: Context): void {
   const command = learner.command('explain')
@@ -30,7 +30,7 @@ Examples:
     if (path !== undefined) {
       const svg = explanationSvg(explanation);
       if (svg === null) throw new Failure(`--svg: nothing has been measured for ${args[0]!} yet; see: moefleet learner explain ${args[0]!}`);
-      await writeFile(path, svg).catch((error: Error) => { throw new Failure(`--svg: cannot write ${path}: ${error.message}`); });
+      writeFileOver('--svg', path, svg);
       note(`${path}: ${explanation.measured.length} measured settings\n`);
       if (!json) return;
     }

@@ -1,5 +1,4 @@
 /** `moefleet replay`: what a recorded run would have missed under other settings. */
-import { writeFile } from 'node:fs/promises';
 import { type Command, Option } from 'commander';
 import { EngineError } from '@moefleet/edge-agent/engine';
 import type { Device } from '@moefleet/proto';
@@ -9,12 +8,12 @@ import {
 import { integerFrom, namesOf, numberFrom, rangesOf } from '../argument';
 import { addCommonOptions, readCommonOptions } from '../config';
 import type { Context } from '../context';
-import { Failure, UsageFailure } from '../failure';
+import { UsageFailure } from '../failure';
 import { jsonText } from '../json-text';
 import { operatorAction } from '../operator-command';
 import { ProgressLine } from '../progress-line';
 import { fixed, percent, table } from '../table';
-import { readFileBytes } from '../text-file';
+import { readFileBytes, writeFileOver } from '../text-file';
 
 export interface ReplayFlags {
   trace?: string; device?: string; phase?: number; warmUp: number;
@@ -92,7 +91,7 @@ async function report(context: Context, flags: ReplayFlags, trace: Trace, cost: 
   for (const reason of trace.skipped) context.stderr.write(`left out: ${reason}\n`);
   const rows = await replayGrid(context, trace, gridOf(flags, trace), { uncountedTokens: flags.warmUp, cost });
   if (flags.svg !== undefined) {
-    await writeFile(flags.svg, replaySvg(trace.source, rows)).catch((error: Error) => { throw new Failure(`--svg: cannot write ${flags.svg}: ${error.message}`); });
+    writeFileOver('--svg', flags.svg, replaySvg(trace.source, rows));
     context.stderr.write(`${flags.svg}: ${rows.length} points\n`);
     if (!json) return;
   }

@@ -1,5 +1,4 @@
 /** `moefleet support-bundle`: what somebody who helps needs to know, without what nobody else may. */
-import { writeFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
 import type { Command } from 'commander';
 import { TAR_END, tarHeader, tarPadding, VERSION } from '@moefleet/runtime';
@@ -12,12 +11,11 @@ import { parseDestination } from '../deploy/host-target';
 import { SshLink } from '../deploy/ssh-link';
 import { deviceJson } from '../device-view';
 import { checkFleet, checkThisMachine } from '../doctor/operator-machine';
-import { Failure } from '../failure';
 import { jsonText } from '../json-text';
 import { operatorAction, type Run } from '../operator-command';
 import { REPOSITORY } from '../repository';
 import { environment, latestDeployLogs, secretsOf, SupportParts, versions } from '../support/support-parts';
-import { refuseExisting } from '../text-file';
+import { refuseExisting, writeNewFile } from '../text-file';
 import { addSshOptions, readSsh } from './deploy-hosts';
 
 const AUDIT_ENTRIES = 200;
@@ -58,11 +56,7 @@ async function gather(context: Context, run: Run): Promise<void> {
   for (const file of (options['log'] as string[] | undefined) ?? []) await parts.log('logs', file);
   for (const host of (options['ssh'] as string[] | undefined) ?? []) await fromDevice(context, parts, host, options);
 
-  try {
-    writeFileSync(out, archive(name, parts.files), { flag: 'wx', mode: 0o600 });
-  } catch (cause) {
-    throw new Failure(`--out: cannot write ${out}: ${(cause as Error).message}`, undefined, { cause });
-  }
+  writeNewFile('--out', out, [archive(name, parts.files)], 0o600);
   const files = [...parts.files.keys()].sort();
   if (run.json) run.out(jsonText({ file: out, version: VERSION, files }));
   else run.out(`${out}\n${files.map((file) => `  ${file}\n`).join('')}`);
