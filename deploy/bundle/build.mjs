@@ -39,11 +39,9 @@ Example:
   npm run bundle -- --arch arm64 --key fleet/bundle-key.pem
 `;
 
-function fail(message) {
-  console.error(`bundle: ${message}`);
-  process.exit(1);
-}
+const say = (text) => process.stderr.write(`bundle: ${text}\n`);
 
+/** null: help was asked for. */
 function options() {
   const { values } = parseArgs({
     options: {
@@ -51,23 +49,17 @@ function options() {
       version: { type: 'string', default: VERSION }, level: { type: 'string', default: String(ZSTD_LEVEL) }, json: { type: 'boolean', default: false }, help: { type: 'boolean', short: 'h' },
     },
   });
-  if (values.help) {
-    console.log(HELP);
-    process.exit(0);
-  }
+  if (values.help) return null;
   const unknown = values.arch.find((arch) => !ARCHITECTURES.includes(arch));
-  if (unknown !== undefined) fail(`--arch ${unknown}: give one of ${ARCHITECTURES.join(', ')}`);
+  if (unknown !== undefined) throw new Error(`--arch ${unknown}: give one of ${ARCHITECTURES.join(', ')}`);
   parseVersion(values.version);
   const level = Number(values.level);
-  if (!Number.isInteger(level) || level < 1 || level > 19) fail(`--level ${values.level}: give a whole number from 1 to 19`);
+  if (!Number.isInteger(level) || level < 1 || level > 19) throw new Error(`--level ${values.level}: give a whole number from 1 to 19`);
   return { ...values, level, out: resolve(values.out), keyPem: values.key === undefined ? null : readFileSync(values.key, 'utf8') };
 }
 
-const { arch: architectures, out, keyPem, version, level, json } = options();
-const say = (text) => process.stderr.write(`bundle: ${text}\n`);
-
 /** The agent's programs, each with all of its modules in one file. */
-async function compileAgent(folder) {
+async function compileAgent(folder, version) {
   const { metafile } = await build({
     absWorkingDir: root,
     entryPoints: [{ in: 'edge-agent/dist/bundle/main.js', out: 'main' }, { in: 'edge-agent/dist/bundle/judge.js', out: 'judge' }, { in: 'edge-agent/dist/host/host-main.js', out: 'host/host-main' }],
@@ -81,7 +73,7 @@ async function compileAgent(folder) {
 }
 
 /** By path within the bundle: `{source}` or `{contents}`, and whether it is executable. */
-function contents(arch, compiled, metafile) {
+function contents(arch, version, compiled, metafile) {
   const runtime = nodeRuntime(arch, say);
   const native = nativeFiles(root, arch);
   const packages = bundledPackages(root, metafile);
@@ -104,24 +96,39 @@ function readAll(entries) {
   return Object.entries(entries).map(([path, { source, contents: text, executable = false }]) => ({ path, executable, data: source === undefined ? Buffer.from(text) : readFileSync(source) }));
 }
 
-async function bundle(arch, compiled, metafile) {
+async function bundle(arch, { version, out, keyPem, level }, compiled, metafile) {
   say(`building the addon for ${arch}`);
   execFileSync(process.execPath, [join(root, 'edge-agent', 'native', 'build.mjs'), '--bundle', arch], { stdio: ['ignore', 'inherit', 'inherit'] });
-  const files = readAll(contents(arch, compiled, metafile));
+  const files = readAll(contents(arch, version, compiled, metafile));
   const { llama } = nativeFiles(root, arch);
   return packBundle({ files, about: { version, arch, node: NODE_VERSION, llama, requires: requiredSymbols(files) }, out, keyPem, say, level });
 }
 
-mkdirSync(out, { recursive: true });
-const scratch = mkdtempSync(join(tmpdir(), 'moefleet-bundle-'));
+async function bundleAll(wanted) {
+  mkdirSync(wanted.out, { recursive: true });
+  const scratch = mkdtempSync(join(tmpdir(), 'moefleet-bundle-'));
+  try {
+    const metafile = await compileAgent(scratch, wanted.version);
+    const made = [];
+    for (const arch of new Set(wanted.arch)) made.push(await bundle(arch, wanted, scratch, metafile));
+    return made;
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+function madeText({ file, bytes, sha256, keyId }) {
+  return `${file}\n  ${(bytes / 2 ** 20).toFixed(1)} MiB, SHA-256 ${sha256}\n  ${keyId ? `signed by key ${keyId}` : 'NOT SIGNED: agents refuse it; give --key (npm run bundle:keygen)'}`;
+}
+
 try {
-  const metafile = await compileAgent(scratch);
-  const made = [];
-  for (const arch of new Set(architectures)) made.push(await bundle(arch, scratch, metafile));
-  if (json) console.log(JSON.stringify({ bundles: made }));
-  else for (const { file, bytes, sha256, keyId } of made) console.log(`${file}\n  ${(bytes / 2 ** 20).toFixed(1)} MiB, SHA-256 ${sha256}\n  ${keyId ? `signed by key ${keyId}` : 'NOT SIGNED: agents refuse it; give --key (npm run bundle:keygen)'}`);
+  const wanted = options();
+  if (wanted === null) console.log(HELP);
+  else {
+    const made = await bundleAll(wanted);
+    console.log(wanted.json ? JSON.stringify({ bundles: made }) : made.map(madeText).join('\n'));
+  }
 } catch (error) {
-  fail(error.message);
-} finally {
-  rmSync(scratch, { recursive: true, force: true });
+  say(error.message);
+  process.exitCode = 1;
 }
