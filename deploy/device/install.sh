@@ -1,6 +1,8 @@
 # One step of a deployment on the device. POSIX sh, sent over standard input. Each step is whole or leaves what was there.
 # usage: sh -s -- STEP PREFIX CONFIG STATE USER [more, by step]; $content is set before
 set -eu
+# The service's user reads what root puts there, also where root's own files are nobody else's.
+umask 022
 step=$1 prefix=$2 config=$3 state=$4 service_user=$5
 shift 5
 fail() { printf 'moefleet: %s\n' "$1" >&2; exit 1; }

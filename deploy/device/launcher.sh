@@ -21,7 +21,7 @@ run() {
   set -a; . "$config/agent.env"; set +a
   while :; do
     if [ -f "$config/enrol.env" ]; then set -a; . "$config/enrol.env"; set +a; else unset MOEFLEET_ENROL_TOKEN; fi
-    # One log of at most some MiB, and the one before it.
+    # Looked at when the agent is started: beyond 8 MiB a new log is begun, and this one is kept beside it.
     if [ "$(wc -c <"$log" 2>/dev/null || echo 0)" -gt 8388608 ]; then mv "$log" "$log.1"; fi
     began=$(date +%s)
     "$prefix/current/bin/moefleet-agent" run >>"$log" 2>&1 &
