@@ -22,6 +22,13 @@ test.each([
   ['--api-key hunter22 --http 0.0.0.0:1', 'hunter22'],
   ['password: hunter22', 'hunter22'],
   ['{"passphrase":"it\\"s hunter22"}', 'hunter22'],
+  ['export MOEFLEET_API_KEY=hunter22', 'hunter22'],
+  ['the login failed, password: hunter22', 'hunter22'],
+  ['started with --api-key hunter22', 'hunter22'],
+  ['{"args":["agent","--api-key","hunter22"]}', 'hunter22'],
+  ['{"msg":"set password=hunter22"}', 'hunter22'],
+  ['{"msg":"{\\"password\\":\\"hunter22\\"}"}', 'hunter22'],
+  ['password=x1y2z3 passphrase=hunter22', 'hunter22'],
   ['-----BEGIN EC PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49', 'MIGHAgEAMBMGByqGSM49'],
 ])('%j loses what is secret in it', (text, secret) => {
   expect(redact(text)).not.toContain(secret);
@@ -44,6 +51,13 @@ test('whatever surrounds a token, nothing of it is left', () => {
     const clean = redact(`${before.replace(/[A-Za-z0-9_]$/, '')} ${token} ${after}`);
     return !clean.includes(token.slice(5, 20));
   }));
+});
+
+test('long words are read through in one go', () => {
+  for (const word of ['deadbeef', 'a.', 'x-']) {
+    const long = word.repeat(2 ** 17 / word.length);
+    expect(redact(`${long} password=hunter22 ${long}_password=hunter22`) === `${long} password=[secret] ${long}_password=[secret]`).toBe(true);
+  }
 });
 
 test('secret variables keep their names', () => {
