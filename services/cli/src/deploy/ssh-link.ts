@@ -87,8 +87,9 @@ export class SshLink {
     child.stdin!.end(input);
     const exitCode = await this.ended(child);
     this.log(`${name}: exit ${exitCode}${stderr.trim() && `\n  ${stderr.trim().replaceAll('\n', '\n  ')}`}`);
-    if (exitCode === 255 || this.lost) throw this.failure(stderr);
-    return { stdout, stderr, exitCode: exitCode ?? -1 };
+    // null: ssh was ended by a signal, ours where the command is interrupted.
+    if (exitCode === 255 || exitCode === null || this.lost) throw this.failure(stderr);
+    return { stdout, stderr, exitCode };
   }
 
   /** Appends a local file from `offset` on to one of the device's; `onBytes` is told how far the file has gone. */
