@@ -9,6 +9,7 @@
  *   - heat: compute is slower by `throttle` in some windows, for as long as they last;
  *   - noise multiplies the time of a window, log-normal, with now and then a pause.
  */
+import { mean } from '../reproduce/statistics.mjs';
 import { normal, pick } from './random.mjs';
 
 const MB = 1e6;
@@ -96,9 +97,9 @@ export function decodeWindow(device, recording, { capacity, lambda, topJ }) {
   const { random } = device;
   const domain = pick(random, Object.values(device.mix), Object.keys(device.mix));
   const truth = recording.truth(domain, capacity, lambda, topJ);
-  const mean = truth.layerMissRates.reduce((sum, rate) => sum + rate, 0) / truth.layerMissRates.length;
+  const missRate = mean(truth.layerMissRates);
   const window = truth.windows[Math.floor(random() * truth.windows.length)];
-  const rates = truth.layerMissRates.map((rate) => (mean > 0 ? Math.min(1, rate * window / mean) : 0));
+  const rates = truth.layerMissRates.map((rate) => (missRate > 0 ? Math.min(1, rate * window / missRate) : 0));
   device.hot = random() < (device.hot ? 0.7 : 0.13);
   const pause = random() < 0.02 ? 1.5 : 1;
   const ms = tokenMs(device, rates, recording.topK, device.hot) * Math.exp(device.noise * normal(random)) * pause;

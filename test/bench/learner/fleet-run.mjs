@@ -2,6 +2,7 @@
  * One fleet under the learner, from its first proposal on: how fast it is beside what a search finds, proposal by proposal, and
  * whether quality was kept; then its workloads and its flash change.
  */
+import { mean } from '../reproduce/statistics.mjs';
 import { decodeWindow, drawMix, makeFleet, trueSpeed } from './device.mjs';
 import { BUDGET, LearnerSide, ROUTING, within } from './learner-side.mjs';
 import { seeded } from './random.mjs';
@@ -41,7 +42,6 @@ export class TruthTable {
   }
 }
 
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const capacityOf = (device, recording) => Math.min(device.capacity, recording.experts);
 
 /** Whether the upper bounds of the learner's surface are within the budget. */

@@ -15,6 +15,7 @@
  * adversarialHarm  by how much the other devices of any class are further from their optimum with liars among them than without
  */
 import { join } from 'node:path';
+import { mean } from '../reproduce/statistics.mjs';
 import { readFlags } from '../shared.mjs';
 import { runFleet, TruthTable } from './fleet-run.mjs';
 import { surfaceOf } from './learner-side.mjs';
@@ -31,7 +32,6 @@ const expertBytes = Number(values['expert-bytes']);
 const shape = { experts: recording.experts, topK: recording.topK, expertBytes: new Array(recording.layers).fill(expertBytes) };
 const surface = surfaceOf(recording, shape);
 const truths = new TruthTable(recording);
-const mean = (numbers) => numbers.reduce((sum, one) => sum + one, 0) / numbers.length;
 
 // Ctrl-C ends after the seed under way, with the report of those that are done.
 let stopping = false;

@@ -4,8 +4,8 @@
  * over it finds optima that are a little too good, which is to the learner's disadvantage.
  */
 import { readFileSync } from 'node:fs';
+import { mean, standardError } from '../reproduce/statistics.mjs';
 
-/** All experts resident: nothing is missed and nothing bent. */
 const mixOf = (a, b, at) => a + at * (b - a);
 
 export class Recording {
@@ -34,9 +34,7 @@ export class Recording {
   loss(point) {
     const plain = this.at(point.set, point.domain, point.capacity, 0, 0);
     const differences = point.nll.map((nll, i) => (nll - plain.nll[i]) / this.context);
-    const mean = differences.reduce((sum, one) => sum + one, 0) / differences.length;
-    const variance = differences.reduce((sum, one) => sum + (one - mean) ** 2, 0) / (differences.length - 1);
-    return { loss: mean, stderr: Math.sqrt(variance / differences.length) };
+    return { loss: mean(differences), stderr: standardError(differences) };
   }
 
   /** Of a workload at a setting: `loss` in nats, per layer misses per slot, and per window of text misses per slot against the mean. */
@@ -50,6 +48,7 @@ export class Recording {
   }
 
   interpolate(domain, capacity, lambda, topJ) {
+    // All experts resident: nothing is missed and nothing bent.
     if (capacity >= this.experts) return { loss: 0, layerMissRates: new Array(this.layers).fill(0), windows: this.at('workload', domain, this.capacities[0], 0, 0).misses.map(() => 0) };
     const [low, high] = around(this.capacities, capacity);
     const a = this.alongLambda(domain, low, lambda, topJ);
