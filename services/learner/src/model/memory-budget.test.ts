@@ -21,6 +21,12 @@ test('gives a fifth back at once when memory runs short, once per shortage', () 
   expect(observeMemory(short, { ...CALM, newShrinks: 1, nowMs: 10 * MINUTE })).toMatchObject({ safeBytes: 640, badBytes: 800, shortages: 2 });
 });
 
+test('answers a shortage that comes just after it has grown', () => {
+  const grown = run(observeMemory(null, { ...CALM, newShrinks: 1 }), 10, 0);
+  expect(grown.safeBytes).toBe(850);
+  expect(observeMemory(grown, { ...CALM, inForceBytes: 850, newShrinks: 1, nowMs: 10 * MINUTE + 30_000 })).toMatchObject({ safeBytes: 680, badBytes: 850, shortages: 2 });
+});
+
 test('where the device held less than it might, that is what was too much', () => {
   expect(observeMemory(null, { ...CALM, inForceBytes: 600, newShrinks: 1 })).toMatchObject({ badBytes: 600, safeBytes: 480 });
   expect(observeMemory(null, { ...CALM, inForceBytes: 350, cutBytes: 350, newShrinks: 1 })).toMatchObject({ badBytes: 500, safeBytes: 400 });

@@ -9,6 +9,7 @@ export interface MemoryState {
   readonly safeBytes: number;
   /** the lowest level at which memory ran short of late */
   readonly badBytes: number | null;
+  /** when memory was last short */
   readonly badAtMs: number;
   /** when it was last changed, or pressure last seen */
   readonly sinceMs: number;
@@ -48,7 +49,7 @@ export function observeMemory(state: MemoryState | null, sight: MemorySight): Me
   const clamp = (bytes: number) => Math.floor(Math.max(Math.min(bytes, limitBytes), Math.min(floorBytes, limitBytes)));
   const before = state ?? { safeBytes: limitBytes, badBytes: null, badAtMs: 0, sinceMs: nowMs, shortages: 0 };
   if (sight.newShrinks > 0 || sight.cutBytes !== null) {
-    if (before.badBytes !== null && nowMs - before.sinceMs < EPISODE_MS) return { ...before, safeBytes: clamp(before.safeBytes), sinceMs: nowMs };
+    if (before.badBytes !== null && nowMs - before.badAtMs < EPISODE_MS) return { ...before, safeBytes: clamp(before.safeBytes), badAtMs: nowMs, sinceMs: nowMs };
     // The agent's cut has already come when its frame is made: what it held before was that much more.
     const held = sight.inForceBytes > 0 ? sight.inForceBytes / (sight.cutBytes === null ? 1 : AGENT_CUT) : limitBytes;
     const bad = clamp(Math.min(before.safeBytes, held));
