@@ -9,6 +9,7 @@ import type { EvaluationSubject } from './evaluator';
 import { evidenceOf, isSound, memoryOf, speedMessage } from './knowledge';
 import { layerRatiosByClass } from './layer-ratios';
 import { fitPrior, type ModelShape, posterior, type QualityBudget, type QualitySurface, readingUncertainty, sameCapacities, type Scored, type SpeedPrior, VAGUE_PRIOR } from './model';
+import { mostFrequentFirst } from './most-frequent';
 import { type BudgetRule, budgetFor } from './quality-budget';
 import { noProposal, proposeFor, whyNotLearnt } from './proposal';
 
@@ -123,16 +124,10 @@ const EVEN_LEVELS = 5;
 
 /** The capacities to walk along, those of most devices first. */
 export function wantedCapacities(learnt: readonly Learnt[], { topK, moeLayers }: EvaluationSubject): number[][] {
-  const counted: { capacities: readonly number[]; devices: number }[] = [];
-  for (const { at: { capacities } } of learnt) {
-    if (capacities.length === 0) continue;
-    const known = counted.find((one) => sameCapacities(one.capacities, capacities));
-    if (known) known.devices += 1;
-    else counted.push({ capacities, devices: 1 });
-  }
-  if (counted.length <= MOST_EXACT) return counted.sort((a, b) => b.devices - a.devices).map((one) => [...one.capacities]);
-  const lowest = Math.max(topK, Math.floor(Math.min(...counted.map(({ capacities }) => mean(capacities)))));
-  const highest = Math.ceil(Math.max(...counted.map(({ capacities }) => mean(capacities))));
+  const distinct = mostFrequentFirst(learnt.map(({ at }) => at.capacities).filter(({ length }) => length > 0), sameCapacities);
+  if (distinct.length <= MOST_EXACT) return distinct.map((capacities) => [...capacities]);
+  const lowest = Math.max(topK, Math.floor(Math.min(...distinct.map(mean))));
+  const highest = Math.ceil(Math.max(...distinct.map(mean)));
   const levels = Array.from({ length: EVEN_LEVELS }, (_, i) => Math.round(lowest + ((highest - lowest) * i) / (EVEN_LEVELS - 1)));
   return [...new Set(levels)].map((capacity) => new Array<number>(moeLayers).fill(capacity));
 }

@@ -10,6 +10,7 @@ import type { EvaluationPoint, EvaluationSubject, Evaluator } from './evaluator'
 import { type FleetProposal, lookAtAll, proposeAll, shapeOfSubject, wantedCapacities, withPriors } from './fleet-learning';
 import { emptySurface, type MeasuredSurface, toDomain, whyUnusable } from './measured-surface';
 import { type QualityBudget, QualitySurface, sameSetting, type Setting } from './model';
+import { mostFrequentFirst } from './most-frequent';
 import { capacityText } from './proposal';
 import { type BudgetRule, loosestBudget } from './quality-budget';
 import { SurfaceMeasurement } from './surface-measurement';
@@ -172,12 +173,5 @@ class LearnerRun {
 
 /** Those of most devices first. */
 function unmeasured({ chosen }: FleetProposal): Setting[] {
-  const counted: { setting: Setting; devices: number }[] = [];
-  for (const { setting, quality } of chosen) {
-    if (quality.measured) continue;
-    const known = counted.find((one) => sameSetting(one.setting, setting));
-    if (known) known.devices += 1;
-    else counted.push({ setting, devices: 1 });
-  }
-  return counted.sort((a, b) => b.devices - a.devices).map(({ setting }) => setting);
+  return mostFrequentFirst(chosen.filter(({ quality }) => !quality.measured).map(({ setting }) => setting), sameSetting);
 }
