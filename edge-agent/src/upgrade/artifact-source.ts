@@ -2,14 +2,12 @@
  * Fetches a file of the coordinator's artifact store over the connection that the agent has. What has arrived stays where it is
  * (`<target>.part`), also over a restart, and the next try goes on behind it; only what has the right SHA-256 becomes `target`.
  */
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { type Artifact, ArtifactServiceClient, type FindArtifactResponse } from '@moefleet/proto';
-import { backoffMs } from '@moefleet/runtime';
+import { backoffMs, fileSha256 } from '@moefleet/runtime';
 import type { LiveChannel } from '../control/identity';
 
 const FIND_TIMEOUT_MS = 15_000;
@@ -61,7 +59,7 @@ export class CoordinatorArtifacts implements ArtifactSource {
         await delay(backoffMs(tries, BACKOFF), undefined, { signal: this.stopped.signal }).catch(() => this.stopped.signal.throwIfAborted());
       }
     }
-    const found = await sha256Of(part);
+    const found = await fileSha256(part);
     if (found !== artifact.sha256) {
       await rm(part, { force: true });
       throw new Error(`${artifact.name}: SHA-256 ${found} arrived, ${artifact.sha256} was announced`);
@@ -110,10 +108,4 @@ export function isFinal(error: unknown): boolean {
 
 async function sizeOf(path: string): Promise<number> {
   return stat(path).then(({ size }) => size, () => 0);
-}
-
-async function sha256Of(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  for await (const part of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(part as Buffer);
-  return hash.digest('hex');
 }

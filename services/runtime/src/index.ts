@@ -13,6 +13,7 @@ export { readTar, TAR_END, tarHeader, tarPadding } from './bundle/tar';
 export { decompressed, readBundleManifest, unpackBundle, verifyBundle } from './bundle/unpack';
 export { type EnrolmentTokenText, parseEnrolmentToken, printEnrolmentToken } from './enrolment-token';
 export { COORDINATOR_NAME } from './coordinator-name';
+export { fileSha256 } from './file-sha256';
 export { Lifecycle, type Service, runUntilSignal } from './lifecycle';
 export { createLogger, type Logger } from './log';
 export { addSettings, mergeSettings, type Setting } from './setting';

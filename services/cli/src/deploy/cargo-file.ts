@@ -1,11 +1,10 @@
-/** Files that are brought to devices: their SHA-256, as a whole and of a beginning, and a bundle in the form that a device can unpack. */
-import { createHash } from 'node:crypto';
-import { createReadStream, createWriteStream, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
+/** Files that are brought to devices, by their SHA-256, and a bundle in the form that a device can unpack. */
+import { createWriteStream, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { createGzip, constants } from 'node:zlib';
-import { BundleError, decompressed, parsePublicKey, readBundleManifest, verifyBundle } from '@moefleet/runtime';
+import { BundleError, decompressed, fileSha256, parsePublicKey, readBundleManifest, verifyBundle } from '@moefleet/runtime';
 import { UsageFailure } from '../failure';
 import type { Requirements } from './device-check';
 import type { DeviceFacts } from './device-facts';
@@ -24,14 +23,6 @@ export interface BundleCargo extends CargoFile {
 export type PackFormat = 'zst' | 'gz' | 'tar';
 
 const BUNDLE_NAME = /^moefleet-agent-(.+)-linux-(x64|arm64)\.tar\.zst$/;
-
-/** Of the first `bytes` of the file; of all of it where unset. */
-export async function fileSha256(path: string, bytes?: number): Promise<string> {
-  const hash = createHash('sha256');
-  if (bytes === 0) return hash.digest('hex');
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, ...(bytes === undefined ? {} : { end: bytes - 1 }) })) hash.update(chunk as Buffer);
-  return hash.digest('hex');
-}
 
 export async function cargoFile(path: string): Promise<CargoFile> {
   return { path, bytes: statSync(path).size, sha256: await fileSha256(path) };

@@ -2,11 +2,11 @@
  * One host from its first answer to its first token: look, decide, copy, install, enrol, start, see it serve. Each step can
  * be done twice; a run that was cut off is gone on with by the next.
  */
-import { formatSize } from '@moefleet/runtime';
+import { fileSha256, formatSize } from '@moefleet/runtime';
 import { bytesNeeded, type Cargo, planDeploy, type Step, stepText } from './deploy-plan';
 import { DeployError } from './deploy-error';
 import { deployFile } from './deploy-files';
-import { type BundleCargo, type CargoFile, fileSha256, formatFor } from './cargo-file';
+import { type BundleCargo, type CargoFile, formatFor } from './cargo-file';
 import { checkDevice, type Finding } from './device-check';
 import { bundleArch, type DeviceFacts } from './device-facts';
 import { installStep, probe } from './device-scripts';
