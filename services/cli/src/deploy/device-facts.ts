@@ -46,28 +46,28 @@ export interface DeviceFacts {
 export function parseFacts(text: string): DeviceFacts {
   const values = new Map(text.split('\n').map((line) => /^([a-z0-9_]+)=(.*)$/.exec(line.trimEnd())).filter((match) => match !== null).map((match) => [match[1]!, match[2]!.trim().slice(0, 500)]));
   if (values.get('complete') !== 'yes') throw new DeployError('the device did not tell what it is', 'log in and try: uname -a; df -Pk /; the device needs a POSIX sh, awk and /proc');
-  const text_ = (name: string) => values.get(name) ?? '';
-  const number = (name: string) => (/^\d{1,18}$/.test(text_(name)) ? Number(text_(name)) : 0);
-  const yes = (name: string) => text_(name) === 'yes';
-  const hash = (name: string) => (/^[0-9a-f]{64}$/.test(text_(name)) ? text_(name) : '');
+  const word = (name: string) => values.get(name) ?? '';
+  const number = (name: string) => (/^\d{1,18}$/.test(word(name)) ? Number(word(name)) : 0);
+  const yes = (name: string) => word(name) === 'yes';
+  const hash = (name: string) => (/^[0-9a-f]{64}$/.test(word(name)) ? word(name) : '');
   const path = (name: string) => {
-    const value = text_(name);
+    const value = word(name);
     // It becomes part of scripts and unit files.
     if (!/^\/[A-Za-z0-9._/@+-]*$/.test(value)) throw new DeployError(`the device names "${value}" as its folder`, 'log in as a user whose home is a plain path');
     return value;
   };
   return {
-    scope: text_('scope') === 'system' ? 'system' : 'user',
+    scope: word('scope') === 'system' ? 'system' : 'user',
     prefix: path('prefix'), config: path('config'), state: path('state'),
-    login: text_('login'), os: text_('os'), arch: text_('arch'), kernel: text_('kernel'), hostname: text_('hostname'), distribution: text_('distribution'), board: text_('board'),
-    glibc: /^\d+\.\d+/.test(text_('glibc')) ? text_('glibc') : null,
-    glibcxx: /^3\.4\.\d+$/.test(text_('glibcxx')) ? text_('glibcxx') : null,
+    login: word('login'), os: word('os'), arch: word('arch'), kernel: word('kernel'), hostname: word('hostname'), distribution: word('distribution'), board: word('board'),
+    glibc: /^\d+\.\d+/.test(word('glibc')) ? word('glibc') : null,
+    glibcxx: /^3\.4\.\d+$/.test(word('glibcxx')) ? word('glibcxx') : null,
     memoryBytes: number('memory_bytes'), availableBytes: number('available_bytes'), cores: number('cores'),
-    pressure: yes('pressure'), cgroup: text_('cgroup') === '2' ? '2' : text_('cgroup') === '1' ? '1' : 'none', cgroupMemory: yes('cgroup_memory'),
+    pressure: yes('pressure'), cgroup: word('cgroup') === '2' ? '2' : word('cgroup') === '1' ? '1' : 'none', cgroupMemory: yes('cgroup_memory'),
     systemd: number('systemd') || null, systemdNotify: yes('systemd_notify'),
     tools: { tar: yes('tool_tar'), zstd: yes('tool_zstd'), gzip: yes('tool_gzip'), sha256sum: yes('tool_sha256sum'), setsid: yes('tool_setsid') },
     clockMs: number('clock_ms'),
-    prefixDisk: text_('prefix_disk'), prefixFreeBytes: number('prefix_free_bytes'), stateDisk: text_('state_disk'), stateFreeBytes: number('state_free_bytes'),
+    prefixDisk: word('prefix_disk'), prefixFreeBytes: number('prefix_free_bytes'), stateDisk: word('state_disk'), stateFreeBytes: number('state_free_bytes'),
     directIo: values.has('direct_io') ? yes('direct_io') : null, flashBytesPerSecond: number('flash_bytes_per_second') || null,
     installed: {
       user: yes('user_exists'), bundleSha256: hash('installed_bundle'), settingsSha256: hash('settings_sha256'), keySha256: hash('key_sha256'), unitSha256: hash('unit_sha256'), launcherSha256: hash('launcher_sha256'),

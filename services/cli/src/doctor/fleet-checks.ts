@@ -58,7 +58,7 @@ function checkTelemetry(checks: Checks, { id }: Device, telemetry: NonNullable<D
 export function checkCoordinators(coordinators: readonly Coordinator[], nowMs: number, ownVersion = VERSION): Check[] {
   return coordinators.flatMap(({ coordinatorId, version, streams, framesShed, stopping, sinceMs }) => {
     const checks = new Checks(`coordinator ${coordinatorId}`);
-    checks.add('ok', 'alive', `${streams} devices, since ${formatDuration(Math.max(0, nowMs - Number(sinceMs)))}${stopping ? ', stopping' : ''}`);
+    checks.add('ok', 'alive', `${streams} devices, for ${formatDuration(Math.max(0, nowMs - Number(sinceMs)))}${stopping ? ', stopping' : ''}`);
     if (version !== ownVersion) checks.add('note', 'version', `${version}, here is ${ownVersion}`, 'run the same release everywhere; two releases apart still understand each other');
     if (framesShed > 0n) checks.add('slow', 'telemetry', `${framesShed} frames were not counted for want of time; later ones make up for them`, 'another coordinator behind the balancer, or a longer --telemetry-interval');
     return checks.all;
