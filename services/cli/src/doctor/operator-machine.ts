@@ -26,7 +26,7 @@ export function checkThisMachine(repository: string, caFile: string, nowMs: numb
   if (ssh.status === 0) checks.add('ok', 'ssh', ssh.stderr.trim().split(',')[0]!);
   else checks.add('broken', 'ssh', 'missing: moefleet deploy ssh needs it', 'apt-get install openssh-client');
   if ('createZstdDecompress' in zlib || spawnSync('zstd', ['--version']).status === 0) checks.add('ok', 'zstd', 'there');
-  else checks.add('note', 'zstd', 'missing: devices that have none themselves cannot be given a bundle', 'apt-get install zstd');
+  else checks.add('note', 'zstd', 'missing: this Node.js reads no bundles without (moefleet deploy, agent push)', 'apt-get install zstd');
   if (existsSync(join(repository, 'edge-agent', 'native', 'build', 'moefleet_engine.node'))) checks.add('ok', 'engine', 'built');
   else checks.add('note', 'engine', 'not built: moefleet engine and model need it', './dev build');
   const bundles = (['x64', 'arm64'] as const).map((arch) => ({ arch, found: findBundle(join(repository, 'dist-bundle'), arch) }));
