@@ -10,6 +10,7 @@ export * from './gen/moefleet/v1/identity';
 export * from './gen/moefleet/v1/inventory';
 export * from './gen/moefleet/v1/knowledge';
 export * from './gen/moefleet/v1/learner';
+export * from './gen/moefleet/v1/model';
 export * from './gen/moefleet/v1/operator';
 export * from './gen/moefleet/v1/rollout';
 export * from './gen/moefleet/v1/telemetry';

@@ -66,6 +66,7 @@ export function effectiveSpec(given: SpecInputs): EffectiveSpecResult {
       eviction: eviction ? EVICTION[eviction.pin.policy] : Eviction.EVICTION_UNSPECIFIED,
       evictionHalfLifeTokens: eviction?.pin.halfLifeTokens ?? undefined,
       agent: agent ? { version: agent.pin.version, allowDowngrade: agent.pin.allowDowngrade } : undefined,
+      model: undefined,
     },
     sources: [
       ...routing.sources,

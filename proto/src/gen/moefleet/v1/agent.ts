@@ -19,6 +19,7 @@ import {
 } from "@grpc/grpc-js";
 import { DeviceInfo, EffectiveSpec, Reported } from "./device";
 import { Pace } from "./fleet";
+import { ModelHolding, ModelPeers } from "./model";
 import { RouterWindow, TelemetryFrame } from "./telemetry";
 import { ExpertUse, WarmList } from "./warm";
 import { WindowAck, WindowChunk } from "./window";
@@ -33,6 +34,7 @@ export interface ConnectRequest {
     | { $case: "taskUpdate"; value: TaskUpdate }
     | { $case: "expertUse"; value: ExpertUse }
     | { $case: "windowChunk"; value: WindowChunk }
+    | { $case: "modelHolding"; value: ModelHolding }
     | undefined;
 }
 
@@ -59,6 +61,7 @@ export interface ConnectResponse {
     | { $case: "pace"; value: Pace }
     | { $case: "warmList"; value: WarmList }
     | { $case: "windowAck"; value: WindowAck }
+    | { $case: "modelPeers"; value: ModelPeers }
     | undefined;
 }
 
@@ -69,7 +72,14 @@ export interface Welcome {
   /** Between reports of ExpertUse; 0: none are wanted. */
   expertUseIntervalMs: number;
   /** Largest part of a router window that is taken; unset from earlier coordinators, which take windows whole. */
-  windowChunkBytes?: number | undefined;
+  windowChunkBytes?:
+    | number
+    | undefined;
+  /**
+   * Of the listener that serves blobs (model.proto), on the address that the agent has dialled, with TLS where this stream
+   * has it; unset: this coordinator keeps no models.
+   */
+  blobPort?: number | undefined;
 }
 
 export interface Desired {
@@ -182,6 +192,9 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
       case "windowChunk":
         WindowChunk.encode(message.body.value, writer.uint32(322).fork()).join();
         break;
+      case "modelHolding":
+        ModelHolding.encode(message.body.value, writer.uint32(330).fork()).join();
+        break;
     }
     return writer;
   },
@@ -263,6 +276,14 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
             message.body = { $case: "windowChunk", value: WindowChunk.decode(reader, reader.uint32()) };
             continue;
           }
+          case 41: {
+            if (tag !== 330) {
+              break;
+            }
+
+            message.body = { $case: "modelHolding", value: ModelHolding.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -301,6 +322,10 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
         ? { $case: "windowChunk", value: WindowChunk.fromJSON(object.windowChunk) }
         : isSet(object.window_chunk)
         ? { $case: "windowChunk", value: WindowChunk.fromJSON(object.window_chunk) }
+        : isSet(object.modelHolding)
+        ? { $case: "modelHolding", value: ModelHolding.fromJSON(object.modelHolding) }
+        : isSet(object.model_holding)
+        ? { $case: "modelHolding", value: ModelHolding.fromJSON(object.model_holding) }
         : undefined,
     };
   },
@@ -323,6 +348,8 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
       obj.expertUse = ExpertUse.toJSON(message.body.value);
     } else if (message.body?.$case === "windowChunk") {
       obj.windowChunk = WindowChunk.toJSON(message.body.value);
+    } else if (message.body?.$case === "modelHolding") {
+      obj.modelHolding = ModelHolding.toJSON(message.body.value);
     }
     return obj;
   },
@@ -378,6 +405,12 @@ export const ConnectRequest: MessageFns<ConnectRequest> = {
       case "windowChunk": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "windowChunk", value: WindowChunk.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "modelHolding": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "modelHolding", value: ModelHolding.fromPartial(object.body.value) };
         }
         break;
       }
@@ -586,6 +619,9 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
       case "windowAck":
         WindowAck.encode(message.body.value, writer.uint32(322).fork()).join();
         break;
+      case "modelPeers":
+        ModelPeers.encode(message.body.value, writer.uint32(330).fork()).join();
+        break;
     }
     return writer;
   },
@@ -667,6 +703,14 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
             message.body = { $case: "windowAck", value: WindowAck.decode(reader, reader.uint32()) };
             continue;
           }
+          case 41: {
+            if (tag !== 330) {
+              break;
+            }
+
+            message.body = { $case: "modelPeers", value: ModelPeers.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -705,6 +749,10 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
         ? { $case: "windowAck", value: WindowAck.fromJSON(object.windowAck) }
         : isSet(object.window_ack)
         ? { $case: "windowAck", value: WindowAck.fromJSON(object.window_ack) }
+        : isSet(object.modelPeers)
+        ? { $case: "modelPeers", value: ModelPeers.fromJSON(object.modelPeers) }
+        : isSet(object.model_peers)
+        ? { $case: "modelPeers", value: ModelPeers.fromJSON(object.model_peers) }
         : undefined,
     };
   },
@@ -727,6 +775,8 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
       obj.warmList = WarmList.toJSON(message.body.value);
     } else if (message.body?.$case === "windowAck") {
       obj.windowAck = WindowAck.toJSON(message.body.value);
+    } else if (message.body?.$case === "modelPeers") {
+      obj.modelPeers = ModelPeers.toJSON(message.body.value);
     }
     return obj;
   },
@@ -785,6 +835,12 @@ export const ConnectResponse: MessageFns<ConnectResponse> = {
         }
         break;
       }
+      case "modelPeers": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "modelPeers", value: ModelPeers.fromPartial(object.body.value) };
+        }
+        break;
+      }
     }
     return message;
   },
@@ -797,6 +853,7 @@ function createBaseWelcome(): Welcome {
     telemetryIntervalMs: 0,
     expertUseIntervalMs: 0,
     windowChunkBytes: undefined,
+    blobPort: undefined,
   };
 }
 
@@ -816,6 +873,9 @@ export const Welcome: MessageFns<Welcome> = {
     }
     if (message.windowChunkBytes !== undefined) {
       writer.uint32(320).uint32(message.windowChunkBytes);
+    }
+    if (message.blobPort !== undefined) {
+      writer.uint32(328).uint32(message.blobPort);
     }
     return writer;
   },
@@ -873,6 +933,14 @@ export const Welcome: MessageFns<Welcome> = {
             message.windowChunkBytes = reader.uint32();
             continue;
           }
+          case 41: {
+            if (tag !== 328) {
+              break;
+            }
+
+            message.blobPort = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -912,6 +980,11 @@ export const Welcome: MessageFns<Welcome> = {
         : isSet(object.window_chunk_bytes)
         ? globalThis.Number(object.window_chunk_bytes)
         : undefined,
+      blobPort: isSet(object.blobPort)
+        ? globalThis.Number(object.blobPort)
+        : isSet(object.blob_port)
+        ? globalThis.Number(object.blob_port)
+        : undefined,
     };
   },
 
@@ -932,6 +1005,9 @@ export const Welcome: MessageFns<Welcome> = {
     if (message.windowChunkBytes !== undefined) {
       obj.windowChunkBytes = Math.round(message.windowChunkBytes);
     }
+    if (message.blobPort !== undefined) {
+      obj.blobPort = Math.round(message.blobPort);
+    }
     return obj;
   },
 
@@ -945,6 +1021,7 @@ export const Welcome: MessageFns<Welcome> = {
     message.telemetryIntervalMs = object.telemetryIntervalMs ?? 0;
     message.expertUseIntervalMs = object.expertUseIntervalMs ?? 0;
     message.windowChunkBytes = object.windowChunkBytes ?? undefined;
+    message.blobPort = object.blobPort ?? undefined;
     return message;
   },
 };

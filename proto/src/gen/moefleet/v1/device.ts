@@ -231,7 +231,28 @@ export interface DeviceSpec {
     | number
     | undefined;
   /** The release of the agent; unset: the one that was installed on the device. */
-  agent: AgentRelease | undefined;
+  agent:
+    | AgentRelease
+    | undefined;
+  /** The model, out of the coordinator's store; unset: the one that the device was set up with. */
+  model: ModelFile | undefined;
+}
+
+/**
+ * Which model, and how it may be fetched. With a model that no surface was measured for lambda is 0, as with any that
+ * model_hash does not name.
+ */
+export interface ModelFile {
+  name: string;
+  /** Hex; of its serialised ModelManifest. */
+  manifestSha256: string;
+  bytes: bigint;
+  /** Most bytes a second from the coordinator; devices on the same network are not counted. Unset: no bound. */
+  bytesPerSecond?:
+    | bigint
+    | undefined;
+  /** When nothing is fetched from the coordinator, by the device's clock: `22:00-06:00`. Empty: at any time. */
+  quietHours: string;
 }
 
 export interface AgentRelease {
@@ -313,11 +334,26 @@ export interface DeviceInfo {
   /** Base address of the device's HTTP API, as the agent sees itself. */
   httpUrl: string;
   memoryBytes: bigint;
+  /** Unset: none is being fetched. */
+  modelFetch: ModelFetch | undefined;
 }
 
 export interface DeviceInfo_LabelsEntry {
   key: string;
   value: string;
+}
+
+/** How far a model has come. */
+export interface ModelFetch {
+  manifestSha256: string;
+  bytesDone: bigint;
+  bytesTotal: bigint;
+  /** Of bytes_done: from the coordinator, from devices beside it, and what earlier models on this disk share with it. */
+  fromCoordinator: bigint;
+  fromPeers: bigint;
+  fromDisk: bigint;
+  /** Why nothing moves: quiet hours, the coordinator is away; empty: it moves. */
+  waiting: string;
 }
 
 export interface ModelState {
@@ -337,6 +373,8 @@ export interface ModelState {
   message: string;
   /** Times the engine host ended without being asked to, this boot. */
   hostCrashes: number;
+  /** Hex; of the store's model that is loaded, empty for a file that the device was set up with. */
+  manifestSha256: string;
 }
 
 export enum ModelState_Status {
@@ -493,6 +531,7 @@ function createBaseDeviceSpec(): DeviceSpec {
     eviction: 0,
     evictionHalfLifeTokens: undefined,
     agent: undefined,
+    model: undefined,
   };
 }
 
@@ -561,6 +600,9 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
     }
     if (message.agent !== undefined) {
       AgentRelease.encode(message.agent, writer.uint32(322).fork()).join();
+    }
+    if (message.model !== undefined) {
+      ModelFile.encode(message.model, writer.uint32(330).fork()).join();
     }
     return writer;
   },
@@ -734,6 +776,14 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
             message.agent = AgentRelease.decode(reader, reader.uint32());
             continue;
           }
+          case 41: {
+            if (tag !== 330) {
+              break;
+            }
+
+            message.model = ModelFile.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -812,6 +862,7 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
         ? globalThis.Number(object.eviction_half_life_tokens)
         : undefined,
       agent: isSet(object.agent) ? AgentRelease.fromJSON(object.agent) : undefined,
+      model: isSet(object.model) ? ModelFile.fromJSON(object.model) : undefined,
     };
   },
 
@@ -867,6 +918,9 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
     if (message.agent !== undefined) {
       obj.agent = AgentRelease.toJSON(message.agent);
     }
+    if (message.model !== undefined) {
+      obj.model = ModelFile.toJSON(message.model);
+    }
     return obj;
   },
 
@@ -908,6 +962,162 @@ export const DeviceSpec: MessageFns<DeviceSpec> = {
     message.agent = (object.agent !== undefined && object.agent !== null)
       ? AgentRelease.fromPartial(object.agent)
       : undefined;
+    message.model = (object.model !== undefined && object.model !== null)
+      ? ModelFile.fromPartial(object.model)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseModelFile(): ModelFile {
+  return { name: "", manifestSha256: "", bytes: 0n, bytesPerSecond: undefined, quietHours: "" };
+}
+
+export const ModelFile: MessageFns<ModelFile> = {
+  encode(message: ModelFile, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.manifestSha256 !== "") {
+      writer.uint32(18).string(message.manifestSha256);
+    }
+    if (message.bytes !== 0n) {
+      if (BigInt.asUintN(64, message.bytes) !== message.bytes) {
+        throw new globalThis.Error("value provided for field message.bytes of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.bytes);
+    }
+    if (message.bytesPerSecond !== undefined) {
+      if (BigInt.asUintN(64, message.bytesPerSecond) !== message.bytesPerSecond) {
+        throw new globalThis.Error("value provided for field message.bytesPerSecond of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.bytesPerSecond);
+    }
+    if (message.quietHours !== "") {
+      writer.uint32(42).string(message.quietHours);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ModelFile {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseModelFile();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.manifestSha256 = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.bytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.bytesPerSecond = reader.uint64() as bigint;
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.quietHours = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ModelFile {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      manifestSha256: isSet(object.manifestSha256)
+        ? globalThis.String(object.manifestSha256)
+        : isSet(object.manifest_sha256)
+        ? globalThis.String(object.manifest_sha256)
+        : "",
+      bytes: isSet(object.bytes) ? BigInt(object.bytes) : 0n,
+      bytesPerSecond: isSet(object.bytesPerSecond)
+        ? BigInt(object.bytesPerSecond)
+        : isSet(object.bytes_per_second)
+        ? BigInt(object.bytes_per_second)
+        : undefined,
+      quietHours: isSet(object.quietHours)
+        ? globalThis.String(object.quietHours)
+        : isSet(object.quiet_hours)
+        ? globalThis.String(object.quiet_hours)
+        : "",
+    };
+  },
+
+  toJSON(message: ModelFile): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.manifestSha256 !== "") {
+      obj.manifestSha256 = message.manifestSha256;
+    }
+    if (message.bytes !== 0n) {
+      obj.bytes = message.bytes.toString();
+    }
+    if (message.bytesPerSecond !== undefined) {
+      obj.bytesPerSecond = message.bytesPerSecond.toString();
+    }
+    if (message.quietHours !== "") {
+      obj.quietHours = message.quietHours;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ModelFile>, I>>(base?: I): ModelFile {
+    return ModelFile.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ModelFile>, I>>(object: I): ModelFile {
+    const message = createBaseModelFile();
+    message.name = object.name ?? "";
+    message.manifestSha256 = object.manifestSha256 ?? "";
+    message.bytes = (object.bytes !== undefined && object.bytes !== null) ? BigInt(object.bytes) : 0n;
+    message.bytesPerSecond = (object.bytesPerSecond !== undefined && object.bytesPerSecond !== null)
+      ? BigInt(object.bytesPerSecond)
+      : undefined;
+    message.quietHours = object.quietHours ?? "";
     return message;
   },
 };
@@ -1864,6 +2074,7 @@ function createBaseDeviceInfo(): DeviceInfo {
     limits: undefined,
     httpUrl: "",
     memoryBytes: 0n,
+    modelFetch: undefined,
   };
 }
 
@@ -1898,6 +2109,9 @@ export const DeviceInfo: MessageFns<DeviceInfo> = {
         throw new globalThis.Error("value provided for field message.memoryBytes of type uint64 too large");
       }
       writer.uint32(72).uint64(message.memoryBytes);
+    }
+    if (message.modelFetch !== undefined) {
+      ModelFetch.encode(message.modelFetch, writer.uint32(322).fork()).join();
     }
     return writer;
   },
@@ -1990,6 +2204,14 @@ export const DeviceInfo: MessageFns<DeviceInfo> = {
             message.memoryBytes = reader.uint64() as bigint;
             continue;
           }
+          case 40: {
+            if (tag !== 322) {
+              break;
+            }
+
+            message.modelFetch = ModelFetch.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2038,6 +2260,11 @@ export const DeviceInfo: MessageFns<DeviceInfo> = {
         : isSet(object.memory_bytes)
         ? BigInt(object.memory_bytes)
         : 0n,
+      modelFetch: isSet(object.modelFetch)
+        ? ModelFetch.fromJSON(object.modelFetch)
+        : isSet(object.model_fetch)
+        ? ModelFetch.fromJSON(object.model_fetch)
+        : undefined,
     };
   },
 
@@ -2076,6 +2303,9 @@ export const DeviceInfo: MessageFns<DeviceInfo> = {
     if (message.memoryBytes !== 0n) {
       obj.memoryBytes = message.memoryBytes.toString();
     }
+    if (message.modelFetch !== undefined) {
+      obj.modelFetch = ModelFetch.toJSON(message.modelFetch);
+    }
     return obj;
   },
 
@@ -2107,6 +2337,9 @@ export const DeviceInfo: MessageFns<DeviceInfo> = {
     message.memoryBytes = (object.memoryBytes !== undefined && object.memoryBytes !== null)
       ? BigInt(object.memoryBytes)
       : 0n;
+    message.modelFetch = (object.modelFetch !== undefined && object.modelFetch !== null)
+      ? ModelFetch.fromPartial(object.modelFetch)
+      : undefined;
     return message;
   },
 };
@@ -2196,6 +2429,222 @@ export const DeviceInfo_LabelsEntry: MessageFns<DeviceInfo_LabelsEntry> = {
   },
 };
 
+function createBaseModelFetch(): ModelFetch {
+  return {
+    manifestSha256: "",
+    bytesDone: 0n,
+    bytesTotal: 0n,
+    fromCoordinator: 0n,
+    fromPeers: 0n,
+    fromDisk: 0n,
+    waiting: "",
+  };
+}
+
+export const ModelFetch: MessageFns<ModelFetch> = {
+  encode(message: ModelFetch, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.manifestSha256 !== "") {
+      writer.uint32(10).string(message.manifestSha256);
+    }
+    if (message.bytesDone !== 0n) {
+      if (BigInt.asUintN(64, message.bytesDone) !== message.bytesDone) {
+        throw new globalThis.Error("value provided for field message.bytesDone of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.bytesDone);
+    }
+    if (message.bytesTotal !== 0n) {
+      if (BigInt.asUintN(64, message.bytesTotal) !== message.bytesTotal) {
+        throw new globalThis.Error("value provided for field message.bytesTotal of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.bytesTotal);
+    }
+    if (message.fromCoordinator !== 0n) {
+      if (BigInt.asUintN(64, message.fromCoordinator) !== message.fromCoordinator) {
+        throw new globalThis.Error("value provided for field message.fromCoordinator of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.fromCoordinator);
+    }
+    if (message.fromPeers !== 0n) {
+      if (BigInt.asUintN(64, message.fromPeers) !== message.fromPeers) {
+        throw new globalThis.Error("value provided for field message.fromPeers of type uint64 too large");
+      }
+      writer.uint32(40).uint64(message.fromPeers);
+    }
+    if (message.fromDisk !== 0n) {
+      if (BigInt.asUintN(64, message.fromDisk) !== message.fromDisk) {
+        throw new globalThis.Error("value provided for field message.fromDisk of type uint64 too large");
+      }
+      writer.uint32(48).uint64(message.fromDisk);
+    }
+    if (message.waiting !== "") {
+      writer.uint32(58).string(message.waiting);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ModelFetch {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseModelFetch();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.manifestSha256 = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.bytesDone = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.bytesTotal = reader.uint64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.fromCoordinator = reader.uint64() as bigint;
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.fromPeers = reader.uint64() as bigint;
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.fromDisk = reader.uint64() as bigint;
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.waiting = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ModelFetch {
+    return {
+      manifestSha256: isSet(object.manifestSha256)
+        ? globalThis.String(object.manifestSha256)
+        : isSet(object.manifest_sha256)
+        ? globalThis.String(object.manifest_sha256)
+        : "",
+      bytesDone: isSet(object.bytesDone)
+        ? BigInt(object.bytesDone)
+        : isSet(object.bytes_done)
+        ? BigInt(object.bytes_done)
+        : 0n,
+      bytesTotal: isSet(object.bytesTotal)
+        ? BigInt(object.bytesTotal)
+        : isSet(object.bytes_total)
+        ? BigInt(object.bytes_total)
+        : 0n,
+      fromCoordinator: isSet(object.fromCoordinator)
+        ? BigInt(object.fromCoordinator)
+        : isSet(object.from_coordinator)
+        ? BigInt(object.from_coordinator)
+        : 0n,
+      fromPeers: isSet(object.fromPeers)
+        ? BigInt(object.fromPeers)
+        : isSet(object.from_peers)
+        ? BigInt(object.from_peers)
+        : 0n,
+      fromDisk: isSet(object.fromDisk)
+        ? BigInt(object.fromDisk)
+        : isSet(object.from_disk)
+        ? BigInt(object.from_disk)
+        : 0n,
+      waiting: isSet(object.waiting) ? globalThis.String(object.waiting) : "",
+    };
+  },
+
+  toJSON(message: ModelFetch): unknown {
+    const obj: any = {};
+    if (message.manifestSha256 !== "") {
+      obj.manifestSha256 = message.manifestSha256;
+    }
+    if (message.bytesDone !== 0n) {
+      obj.bytesDone = message.bytesDone.toString();
+    }
+    if (message.bytesTotal !== 0n) {
+      obj.bytesTotal = message.bytesTotal.toString();
+    }
+    if (message.fromCoordinator !== 0n) {
+      obj.fromCoordinator = message.fromCoordinator.toString();
+    }
+    if (message.fromPeers !== 0n) {
+      obj.fromPeers = message.fromPeers.toString();
+    }
+    if (message.fromDisk !== 0n) {
+      obj.fromDisk = message.fromDisk.toString();
+    }
+    if (message.waiting !== "") {
+      obj.waiting = message.waiting;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ModelFetch>, I>>(base?: I): ModelFetch {
+    return ModelFetch.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ModelFetch>, I>>(object: I): ModelFetch {
+    const message = createBaseModelFetch();
+    message.manifestSha256 = object.manifestSha256 ?? "";
+    message.bytesDone = (object.bytesDone !== undefined && object.bytesDone !== null) ? BigInt(object.bytesDone) : 0n;
+    message.bytesTotal = (object.bytesTotal !== undefined && object.bytesTotal !== null)
+      ? BigInt(object.bytesTotal)
+      : 0n;
+    message.fromCoordinator = (object.fromCoordinator !== undefined && object.fromCoordinator !== null)
+      ? BigInt(object.fromCoordinator)
+      : 0n;
+    message.fromPeers = (object.fromPeers !== undefined && object.fromPeers !== null) ? BigInt(object.fromPeers) : 0n;
+    message.fromDisk = (object.fromDisk !== undefined && object.fromDisk !== null) ? BigInt(object.fromDisk) : 0n;
+    message.waiting = object.waiting ?? "";
+    return message;
+  },
+};
+
 function createBaseModelState(): ModelState {
   return {
     hash: "",
@@ -2210,6 +2659,7 @@ function createBaseModelState(): ModelState {
     status: 0,
     message: "",
     hostCrashes: 0,
+    manifestSha256: "",
   };
 }
 
@@ -2267,6 +2717,9 @@ export const ModelState: MessageFns<ModelState> = {
     }
     if (message.hostCrashes !== 0) {
       writer.uint32(96).uint32(message.hostCrashes);
+    }
+    if (message.manifestSha256 !== "") {
+      writer.uint32(106).string(message.manifestSha256);
     }
     return writer;
   },
@@ -2400,6 +2853,14 @@ export const ModelState: MessageFns<ModelState> = {
             message.hostCrashes = reader.uint32();
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.manifestSha256 = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2450,6 +2911,11 @@ export const ModelState: MessageFns<ModelState> = {
         : isSet(object.host_crashes)
         ? globalThis.Number(object.host_crashes)
         : 0,
+      manifestSha256: isSet(object.manifestSha256)
+        ? globalThis.String(object.manifestSha256)
+        : isSet(object.manifest_sha256)
+        ? globalThis.String(object.manifest_sha256)
+        : "",
     };
   },
 
@@ -2491,6 +2957,9 @@ export const ModelState: MessageFns<ModelState> = {
     if (message.hostCrashes !== 0) {
       obj.hostCrashes = Math.round(message.hostCrashes);
     }
+    if (message.manifestSha256 !== "") {
+      obj.manifestSha256 = message.manifestSha256;
+    }
     return obj;
   },
 
@@ -2515,6 +2984,7 @@ export const ModelState: MessageFns<ModelState> = {
     message.status = object.status ?? 0;
     message.message = object.message ?? "";
     message.hostCrashes = object.hostCrashes ?? 0;
+    message.manifestSha256 = object.manifestSha256 ?? "";
     return message;
   },
 };
