@@ -111,7 +111,7 @@ run('cmake', ['-S', here, '-B', folder, '-DCMAKE_BUILD_TYPE=Release',
 run('cmake', ['--build', folder, '-j', jobs], 'building');
 
 if (fuzzSeconds !== null) {
-  for (const target of ['gguf', 'pack', 'part']) {
+  for (const target of ['gguf', 'pack', 'part', 'prefetch']) {
     const corpus = join(folder, `corpus-${target}`);
     mkdirSync(corpus, { recursive: true });
     run(join(folder, `${target}-replay`), ['--write-seeds', corpus], 'writing seeds');

@@ -141,8 +141,13 @@ void prefetch_note(prefetcher & p, int layer, const float * z, const int32_t * s
 
 static bool foretell(prefetcher & p, int layer) {
     if (!p.has_input) return false;
-    if (p.map.coefficients.empty()) return router_forecast_apply(p.forecast, layer, p.input.data(), p.scores.data());
-    forecast_map_apply(forecast_map_of(p.map, layer), forecast_features(p.map.inputs, p.map.experts), p.map.experts, p.input.data(), p.scores.data());
+    if (!p.map.coefficients.empty()) {
+        forecast_map_apply(forecast_map_of(p.map, layer), forecast_features(p.map.inputs, p.map.experts), p.map.experts, p.input.data(), p.scores.data());
+    } else if (!router_forecast_apply(p.forecast, layer, p.input.data(), p.scores.data())) {
+        return false;
+    }
+    // Coefficients are finite, their sums need not be, and what has no order cannot be sorted.
+    for (float & z : p.scores) z = std::isnan(z) ? -INFINITY : z;
     return true;
 }
 
