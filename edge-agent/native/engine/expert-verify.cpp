@@ -8,18 +8,40 @@
 
 #define NEXT_STEP "fetch the file again, or check the disk"
 
-engine_status expert_verify(const model_checksums & checksums, const expert_memory & memory, const model_info & info, int layer, int expert) {
+bool expert_verify_some(expert_digesting & d, const model_checksums & checksums, const expert_memory & memory, const model_info & info, int layer,
+                        int expert, uint64_t & budget, engine_status & out) {
     const layer_memory & places = memory.layers[size_t(layer)];
-    sha256_stream stream;
-    sha256_start(stream);
-    // In the order of the digests: places are made from a layer's matrices.
-    for (int p = 0; p < places.n_places; p++) {
-        sha256_add(stream, places.places[p].base + uint64_t(expert) * places.places[p].bytes, places.places[p].bytes);
+    if (d.place < 0) {
+        sha256_start(d.stream);
+        d.place = 0;
+        d.done = 0;
     }
+    // In the order of the digests: places are made from a layer's matrices.
+    while (d.place < places.n_places && budget > 0) {
+        const expert_place & place = places.places[d.place];
+        const uint64_t part = std::min(budget, place.bytes - d.done);
+        sha256_add(d.stream, place.base + uint64_t(expert) * place.bytes + d.done, size_t(part));
+        budget -= part;
+        d.done += part;
+        if (d.done < place.bytes) break;
+        d.place++;
+        d.done = 0;
+    }
+    if (d.place < places.n_places) return false;
     sha256_digest found;
-    sha256_end(stream, found.data());
-    if (found == checksums.experts[size_t(layer) * size_t(info.experts) + size_t(expert)]) return {};
-    return status_error(ENGINE_IO, "blk.%d expert %d: checksum mismatch in %s; " NEXT_STEP, info.moe_layers[size_t(layer)], expert, info.path.c_str());
+    sha256_end(d.stream, found.data());
+    d.place = -1;
+    const bool right = found == checksums.experts[size_t(layer) * size_t(info.experts) + size_t(expert)];
+    out = right ? engine_status() : status_error(ENGINE_IO, "blk.%d expert %d: checksum mismatch in %s; " NEXT_STEP, info.moe_layers[size_t(layer)], expert, info.path.c_str());
+    return true;
+}
+
+engine_status expert_verify(const model_checksums & checksums, const expert_memory & memory, const model_info & info, int layer, int expert) {
+    expert_digesting d;
+    engine_status status;
+    uint64_t budget = UINT64_MAX;
+    expert_verify_some(d, checksums, memory, info, layer, expert, budget, status);
+    return status;
 }
 
 static engine_status tensor_verify(int fd, const model_file & file, const gguf_tensor & t, const sha256_digest & expected, std::vector<char> & buffer) {

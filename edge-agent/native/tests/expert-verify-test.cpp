@@ -1,4 +1,5 @@
 #include "engine-fixture.h"
+#include "engine-state.h"
 #include "model-checksums.h"
 #include "model-watch.h"
 
@@ -77,6 +78,41 @@ static void fails_a_request_on_a_damaged_expert(const std::string & packed, cons
     engine_free(e);
 }
 
+// In parts of no matter which size; the expert's bytes are in memory.
+static engine_status verified_in_parts(engine * e, int layer, int expert, uint64_t most, int & parts) {
+    expert_digesting digesting;
+    engine_status status;
+    for (parts = 1;; parts++) {
+        uint64_t budget = most;
+        if (expert_verify_some(digesting, e->checksums, e->memory, e->file.info, layer, expert, budget, status)) return status;
+        CHECK_EQUAL(budget, uint64_t(0));
+    }
+}
+
+static void a_fill_passes_over_a_damaged_expert(const std::string & packed, const model_file & file) {
+    const expert_matrix & m = file.layers[3].matrices[1];
+    flip(packed, m.offset + 30 * m.expert_bytes + 7777);
+    engine * e = open_engine(verified(packed));
+    std::vector<std::vector<int32_t>> lists(file.layers.size(), {31, 30, 29});
+    warm_result warmed;
+    REQUIRE_OK(engine_warm(e, lists, warmed));
+    CHECK_EQUAL(warmed.experts, int64_t(3 * file.layers.size() - 1));
+    CHECK_EQUAL(warmed.failures, int64_t(1));
+    CHECK(warmed.last_failure.find("blk.3 expert 30: checksum mismatch") == 0);
+    flip(packed, m.offset + 30 * m.expert_bytes + 7777);
+
+    const int64_t bytes = int64_t(file.layers[2].expert_bytes);
+    int parts = 0;
+    for (const int64_t most : {bytes, bytes - 1, int64_t(1000)}) {
+        REQUIRE_OK(verified_in_parts(e, 2, 31, uint64_t(most), parts));
+        CHECK_EQUAL(int64_t(parts), (bytes + most - 1) / most);
+    }
+    const expert_place & last = e->memory.layers[2].places[e->memory.layers[2].n_places - 1];
+    last.base[32 * last.bytes - 1] ^= 1;
+    CHECK_EQUAL(verified_in_parts(e, 2, 31, 1000, parts).code, ENGINE_IO);
+    engine_free(e);
+}
+
 static void refuses_to_load_what_is_damaged(const std::string & packed, const model_file & file) {
     engine * e = nullptr;
     const gguf_tensor & dense = *checksums_dense_tensors(file)[40];
@@ -142,6 +178,7 @@ int main() {
     model_file file;
     REQUIRE_OK(model_file_read(packed, file));
     fails_a_request_on_a_damaged_expert(packed, file);
+    a_fill_passes_over_a_damaged_expert(packed, file);
     refuses_to_load_what_is_damaged(packed, file);
     notices_that_the_file_changed(folder);
     return checks_done();
