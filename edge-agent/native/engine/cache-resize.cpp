@@ -27,20 +27,20 @@ void cache_shrink_clear(cache_shrink & shrink) {
     shrink.served.store(shrink.asked.load(std::memory_order_relaxed), std::memory_order_release);
 }
 
-void capacity_log_init(capacity_log & log, int32_t room) {
-    log.of.reset(new capacity_change[size_t(room)]);
+void cache_change_log_init(cache_change_log & log, int32_t room) {
+    log.of.reset(new cache_change[size_t(room)]);
     log.room = room;
     log.count = log.lost = 0;
 }
 
-void capacity_log_add(capacity_log & log, const capacity_change & change) {
+void cache_change_log_add(cache_change_log & log, const cache_change & change) {
     if (log.count == log.room) log.lost++;
     else log.of[log.count++] = change;
 }
 
-static void note(capacity_log & log, const expert_cache & cache, int layer, int capacity) {
+static void note(cache_change_log & log, const expert_cache & cache, int layer, int capacity) {
     if (capacity == cache.capacity) return;
-    capacity_log_add(log, {layer, int32_t(cache.clock), capacity});
+    cache_change_log_add(log, {layer, int32_t(cache.clock), capacity});
 }
 
 // Returns how many experts had to leave.

@@ -22,13 +22,13 @@ enum { NO_LIMIT = INT32_MAX };
 // Changes of capacity, and experts admitted by a warm fill, as they come into force, for a replay of the routes that are
 // recorded beside them. Holds as many as there was room for when it was made, since a shrink comes in the middle of a pass,
 // where nothing may allocate.
-struct capacity_log {
-    std::unique_ptr<capacity_change[]> of;
+struct cache_change_log {
+    std::unique_ptr<cache_change[]> of;
     int32_t room = 0, count = 0;
     int32_t lost = 0;  // changes that found no room: a replay is not exact any more
 };
-void capacity_log_init(capacity_log & log, int32_t room);
-void capacity_log_add(capacity_log & log, const capacity_change & change);
+void cache_change_log_init(cache_change_log & log, int32_t room);
+void cache_change_log_add(cache_change_log & log, const cache_change & change);
 
 // What resizing needs of the engine. `evicted` is scratch for one layer's experts; `log` is null where nothing is recorded.
 struct resizable_cache {
@@ -36,7 +36,7 @@ struct resizable_cache {
     expert_memory * memory;
     bool keep_all;
     int32_t * evicted;
-    capacity_log * log;
+    cache_change_log * log;
 };
 
 void cache_shrink_init(cache_shrink & shrink, int layers);

@@ -126,7 +126,7 @@ static void bring_into_force(engine & e, const engine_spec & spec) {
     for (int l = 0; l < e.layers.count; l++) {
         expert_cache_evict_by(e.layers[l].cache, spec.eviction, spec.eviction_half_life);
     }
-    cache_resize({&e.layers, &e.memory, e.options.keep_all, e.hook.evicted.data(), e.hook.capacities}, spec.capacities);
+    cache_resize({&e.layers, &e.memory, e.options.keep_all, e.hook.evicted.data(), e.hook.changes}, spec.capacities);
     cache_shrink_clear(e.shrink);
     engine_bound_held(e, spec);
 }

@@ -26,7 +26,7 @@ engine_status engine_warm(engine * e, const std::vector<std::vector<int32_t>> & 
             e->changed.wait(lock);
             continue;
         }
-        const resizable_cache cache{&e->layers, &e->memory, e->options.keep_all, e->hook.evicted.data(), e->hook.capacities};
+        const resizable_cache cache{&e->layers, &e->memory, e->options.keep_all, e->hook.evicted.data(), e->hook.changes};
         if (!warm_fill_step(e->warm, cache, e->totals, is_staged, e)) break;
         // Not the futex of the reader: that belongs to its producer, which a request that comes now will be.
         e->changed.wait_for(lock, std::chrono::microseconds(500));

@@ -274,7 +274,7 @@ struct engine_counters {
 // A layer's capacity became another before the layer's routing event `event`, 0 being its first: by a spec, or under
 // pressure. Whoever no longer fits leaves there and then. Or, with `warmed` an expert: a warm fill admitted it there, and the
 // capacity stayed what it was.
-struct capacity_change { int32_t layer, event, capacity, warmed = -1; };
+struct cache_change { int32_t layer, event, capacity, warmed = -1; };
 
 enum warm_end {
     WARM_DONE = 0,    // every layer is full, or its list is at its end
@@ -302,7 +302,7 @@ struct route_trace {
     std::vector<float> scores;          // tokens x layers x experts; not finite: masked
     std::vector<uint8_t> rows;          // the same at a byte each: float minimum, float step, then `experts` levels to a row; see route-trace.h
     bool rows_mask = false;             // level 255 means masked; otherwise it is a level like the others
-    std::vector<capacity_change> changes;  // `layer` counting as in `layer_events`, a layer's in the order of events
+    std::vector<cache_change> changes;  // `layer` counting as in `layer_events`, a layer's in the order of events
 };
 
 // Each of `what_ifs` runs through the trace from an empty cache; its eviction may be EVICT_BELADY where nothing is bent.

@@ -81,7 +81,7 @@ void layer_hook_shrink(layer_hook & hook) {
         held += std::min((*hook.owner)[l].cache.capacity, hook.shrink->most[size_t(l)].load(std::memory_order_relaxed));
     }
     expert_memory_set_most_held(*hook.memory, held);
-    cache_shrink_serve(*hook.shrink, {hook.owner, hook.memory, hook.keep_all, hook.evicted.data(), hook.capacities});
+    cache_shrink_serve(*hook.shrink, {hook.owner, hook.memory, hook.keep_all, hook.evicted.data(), hook.changes});
 }
 
 static void stop_with(layer_hook & hook, const engine_status & status) {

@@ -68,7 +68,7 @@ struct layer_hook {
     int32_t * routes = nullptr;          // tokens of the pass x MoE layers x K chosen experts, -1: dropped; null: not recorded
     int32_t route_tokens = 0;            // how many those are; valid only with `routes`
     float * recorded = nullptr;          // tokens of the pass x MoE layers x experts scores, of passes without a prompt; null: not recorded
-    capacity_log * capacities = nullptr; // where changes of the owner's capacities are recorded; null: nowhere
+    cache_change_log * changes = nullptr; // where resizes and warm fills of the owner are recorded; null: nowhere
     float * capture = nullptr;           // MoE layers x experts scores of a one-row pass; null: not captured
     // who else looks at a layer's scores [rows x experts] when they have been computed; null: nobody
     void (*see_scores)(void * data, int layer, const ggml_tensor * scores, const float * z, int64_t rows) = nullptr;

@@ -76,7 +76,7 @@ void scores_of_used(const int32_t * ids, int used, std::vector<float> & scores) 
 
 // The changes of one layer's capacity, taken as its events go by.
 struct change_cursor {
-    const std::vector<capacity_change> & all;
+    const std::vector<cache_change> & all;
     int32_t layer;
     size_t next = 0;
     void apply_before(int64_t event, expert_cache & cache, std::vector<int32_t> & evicted) {

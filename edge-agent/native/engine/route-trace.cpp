@@ -70,7 +70,7 @@ engine_status check_sizes(const route_trace & t, int64_t & events) {
 engine_status check_changes(const route_trace & t) {
     std::vector<int32_t> latest(t.layer_events.size(), 0);
     for (size_t i = 0; i < t.changes.size(); i++) {
-        const capacity_change & c = t.changes[i];
+        const cache_change & c = t.changes[i];
         if (c.layer < 0 || size_t(c.layer) >= latest.size()) {
             return status_error(ENGINE_BAD_ARGUMENT, "changes: entry %zu is of layer %d of %zu", i, c.layer, latest.size());
         }

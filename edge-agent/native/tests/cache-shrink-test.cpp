@@ -138,13 +138,13 @@ static void keeps_output_and_bound_under_load(engine * e, const std::vector<int3
 // meanwhile. Returns the misses of each layer.
 static std::vector<int64_t> record_under_load(engine * e, const std::vector<int32_t> & tokens, engine_eviction eviction, route_trace & out) {
     const int layers = 6, top_k = 4, count = 240;
-    capacity_log log;
-    capacity_log_init(log, 1 << 16);
+    cache_change_log log;
+    cache_change_log_init(log, 1 << 16);
     std::vector<int32_t> routes(size_t(count * layers * top_k));
     REQUIRE_OK(engine_begin(e, "test"));
     engine_empty_cache(*e);
     llama_memory_clear(llama_get_memory(e->context), false);
-    e->hook.capacities = &log;
+    e->hook.changes = &log;
     std::vector<int64_t> misses;
     for (int l = 0; l < layers; l++) misses.push_back(-e->layers[l].tally.misses.get());
     std::atomic<bool> done{false};
@@ -171,7 +171,7 @@ static std::vector<int64_t> record_under_load(engine * e, const std::vector<int3
     }
     for (int l = 0; l < layers; l++) misses[size_t(l)] += e->layers[l].tally.misses.get();
     e->hook.routes = nullptr;
-    e->hook.capacities = nullptr;
+    e->hook.changes = nullptr;
     done.store(true);
     engine_end_request(*e);
     pressure.join();

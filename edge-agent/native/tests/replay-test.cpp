@@ -202,7 +202,7 @@ static void refuses_what_makes_no_sense() {
     expect_refused(r, ENGINE_BAD_ARGUMENT, "uncounted");
     const int32_t layers = int32_t(good.trace.layer_events.size()), events = good.trace.layer_events[0];
     r = good;
-    for (const capacity_change & bad : {capacity_change{-1, 0, 2}, capacity_change{layers, 0, 2}}) {
+    for (const cache_change & bad : {cache_change{-1, 0, 2}, cache_change{layers, 0, 2}}) {
         r.trace.changes = {bad};
         expect_refused(r, ENGINE_BAD_ARGUMENT, "changes: entry 0 is of layer");
     }

@@ -255,9 +255,9 @@ static void a_replay_consumes_the_fills(engine * e) {
         REQUIRE_OK(engine_apply(e, spec));
         REQUIRE_OK(engine_drop_cache(e));
         llama_memory_clear(llama_get_memory(e->context), false);
-        capacity_log log;
-        capacity_log_init(log, 4096);
-        e->hook.capacities = &log;
+        cache_change_log log;
+        cache_change_log_init(log, 4096);
+        e->hook.changes = &log;
         std::vector<int32_t> routes(size_t(count * LAYERS * TOP_K));
         std::vector<int64_t> misses;
         for (int l = 0; l < LAYERS; l++) misses.push_back(-e->layers[l].tally.misses.get());
@@ -280,7 +280,7 @@ static void a_replay_consumes_the_fills(engine * e) {
         }
         pass_batch_free(batch);
         e->hook.routes = nullptr;
-        e->hook.capacities = nullptr;
+        e->hook.changes = nullptr;
         llama_memory_clear(llama_get_memory(e->context), false);
         CHECK_EQUAL(log.lost, 0);
         request.trace.changes.assign(log.of.get(), log.of.get() + log.count);
@@ -293,7 +293,7 @@ static void a_replay_consumes_the_fills(engine * e) {
         }
         replay_result replayed, unaware;
         REQUIRE_OK(engine_replay(request, {}, replayed));
-        std::vector<capacity_change> resizes;
+        std::vector<cache_change> resizes;
         for (const auto & change : request.trace.changes) if (change.warmed < 0) resizes.push_back(change);
         CHECK(resizes.size() < request.trace.changes.size());
         request.trace.changes = resizes;
