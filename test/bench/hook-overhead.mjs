@@ -1,14 +1,17 @@
 /**
- * What our hook costs where it has nothing to do: tokens/s with every expert in memory, against the stock library without
- * a hook, and what it costs on top to make a span of every miss.
+ * What our hook costs where it has nothing to do, i.e. with every expert in memory, and what it costs on top to make a span
+ * of every miss.
  *
- * Hook: pairs of short processes in alternating order decode the same text, token by token, several times over; the first
- * time warms up, the others count. The stock library maps the file; it is measured without repacked weights, as the engine
- * runs, and with them, which is its default. Tracing: one engine answers the same request again and again from a cold,
- * bounded cache, alternately traced (spans made, spooled and sent to a collector in this process) and not; reads come
- * from the page cache, so that no disk hides the cost.
+ * Hook: in each of several processes the engine, the stock library, and the stock library stopping at each router for a hook
+ * that does nothing decode the same window of a text in turns, over and over. A window of the engine is held against those
+ * of the stock library before and after it; a process counts as one measurement, the median of its windows; the interval is
+ * over processes. Weights are not repacked in any of them. Tracing: one engine answers the same request again and again
+ * from a cold, bounded cache, alternately traced (spans made, spooled and sent to a collector in this process) and not; reads
+ * come from the page cache, so that no disk hides the cost. A pair of answers counts as one measurement, the median of its steps.
  *
- *   node test/bench/hook-overhead.mjs [--width 10240] [--work-dir DIR] [--pairs 9] [--trace-pairs 15] [--tokens 32] [--threads 2] [--json]
+ *   node test/bench/hook-overhead.mjs [--widths 0,10240] [--work-dir DIR] [--pairs 9] [--trace-pairs 15] [--tokens 32] [--threads 2] [--json]
+ *
+ * A width of 0 is the model as it is. The hook takes --seconds (6) for each process, besides loading; a trace pair about one.
  */
 import { execFileSync } from 'node:child_process';
 import { createServer } from 'node:http';
@@ -16,62 +19,54 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fixtures, median, percent, readFlags, root, widened } from './shared.mjs';
+import { benchTool, fixtures, meanInterval, median, numbers, percent, readFlags, root, widened } from './shared.mjs';
 
 const require = createRequire(join(root, 'services', 'cli', 'package.json'));
-const { Engine, inspectModel, benchToolPath, EVAL_STEP, EVAL_STEP_FIELDS } = require('@moefleet/edge-agent/engine');
+const { Engine, inspectModel } = require('@moefleet/edge-agent/engine');
 const values = readFlags({
-  width: { type: 'string', default: '10240' }, 'work-dir': { type: 'string' }, pairs: { type: 'string', default: '9' },
-  tokens: { type: 'string', default: '32' }, passes: { type: 'string', default: '4' }, threads: { type: 'string', default: '2' },
+  widths: { type: 'string', default: '0,10240' }, 'work-dir': { type: 'string' }, pairs: { type: 'string', default: '9' },
+  tokens: { type: 'string', default: '32' }, seconds: { type: 'string', default: '6' }, threads: { type: 'string', default: '2' },
   'trace-pairs': { type: 'string', default: '15' }, json: { type: 'boolean', default: false },
-  // The child that holds the engine.
-  decode: { type: 'string' },
 });
-const [tokens, passes, threads] = [values.tokens, values.passes, values.threads].map(Number);
+const [tokens, threads, seconds, tracePairs] = [values.tokens, values.threads, values.seconds, values['trace-pairs']].map(Number);
+const HOOK_LIMIT = 0.03;
+const TRACE_LIMIT = 0.02;
 
 const open = async (model, capacity) => {
   const info = await inspectModel(model);
-  const spec = { routing: 'cache_prior', lambda: 0, topJ: 0, capacities: info.moeLayers.map(() => capacity ?? info.experts), generation: 0 };
+  const spec = { routing: 'cache_prior', lambda: 0, topJ: 0, capacities: info.moeLayers.map(() => capacity), generation: 0 };
   const engine = await Engine.open({ modelPath: model, contextTokens: 128, threads, lanes: 4, directIo: false, prefillBytes: 0, keepAll: false, spec });
-  return { engine, spec, text: engine.tokenize(readFileSync(fixtures.text, 'utf8'), false, false) };
+  return { engine, text: engine.tokenize(readFileSync(fixtures.text, 'utf8'), false, false) };
 };
 
-async function decode(model) {
-  const { engine, spec, text } = await open(model);
-  const all = new Int32Array(tokens * passes + 1);
-  for (let pass = 0; pass < passes; pass++) all.set(text.slice(0, tokens + 1), pass * tokens);
-  const { steps } = await engine.evaluate({ tokens: all, context: tokens, spec, stepped: true });
-  const field = (name) => Array.from({ length: tokens * passes }, (_, i) => steps[i * EVAL_STEP_FIELDS + EVAL_STEP[name]]);
-  process.stdout.write(JSON.stringify({ startNs: field('startNs'), endNs: field('endNs'), misses: field('misses') }));
-  await engine.close();
+/** Milliseconds of a token in each window, without its first tokens: the threads of the arm before still spin then. */
+function windowsOf(ns) {
+  const settled = Math.min(4, tokens >> 1);
+  return Array.from({ length: ns.length / tokens }, (_, window) => median(ns.slice(window * tokens + settled, (window + 1) * tokens)) / 1e6);
 }
 
-/** Median milliseconds of a token after the first pass. */
-function tokenMs({ startNs, endNs, misses }) {
-  if (misses?.slice(tokens).some((each) => each > 0)) throw new Error('the engine read experts that should have been in memory');
-  return median(startNs.map((start, i) => (endNs[i] - start) / 1e6).slice(tokens));
+/** One process. The first window reads the experts, so that it does not count. */
+function hookRun(model, passes) {
+  const { misses, ...arms } = JSON.parse(execFileSync(benchTool(), ['hook', model, fixtures.text, tokens, threads, passes].map(String), { encoding: 'utf8', maxBuffer: 1 << 28 }));
+  if (misses.slice(tokens).some((each) => each > 0)) throw new Error('the engine read experts that should have been in memory');
+  const [engine, stock, stops] = [arms.engine, arms.stock, arms.stops].map(windowsOf);
+  const between = (list, window) => (list[window - 1] + list[window]) / 2;
+  const over = (list) => median(engine.slice(1).map((ms, i) => ms / between(list, i + 1) - 1));
+  return { engineMs: median(engine.slice(1)), stockMs: median(stock), overStock: over(stock), overStops: over(stops) };
 }
 
-const engineMs = (model) => tokenMs(JSON.parse(execFileSync(process.execPath, [new URL(import.meta.url).pathname, '--decode', model,
-  '--tokens', values.tokens, '--passes', values.passes, '--threads', values.threads], { encoding: 'utf8' })));
-const stockMs = (model, extraBufts) => tokenMs(JSON.parse(execFileSync(benchToolPath(),
-  ['stock', model, fixtures.text, values.tokens, values.tokens, values.threads, values.passes, extraBufts ? '1' : '0'], { encoding: 'utf8' })));
-
-function hookOverhead(name, model) {
-  const pairs = [];
-  for (let pair = 0; pair < Number(values.pairs); pair++) {
-    process.stderr.write(`hook, ${name}: pair ${pair + 1} of ${values.pairs}\n`);
-    const arms = [['engine', () => engineMs(model)], ['stock', () => stockMs(model, false)], ['repacked', () => stockMs(model, true)]];
-    // Every arm comes in every place.
-    for (let i = 0; i < pair % arms.length; i++) arms.push(arms.shift());
-    pairs.push(Object.fromEntries(arms.map(([arm, run]) => [arm, run()])));
-  }
-  const over = (arm) => pairs.map((pair) => pair.engine / pair[arm] - 1);
+function hookOverhead(width) {
+  const model = width === 0 ? fixtures.model : widened(width, values['work-dir']);
+  const name = width === 0 ? 'as it is' : `widened to ${width}`;
+  const trial = hookRun(model, 3);
+  const passes = Math.max(5, Math.round((seconds * 1000) / (3 * tokens * trial.stockMs)));
+  const runs = Array.from({ length: Number(values.pairs) }, (_, run) => {
+    process.stderr.write(`hook, ${name}: process ${run + 1} of ${values.pairs}\n`);
+    return hookRun(model, passes);
+  });
   return {
-    model: name, engineMs: median(pairs.map((pair) => pair.engine)), stockMs: median(pairs.map((pair) => pair.stock)),
-    stockRepackedMs: median(pairs.map((pair) => pair.repacked)),
-    overhead: median(over('stock')), overheadMin: Math.min(...over('stock')), overheadMax: Math.max(...over('stock')),
-    overheadOverRepacked: median(over('repacked')),
+    model: name, windows: passes - 1, engineMs: median(runs.map((run) => run.engineMs)), stockMs: median(runs.map((run) => run.stockMs)),
+    overhead: meanInterval(runs.map((run) => run.overStock)), overheadBeyondStops: meanInterval(runs.map((run) => run.overStops)),
   };
 }
 
@@ -90,8 +85,8 @@ async function tracingOverhead(model) {
   const runs = { traced: [], untraced: [] };
   let misses = 0;
   try {
-    for (let pair = 0; pair <= Number(values['trace-pairs']); pair++) {
-      process.stderr.write(`tracing: pair ${pair} of ${values['trace-pairs']}\n`);
+    for (let pair = 0; pair <= tracePairs; pair++) {
+      process.stderr.write(`tracing: pair ${pair} of ${tracePairs}\n`);
       for (const arm of pair % 2 ? ['traced', 'untraced'] : ['untraced', 'traced']) {
         recorder.setTraceRatio(arm === 'traced' ? 1 : 0);
         const generate = { requestId: `${arm}-${pair}`, prompt: text.slice(0, 8), maxTokens: tokens, temperature: 0.8, topP: 1, seed: 7, coldCache: true, captureRouter: false };
@@ -114,35 +109,33 @@ async function tracingOverhead(model) {
     rmSync(folder, { recursive: true, force: true });
   }
   // Both arms of a pair do the same work step by step, so that a disturbed step spoils one ratio of many.
-  const ratios = runs.traced.flatMap(({ stepMs }, i) => stepMs.map((ms, step) => ms / runs.untraced[i].stepMs[step] - 1));
-  const totals = runs.traced.map(({ decodeMs }, i) => decodeMs / runs.untraced[i].decodeMs - 1);
+  const pairs = runs.traced.map(({ stepMs }, i) => median(stepMs.map((ms, step) => ms / runs.untraced[i].stepMs[step] - 1)));
   return {
     missesPerToken: misses / Math.max(1, tokens - 1), untracedMs: median(runs.untraced.map(({ decodeMs }) => decodeMs / tokens)),
-    tracedMs: median(runs.traced.map(({ decodeMs }) => decodeMs / tokens)),
-    overhead: median(totals), overheadMin: Math.min(...totals), overheadMax: Math.max(...totals), overheadOfSteps: median(ratios),
+    tracedMs: median(runs.traced.map(({ decodeMs }) => decodeMs / tokens)), overhead: meanInterval(pairs),
   };
 }
+
+const resolved = ({ mean, low, high }) => `${percent(mean)} (${percent(low)} to ${percent(high)})`;
+/** Within a limit if the whole interval is. */
+const within = ({ low, high }, limit) => (high <= limit ? 'yes' : low > limit ? 'NO' : 'not resolved');
 
 async function main() {
-  const wide = widened(Number(values.width), values['work-dir']);
-  const result = {
-    threads, pairs: Number(values.pairs), tokens, countedPasses: passes - 1,
-    hook: [hookOverhead(`widened to ${values.width}`, wide), hookOverhead('as it is', fixtures.model)],
-    tracing: await tracingOverhead(wide),
-  };
+  benchTool();
+  const hook = numbers(values, 'widths').map(hookOverhead);
+  const tracing = tracePairs > 0 ? await tracingOverhead(widened(10240, values['work-dir'])) : null;
   if (values.json) {
-    process.stdout.write(`${JSON.stringify(result, null, 2)}\n`);
+    process.stdout.write(`${JSON.stringify({ threads, processes: Number(values.pairs), tokens, hook, tracing }, null, 2)}\n`);
     return;
   }
-  process.stdout.write(`Every expert in memory, ${threads} threads, medians of ${result.pairs} pairs; a token takes, in ms:\n`);
-  console.table(result.hook.map((row) => ({
-    'reference model': row.model, engine: row.engineMs.toFixed(3), stock: row.stockMs.toFixed(3), 'stock, repacked': row.stockRepackedMs.toFixed(3),
-    'hook costs': percent(row.overhead), spread: `${percent(row.overheadMin)} to ${percent(row.overheadMax)}`, 'against repacked': percent(row.overheadOverRepacked), 'at most 3%': row.overhead <= 0.03 ? 'yes' : 'NO',
+  process.stdout.write(`Every expert in memory, ${threads} threads, ${values.pairs} processes, 95% intervals; a token takes, in ms:\n`);
+  console.table(hook.map((row) => ({
+    'reference model': row.model, engine: row.engineMs.toFixed(3), stock: row.stockMs.toFixed(3), 'hook costs': resolved(row.overhead),
+    'beyond its stops': resolved(row.overheadBeyondStops), 'at most 3%': within(row.overhead, HOOK_LIMIT),
   })));
-  const { tracing } = result;
+  if (tracing === null) return;
   process.stdout.write(`A span of every miss (${tracing.missesPerToken.toFixed(1)} a token): ${tracing.untracedMs.toFixed(2)} ms a token without, ${tracing.tracedMs.toFixed(2)} with: ` +
-    `${percent(tracing.overhead)} (${percent(tracing.overheadMin)} to ${percent(tracing.overheadMax)}; by step ${percent(tracing.overheadOfSteps)}); at most 2%: ${tracing.overhead <= 0.02 ? 'yes' : 'NO'}\n`);
+    `${resolved(tracing.overhead)}; at most 2%: ${within(tracing.overhead, TRACE_LIMIT)}\n`);
 }
 
-if (values.decode) await decode(values.decode);
-else await main();
+await main();

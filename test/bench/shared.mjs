@@ -46,6 +46,14 @@ export function moefleet(...args) {
   return JSON.parse(out);
 }
 
+/** The program built beside the engine, for what only native code can measure. */
+export function benchTool() {
+  const { benchToolPath } = createRequire(join(root, 'services', 'cli', 'package.json'))('@moefleet/edge-agent/engine');
+  if (existsSync(benchToolPath())) return benchToolPath();
+  writeSync(2, `${benchToolPath()} has not been built; run: npm run build:native\n`);
+  process.exit(1);
+}
+
 /** The reference model with experts `width` wide; made where it is not there yet. */
 export function widened(width, folder = defaultWorkFolder()) {
   const path = join(folder, `tinymoe-17m-q8_0-wide-${width}.gguf`);
@@ -67,6 +75,18 @@ export const median = (list) => {
   const middle = sorted.length >> 1;
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 };
+
+/** Student's t for a 95% interval, by degrees of freedom from 1. */
+const T95 = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09, 2.09];
+
+/** Mean of a few measurements with its 95% interval, by Student's t; the interval of one is infinite. */
+export function meanInterval(list) {
+  const mean = list.reduce((sum, each) => sum + each, 0) / list.length;
+  if (list.length < 2) return { mean, low: -Infinity, high: Infinity };
+  const error = Math.sqrt(list.reduce((sum, each) => sum + (each - mean) ** 2, 0) / (list.length - 1) / list.length);
+  const half = (T95[list.length - 2] ?? 1.96 + 2.4 / (list.length - 1)) * error;
+  return { mean, low: mean - half, high: mean + half };
+}
 
 export const percent = (value) => `${(value * 100).toFixed(2)}%`;
 

@@ -7,6 +7,7 @@
 
 static int usage() {
     fprintf(stderr, "usage: moefleet_bench stock MODEL TEXT TOKENS CONTEXT THREADS PASSES EXTRA_BUFTS\n"
+                    "       moefleet_bench hook MODEL TEXT TOKENS THREADS PASSES\n"
                     "       moefleet_bench probe MODEL LANES BYTES_PER_SECOND PAUSE_NS FOR_NS SKIP_NS MISSES,MISSES,...\n"
                     "       moefleet_bench drop FILE\n");
     return 2;
@@ -45,6 +46,12 @@ int main(int argc, char ** argv) {
         int64_t n[5];
         if (!read_numbers(argv + 4, 5, least, n)) return usage();
         return stock_decode({argv[2], argv[3], int32_t(n[0]), int32_t(n[1]), int32_t(n[2]), int32_t(n[3]), n[4] != 0});
+    }
+    if (strcmp(mode, "hook") == 0 && argc == 7) {
+        const int64_t least[3] = {1, 1, 1};
+        int64_t n[3];
+        if (!read_numbers(argv + 4, 3, least, n)) return usage();
+        return hook_overhead({argv[2], argv[3], int32_t(n[0]), int32_t(n[0]), int32_t(n[1]), int32_t(n[2]), false});
     }
     if (strcmp(mode, "probe") == 0 && argc == 9) {
         const int64_t least[5] = {1, 0, 0, 1, 0};

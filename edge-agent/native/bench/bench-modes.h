@@ -1,6 +1,8 @@
-// What `moefleet engine bench` needs beside the engine: each mode is one process, so that it can be put into control
+// What the benches need beside the engine: each mode is one process, so that it can be put into control
 // groups of its own. Results are one line of JSON on standard output; errors one line on standard error.
 #pragma once
+
+#include "ggml.h"
 
 #include <cstdint>
 #include <string>
@@ -13,11 +15,17 @@ struct stock_options {
     int32_t threads = 0;
     int32_t passes = 1;      // how often the same tokens are decoded
     bool extra_bufts = true; // llama.cpp's own default: weights may be repacked into memory of their own
+    bool (*hook)(ggml_tensor *, bool ask, void *) = nullptr;  // called between graph nodes; null: none
 };
 
 // Decodes a text with the stock library and its defaults: the file mapped, no hook. Times of each token, in nanoseconds
 // of CLOCK_MONOTONIC, and its negative log likelihood.
 int stock_decode(const stock_options & options);
+
+// Decodes the first `tokens` of a text, `passes` times over, with the engine and every expert in memory, with the stock
+// library, and with the stock library stopping at each router for a hook that does nothing; window by window in turns. Prints
+// the time of each token for each of them, in nanoseconds, and the engine's misses.
+int hook_overhead(const stock_options & options);
 
 struct probe_options {
     std::string path;
