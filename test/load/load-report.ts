@@ -9,6 +9,7 @@ export function reportText(figures: LoadFigures): string {
     ['agents', `${figures.agents}, ${figures.connected} connected within ${figures.connectSeconds.toFixed(1)} s`],
     ['connections', `${figures.tcpConnections} TCP, ${figures.tlsSessions} TLS sessions, ${figures.certificates} certificates`],
     ['λ to all, applied', `p50 ${ms(figures.pushP50Ms)}, p99 ${ms(figures.pushP99Ms)}, by ${figures.acknowledged}; known to the operator after ${ms(figures.pushSettledMs)} at most`],
+    ['cost of a push', `${figures.pushCoordinatorMicros ?? '-'} µs of the coordinator per device, ${figures.pushRedisMicros ?? '-'} µs of Redis, ${figures.pushAgentsMicros ?? '-'} µs of the agents`],
     ['coordinator memory', `${kib(figures.bytesPerDevice)} per device, ${mib(figures.coordinatorRssBytes)} in all; Redis ${mib(figures.redisRssBytes)}`],
     ['steady traffic', `${figures.messagesPerSecond} messages/s`],
     ['processors busy', `coordinator ${figures.coordinatorCpu} (${figures.cpuMicrosPerMessage} µs per message), Redis ${figures.redisCpu}, agents ${figures.agentsCpu}`],

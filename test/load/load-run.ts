@@ -47,6 +47,10 @@ export interface LoadFigures {
   /** the operator's call has ended: every device is known to have applied it */
   pushSettledMs: number | null;
   acknowledged: number;
+  /** processor time of a push per device, until it has settled; microseconds */
+  pushCoordinatorMicros: number | null;
+  pushRedisMicros: number | null;
+  pushAgentsMicros: number | null;
   bytesPerDevice: number;
   messagesPerSecond: number;
   /** processors busy with the coordinator, with Redis and with the agents during steady traffic */
@@ -152,20 +156,16 @@ export class LoadRun {
   }
 
   private async steady() {
-    const { stage, fleet, options } = this;
+    const { fleet, options } = this;
     if (options.stalled > 0) this.progress.step(`${await fleet.stall(options.stalled)} agents read nothing any more`);
     if (options.vanishing > 0) this.progress.step(`${await fleet.vanish()} agents have vanished without a word and come back`);
     if (options.churnPerSecond > 0) await fleet.churn(options.churnPerSecond);
-    const used = () => ({
-      coordinator: stage.coordinators.reduce((sum, { pid }) => sum + cpuSeconds(pid), 0), redis: cpuSeconds(stage.redisPid),
-      agents: fleet.pids.reduce((sum, pid) => sum + cpuSeconds(pid), 0), atMs: Date.now(),
-    });
-    const before = { figures: await fleet.figures(), used: used() };
+    const before = { figures: await fleet.figures(), used: this.used() };
     for (let left = options.seconds; left > 0; left -= 1) {
       this.progress.now(`steady traffic, ${left} s left`);
       await sleep(Math.min(left, 1) * 1000);
     }
-    const after = { figures: await fleet.figures(), used: used() };
+    const after = { figures: await fleet.figures(), used: this.used() };
     await fleet.churn(0);
     const seconds = (after.used.atMs - before.used.atMs) / 1000;
     const messages = after.figures.sent + after.figures.received - before.figures.sent - before.figures.received;
@@ -176,8 +176,18 @@ export class LoadRun {
     };
   }
 
+  /** Processor time so far, seconds. */
+  private used() {
+    const { stage, fleet } = this;
+    return {
+      coordinator: stage.coordinators.reduce((sum, { pid }) => sum + cpuSeconds(pid), 0), redis: cpuSeconds(stage.redisPid),
+      agents: fleet.pids.reduce((sum, pid) => sum + cpuSeconds(pid), 0), atMs: Date.now(),
+    };
+  }
+
   private async push() {
     const { options } = this;
+    const before = this.used();
     const waits: number[] = [];
     let acknowledged = options.agents;
     let settledMs: number | null = null;
@@ -188,7 +198,12 @@ export class LoadRun {
       settledMs = Math.max(settledMs ?? 0, pushed.settledMs);
     }
     waits.sort((a, b) => a - b);
-    return { pushP50Ms: quantile(waits, 0.5), pushP99Ms: quantile(waits, 0.99), pushSettledMs: settledMs, acknowledged: options.pushes === 0 ? 0 : acknowledged };
+    const after = this.used();
+    const micros = (who: 'coordinator' | 'redis' | 'agents') => (options.pushes === 0 ? null : Math.round(1e6 * (after[who] - before[who]) / options.pushes / options.agents));
+    return {
+      pushP50Ms: quantile(waits, 0.5), pushP99Ms: quantile(waits, 0.99), pushSettledMs: settledMs, acknowledged: options.pushes === 0 ? 0 : acknowledged,
+      pushCoordinatorMicros: micros('coordinator'), pushRedisMicros: micros('redis'), pushAgentsMicros: micros('agents'),
+    };
   }
 
   /** Milliseconds from the operator's call to each agent's APPLIED. */
@@ -224,15 +239,18 @@ export class LoadRun {
   /** Sent by the agents, and what has become of them at the coordinators, once the two agree or time is up. */
   private async frames(): Promise<{ framesSent: number; framesCounted: number; framesShed: number }> {
     const deadline = Date.now() + DRAIN_TIMEOUT_MS;
+    // While frames go on being sent some are always on their way.
+    await this.fleet.quiet(true);
     for (;;) {
-      const before = (await this.fleet.figures()).framesSent;
       const outcomes = await Promise.all(this.stage.coordinators.map((each) => each.metric('telemetry_frames_total')));
       const framesSent = (await this.fleet.figures()).framesSent;
       const sum = (...names: string[]) => outcomes.reduce((total, values) => total + names.reduce((part, name) => part + (values.get(`outcome="${name}"`) ?? 0), 0), 0);
       const [framesCounted, framesShed] = [sum('stored', 'counted', 'replaced'), sum('shed')];
-      // Frames go on being sent: the two can only be compared where none was sent while they were read.
-      if ((before === framesSent && framesCounted + framesShed === framesSent) || Date.now() > deadline) return { framesSent, framesCounted, framesShed };
-      await sleep(20);
+      if (framesCounted + framesShed === framesSent || Date.now() > deadline) {
+        await this.fleet.quiet(false);
+        return { framesSent, framesCounted, framesShed };
+      }
+      await sleep(100);
     }
   }
 

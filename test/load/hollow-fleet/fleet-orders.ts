@@ -35,6 +35,8 @@ export type Order =
   | { t: 'vanish' }
   /** Generation that each agent runs, as digits, by device id. */
   | { t: 'generations' }
+  /** Sends no frames for a while, or sends them again. */
+  | { t: 'quiet'; on: boolean }
   /** Each sends one more frame and then none; the tokens that all frames have told of, in sum. */
   | { t: 'hush' }
   | { t: 'stop' };
@@ -49,6 +51,7 @@ export interface Answers {
   stall: number;
   vanish: number;
   generations: Record<string, string>;
+  quiet: null;
   hush: number;
   stop: null;
 }

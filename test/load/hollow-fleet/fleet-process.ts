@@ -45,6 +45,7 @@ class FleetProcess {
       case 'stall': return this.some(order.agents).map((agent) => agent.read(false)).length;
       case 'vanish': return this.vanish();
       case 'generations': return Object.fromEntries(this.agents.map((agent) => [agent.id, String(agent.generation)]));
+      case 'quiet': for (const agent of this.agents) agent.quiet(order.on); return null;
       case 'hush': for (const agent of this.agents) agent.hush(); return Number(this.agents.reduce((sum, agent) => sum + agent.tokensTold, 0n));
       case 'stop': return this.stop();
     }

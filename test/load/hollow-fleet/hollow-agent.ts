@@ -52,7 +52,7 @@ export class HollowAgent {
   private reported: Reported = Reported.fromPartial({});
   /** decoded tokens that its frames have told of, in boots before this one and in this */
   private tokens = { before: 0n, now: 0n };
-  private hushed = false;
+  private silent = false;
 
   constructor(private readonly options: HollowAgentOptions) {
     this.installId = `install-${options.id}`;
@@ -69,7 +69,12 @@ export class HollowAgent {
   /** One more frame, which makes up for all that were lost, and no other. */
   hush(): void {
     if (this.state.t === 'open') this.sendTelemetry(this.state.call);
-    this.hushed = true;
+    this.silent = true;
+  }
+
+  /** Whether it leaves its frames out; the next tells of all that it would have. */
+  quiet(on: boolean): void {
+    this.silent = on;
   }
 
   start(): void {
@@ -187,7 +192,7 @@ export class HollowAgent {
 
   /** Where the last one still waits to be read, this one is left out: a newer one will say more. */
   private sendTelemetry(call: GrpcCall): void {
-    if (this.hushed) return;
+    if (this.silent) return;
     if (call.congested) {
       this.options.counts.framesHeld += 1;
       return;

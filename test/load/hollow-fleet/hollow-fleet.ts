@@ -108,6 +108,10 @@ export class HollowFleet {
     return Object.assign({}, ...await this.all<'generations'>({ t: 'generations' })) as Record<string, string>;
   }
 
+  async quiet(on: boolean): Promise<void> {
+    await this.all({ t: 'quiet', on });
+  }
+
   /** Decoded tokens that the frames of all agents have told of; no frame follows. */
   async hush(): Promise<number> {
     return (await this.all<'hush'>({ t: 'hush' })).reduce((sum, tokens) => sum + tokens, 0);
