@@ -87,7 +87,9 @@ export class DeviceStore {
   }
 
   async readDesired(deviceId: string): Promise<DesiredRecord> {
-    return decodeDesired(await this.hash(this.keys.desired(deviceId)));
+    const key = this.keys.desired(deviceId);
+    const [found] = await this.link.script(LUA.readHashes, [key], []) as unknown[];
+    return decodeDesired(hashOf(key, found));
   }
 
   /** null for a device nobody has seen. */
@@ -198,10 +200,6 @@ export class DeviceStore {
     const record = decodeDevice(deviceId, { ...hashes, frame }, this.now());
     this.tellDamage(record);
     return record;
-  }
-
-  private hash(key: string): Promise<RawHash> {
-    return this.link.run(key, (client) => client.hgetallBuffer(key));
   }
 
   private tellDamage(record: DeviceRecord): void {

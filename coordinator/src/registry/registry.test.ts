@@ -75,6 +75,23 @@ describe.each([
     expect(found).toMatchObject({ t: 'set', generation: 1n, origin: `writer ${results.indexOf(winners[0]!)}` });
   });
 
+  test('calls of one turn are each answered for themselves, also where one of them fails', async () => {
+    const many = Array.from({ length: 300 }, (_unused, at) => `many-${at}`);
+    const held = await Promise.all(many.map((id) => lease(id)));
+    await Promise.all(many.map((id, at) => registry.devices.writeDesired(id, 0n, 0n, spec(at / 1000), id)));
+    await raw.del(`${prefix}:{dev:many-7}:desired`);
+    await raw.set(`${prefix}:{dev:many-7}:desired`, 'no hash');
+    const read = await Promise.allSettled(many.map((id) => registry.devices.readDesired(id)));
+    const written = await Promise.allSettled(held.map((each, at) => registry.devices.writeState(each, { settledGeneration: BigInt(at) })));
+    for (const [at, id] of many.entries()) {
+      if (at === 7) continue;
+      expect(read[at]).toMatchObject({ status: 'fulfilled', value: { t: 'set', origin: id, spec: spec(at / 1000) } });
+      expect(written[at]).toEqual({ status: 'fulfilled', value: { desiredGeneration: 1n } });
+    }
+    for (const outcome of [read[7], written[7]]) expect(outcome).toMatchObject({ status: 'rejected', reason: expect.any(RegistryDataError) });
+    expect(await raw.hget(`${prefix}:{dev:many-299}:state`, 'settledGeneration')).toBe('299');
+  });
+
   test('generations count up by one, and jump above what a device has reported', async () => {
     expect(await registry.devices.writeDesired('d', 0n, 0n, spec(0.1), '')).toEqual({ t: 'written', generation: 1n });
     expect(await registry.devices.writeDesired('d', 1n, 0n, spec(0.2), '')).toEqual({ t: 'written', generation: 2n });

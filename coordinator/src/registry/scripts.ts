@@ -10,6 +10,8 @@ export interface Script {
   readonly name: string;
   /** any: as many as the call gives */
   readonly keys: number | 'any';
+  /** calls of one turn of the event loop travel as one (script-batch.ts) */
+  readonly batched?: true;
   readonly lua: string;
 }
 
@@ -28,6 +30,7 @@ export interface Script {
 const acquireLease: Script = {
   name: 'moefleetAcquireLease',
   keys: 5,
+  batched: true,
   lua: `
     local who = redis.call('HMGET', KEYS[4], 'revokedMs', 'revokedWhy', 'keyHash', 'installId', 'releasedMs', 'clonedMs')
     if who[1] then return {2, who[2] or ''} end
@@ -86,6 +89,7 @@ const acquireLease: Script = {
 const renewLease: Script = {
   name: 'moefleetRenewLease',
   keys: 5,
+  batched: true,
   lua: `
     local who = redis.call('HMGET', KEYS[5], 'revokedMs', 'revokedWhy', 'keyHash', 'releasedMs')
     if who[1] then return {2, who[2] or ''} end
@@ -108,6 +112,7 @@ const renewLease: Script = {
 const releaseLease: Script = {
   name: 'moefleetReleaseLease',
   keys: 2,
+  batched: true,
   lua: `
     if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return 0 end
     if tonumber(ARGV[3]) > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) else redis.call('DEL', KEYS[1]) end
@@ -124,6 +129,7 @@ const releaseLease: Script = {
 const writeState: Script = {
   name: 'moefleetWriteState',
   keys: 3,
+  batched: true,
   lua: `
     local highest = tonumber(redis.call('GET', KEYS[2]) or '0') or 0
     if highest > tonumber(ARGV[1]) then return {0} end
@@ -141,6 +147,7 @@ const writeState: Script = {
 const readHashes: Script = {
   name: 'moefleetReadHashes',
   keys: 'any',
+  batched: true,
   lua: `
     local all = {}
     for at, key in ipairs(KEYS) do
@@ -159,6 +166,7 @@ const readHashes: Script = {
 const readProgress: Script = {
   name: 'moefleetReadProgress',
   keys: 3,
+  batched: true,
   lua: `
     if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
     local state = redis.call('HMGET', KEYS[1], 'reported', 'settledGeneration')
@@ -176,6 +184,7 @@ const readProgress: Script = {
 const writeDesired: Script = {
   name: 'moefleetWriteDesired',
   keys: 1,
+  batched: true,
   lua: `
     local digits = redis.call('HGET', KEYS[1], 'generation') or '0'
     local found = 0
