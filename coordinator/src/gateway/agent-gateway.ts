@@ -116,8 +116,8 @@ export class AgentGateway implements Service {
   async start(): Promise<void> {
     const { events, link } = this.deps.registry;
     this.unsubscribe = [
-      events.on(({ kind, deviceId }) => {
-        if (kind === 'desired') this.directory.get(deviceId)?.wake();
+      events.on(({ kind, deviceId, written }) => {
+        if (kind === 'desired') this.directory.get(deviceId)?.wake(written);
         if (kind === 'measure') this.relay.carryOut(deviceId);
         if (kind === 'taken' || kind === 'identity') void this.directory.get(deviceId)?.tick();
       }),

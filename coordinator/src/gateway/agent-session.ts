@@ -57,6 +57,8 @@ export class AgentSession implements DeviceSession {
   private known: Extract<KnownDesired, { t: 'set' }> | null = null;
   private settledGeneration: bigint | null = null;
   private seenGeneration: bigint | null = null;
+  /** What was written for it here and has not been looked at yet. */
+  private written: Extract<DesiredRecord, { t: 'set' }> | null = null;
   private wanted = false;
   private settling: Promise<void> | null = null;
   /** The last settling failed; the next tick tries again. */
@@ -108,8 +110,12 @@ export class AgentSession implements DeviceSession {
     return this.tasks.measure(measure, signal, onProgress);
   }
 
-  /** Looks again at what the device shall run, once the messages that have come already are taken. Cheap to call; never runs twice at once. */
-  wake(): void {
+  /**
+   * Looks again at what the device shall run, once the messages that have come already are taken. Cheap to call; never runs
+   * twice at once. `written`: what has just been written for it here, which need not be read.
+   */
+  wake(written?: Extract<DesiredRecord, { t: 'set' }>): void {
+    if (written) this.written = written;
     this.wanted = true;
     this.settling ??= this.settleWhileWanted().finally(() => {
       this.settling = null;
@@ -248,7 +254,7 @@ export class AgentSession implements DeviceSession {
     if (!written) return;
     // A report changes what the device says, seldom what it shall run: then there is nothing to read.
     if (this.known && written.desiredGeneration === this.known.generation && !this.pending.align && await this.act(this.known)) return;
-    let desired = await this.alignAndRead();
+    let desired: DesiredRecord = this.takeWritten() ?? await this.alignAndRead();
     if (highestGeneration(this.reported) > generationOf(desired)) {
       this.pending.align = true;
       desired = await this.alignAndRead();
@@ -282,6 +288,13 @@ export class AgentSession implements DeviceSession {
     if (settled === written.desiredGeneration) this.settledGeneration = settled;
     this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });
     return this.closed ? null : written;
+  }
+
+  /** null where it may not be the newest. */
+  private takeWritten(): Extract<DesiredRecord, { t: 'set' }> | null {
+    const { written } = this;
+    this.written = null;
+    return written && !this.pending.align && written.generation > (this.seenGeneration ?? 0n) ? written : null;
   }
 
   private async alignAndRead(): Promise<DesiredRecord> {

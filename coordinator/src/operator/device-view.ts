@@ -13,7 +13,7 @@ const TRACE_ID = /^[0-9a-f]{32}$/;
 /** Its spec is lost to the registry, and it keeps it; see rollout/held.ts. */
 export function deviceHeld(device: DeviceRecord, shared: SharedPins): boolean {
   if (highestReported(device.reported) <= generationOf(device.desired)) return false;
-  const spec = DeviceSpec.encode(effectiveSpec(specInputs(device, shared)).spec).finish();
+  const spec = Buffer.from(DeviceSpec.encode(effectiveSpec(specInputs(device, shared)).spec).finish());
   return isHeld(device, specHash(spec), Boolean(shared.kill));
 }
 

@@ -87,7 +87,7 @@ export class DeviceWatch {
     for (let at = 0; at < all.length; at += READ) {
       signal.throwIfAborted();
       const ids = all.slice(at, at + READ);
-      const [records, shared] = await Promise.all([this.registry.devices.readSomeForSpec(ids), this.registry.pins.shared()]);
+      const [records, shared] = await Promise.all([this.registry.devices.readSomeWithoutTelemetry(ids), this.registry.pins.shared()]);
       const found = new Map(records.filter((record) => selectorMatches(this.selector, record.labels)).map((record) => [record.id, record]));
       for (const id of ids) {
         const record = found.get(id);

@@ -52,7 +52,7 @@ export function operatorService(deps: OperatorDeps): OperatorServiceServer {
     changeConfig: serverStream(log, async (request, out, signal, caller) => {
       const { target, change, why, timeoutMs } = checkChange(request, deps.now());
       const entry = await pinEntry(registry, caller.name, target, change, why);
-      const devices = await rollouts.targets(target);
+      const devices = await rollouts.subjects(target);
       if (request.stageMany && devices.length > MOST_AT_ONCE) {
         const rollout = await registry.audit.around(entry, () => deps.staged.start(target, change, why, caller.name, checkStaging(undefined)));
         return out.write({ rollout: undefined, stagedRolloutId: rollout.id });

@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto';
 import { DeviceInfo, DeviceSpec, ModelState, Proposal, Reported, TelemetryFrame } from '@moefleet/proto';
 import type { Labels } from '@moefleet/runtime';
 import { reasonOf } from '../errors';
+import { DecodeCache } from './decode-cache';
 import { decodeLabels, mergeLabels } from './device-labels';
 import { decodeIdentity, type IdentityRecord } from './identity-record';
 import { decodePin, PIN_FIELDS, type PinSet, standingPins } from './pin';
@@ -56,6 +57,12 @@ export interface DeviceRecord {
   damaged: string[];
 }
 
+/** What a change of the fleet's settings asks of a device. */
+export type ChangeSubject = Pick<DeviceRecord, 'id' | 'model' | 'labels'>;
+
+/** What its desired spec is made of, and what tells whether it runs that. */
+export type SpecSubject = ChangeSubject & Pick<DeviceRecord, 'reported' | 'desired' | 'settledGeneration' | 'pins' | 'marks' | 'learned' | 'damaged'>;
+
 /** What tells how far a device has come with a spec. */
 export interface DeviceProgress {
   online: boolean;
@@ -67,31 +74,27 @@ export interface DeviceProgress {
 
 export type RawHash = Record<string, Buffer>;
 
-export interface RawDevice {
+/** Most devices run one of few models, and one of few specs. */
+const models = new DecodeCache((bytes) => ModelState.decode(bytes));
+const specs = new DecodeCache((bytes) => ({ hash: sha256Hex(bytes), decoded: decodeOrNothing(DeviceSpec, bytes) }));
+
+export interface RawSubject { state: RawHash; desired: RawHash; pins: RawHash; learned: RawHash; labels: RawHash }
+
+export interface RawDevice extends RawSubject {
   /** bytes of the latest telemetry frame; coordinators of earlier releases keep it in `state` */
   frame: Buffer | null;
-  state: RawHash; desired: RawHash; lease: RawHash; pins: RawHash; learned: RawHash; labels: RawHash; identity: RawHash;
+  lease: RawHash; identity: RawHash;
 }
 
 /** Without pins that have ended by `nowMs`. */
 export function decodeDevice(id: string, raw: RawDevice, nowMs: number): DeviceRecord {
   const damaged: string[] = [];
-  const message = <T>(hash: RawHash, field: string, type: { decode(bytes: Uint8Array): T }): T | undefined => {
-    const bytes = hash[field];
-    if (!bytes) return undefined;
-    try {
-      return type.decode(bytes);
-    } catch (error) {
-      damaged.push(`${field}: ${reasonOf(error)}`);
-      return undefined;
-    }
-  };
-  const info = message(raw.state, 'info', DeviceInfo);
-  const model = info?.model?.hash ? info.model : message(raw.state, 'model', ModelState);
+  const info = message(DeviceInfo, raw.state, 'info', damaged);
   const operatorLabels = decodeLabels(raw.labels, damaged);
-  const desired = decodeDesired(raw.desired);
-  if (desired.t === 'damaged') damaged.push('desired: no generation, or a hash that is not that of the spec');
+  const parts = decodeSpecParts(raw, () => info, nowMs, damaged);
+  const { model } = parts;
   return {
+    ...parts,
     id,
     lease: raw.lease['installId'] ? {
       installId: text(raw.lease, 'installId'), bootId: text(raw.lease, 'bootId'),
@@ -102,19 +105,57 @@ export function decodeDevice(id: string, raw: RawDevice, nowMs: number): DeviceR
     info,
     operatorLabels,
     labels: mergeLabels(info?.labels ?? {}, operatorLabels),
-    model,
-    reported: message(raw.state, 'reported', Reported),
-    telemetry: message(raw.frame ? { telemetry: raw.frame } : raw.state, 'telemetry', TelemetryFrame),
-    desired,
-    settledGeneration: decodeCount(raw.state['settledGeneration']) ?? 0n,
+    telemetry: message(TelemetryFrame, raw.frame ? { telemetry: raw.frame } : raw.state, 'telemetry', damaged),
     identity: decodeIdentity(id, raw.identity),
-    pins: standingPins(decodePinSet(raw.pins, '', damaged), nowMs),
-    marks: decodeMarks(raw.pins, damaged),
-    learned: model ? message(raw.learned, model.hash, Proposal) : undefined,
-    refused: model ? message(raw.learned, refusedField(model.hash), Proposal) : undefined,
-    lastProposal: message(raw.learned, 'last', Proposal),
+    refused: model ? message(Proposal, raw.learned, refusedField(model.hash), damaged) : undefined,
+    lastProposal: message(Proposal, raw.learned, 'last', damaged),
     damaged,
   };
+}
+
+/** The same, no more than its spec is made of; what the device says of itself is decoded where it is asked for. */
+export function decodeSpecSubject(id: string, raw: RawSubject, nowMs: number): SpecSubject {
+  const damaged: string[] = [];
+  const info = once(() => message(DeviceInfo, raw.state, 'info', damaged));
+  const labels = once(() => mergeLabels(info()?.labels ?? {}, decodeLabels(raw.labels, damaged)));
+  return { id, ...decodeSpecParts(raw, info, nowMs, damaged), get labels() { return labels(); }, damaged };
+}
+
+/** As readSubject (scripts.ts) gives it. */
+export function decodeChangeSubject(id: string, info: Buffer | null, model: Buffer | null, labels: RawHash): ChangeSubject {
+  return decodeSpecSubject(id, { state: { ...(info ? { info } : {}), ...(model ? { model } : {}) }, desired: {}, pins: {}, learned: {}, labels }, 0);
+}
+
+function decodeSpecParts(raw: RawSubject, info: () => DeviceInfo | undefined, nowMs: number, damaged: string[]) {
+  // The last model it had loaded is kept beside what it says of itself, so that it outlasts that it has none.
+  const model = message(models, raw.state, 'model', damaged) ?? (info()?.model?.hash ? info()!.model : undefined);
+  const desired = decodeDesired(raw.desired);
+  if (desired.t === 'damaged') damaged.push('desired: no generation, or a hash that is not that of the spec');
+  return {
+    model, desired,
+    reported: message(Reported, raw.state, 'reported', damaged),
+    settledGeneration: decodeCount(raw.state['settledGeneration']) ?? 0n,
+    pins: standingPins(decodePinSet(raw.pins, '', damaged), nowMs),
+    marks: decodeMarks(raw.pins, damaged),
+    learned: model ? message(Proposal, raw.learned, model.hash, damaged) : undefined,
+  };
+}
+
+/** undefined where there is none; what cannot be decoded is named in `damaged`. */
+function message<T>(type: { decode(bytes: Buffer): T }, hash: RawHash, field: string, damaged: string[]): T | undefined {
+  const bytes = hash[field];
+  if (!bytes) return undefined;
+  try {
+    return type.decode(bytes);
+  } catch (error) {
+    damaged.push(`${field}: ${reasonOf(error)}`);
+    return undefined;
+  }
+}
+
+function once<T>(make: () => T): () => T {
+  let made: { value: T } | null = null;
+  return () => (made ??= { value: make() }).value;
 }
 
 /** As readProgress (scripts.ts) gives it. A report that cannot be decoded counts as none. */
@@ -134,14 +175,11 @@ export function refusedField(modelHash: string): string { return `refused:${mode
 export function decodeDesired(raw: RawHash): DesiredRecord {
   if (Object.keys(raw).length === 0) return { t: 'none' };
   const generation = decodeCount(raw['generation']);
-  const spec = raw['spec'];
-  const hash = text(raw, 'hash');
-  try {
-    if (generation && spec && specHash(spec) === hash) {
-      return { t: 'set', generation, spec, decoded: DeviceSpec.decode(spec), hash, origin: text(raw, 'origin') };
-    }
-  } catch {
-    // bytes that are no DeviceSpec, though their hash is right
+  const { spec } = raw;
+  // Bytes may be no DeviceSpec though their hash is right.
+  const known = spec && specs.decode(spec);
+  if (generation && spec && known?.decoded && known.hash === text(raw, 'hash')) {
+    return { t: 'set', generation, spec, decoded: known.decoded, hash: known.hash, origin: text(raw, 'origin') };
   }
   return { t: 'damaged', generation: generation ?? 0n };
 }
@@ -166,7 +204,6 @@ export function generationOf(desired: DesiredRecord): bigint {
   return desired.t === 'none' ? 0n : desired.generation;
 }
 
-/** hex */
 /**
  * Whether what a device says last is of exactly this spec. The generation alone does not tell: one that the registry has
  * lost may have been given anew. Agents of earlier releases name no hash.
@@ -175,8 +212,13 @@ export function speaksOf(reported: Reported | undefined, generation: bigint, has
   return reported?.generation === generation && (reported.hash.length === 0 || reported.hash.toString('hex') === hash);
 }
 
-export function specHash(spec: Uint8Array): string {
-  return createHash('sha256').update(spec).digest('hex');
+/** hex */
+export function specHash(spec: Buffer): string {
+  return specs.decode(spec).hash;
+}
+
+function sha256Hex(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
 }
 
 /** A count as decimal digits, below MAX_GENERATION; undefined for anything else. */

@@ -8,7 +8,10 @@ import type { Labels, Logger } from '@moefleet/runtime';
 import { ClonedDeviceError, DeviceRefusedError, RegistryDataError } from '../errors';
 import { isId } from '../names';
 import { inChunks } from './chunks';
-import { decodeCount, decodeDesired, decodeDevice, decodeProgress, type DesiredRecord, type DeviceProgress, type DeviceRecord, type RawDevice, type RawHash, refusedField, specHash } from './device-record';
+import {
+  type ChangeSubject, decodeChangeSubject, decodeCount, decodeDesired, decodeDevice, decodeProgress, decodeSpecSubject, type DesiredRecord, type DeviceProgress, type DeviceRecord,
+  type RawDevice, type RawHash, refusedField, specHash, type SpecSubject,
+} from './device-record';
 import type { Keys } from './keys';
 import type { RedisLink } from './redis-link';
 import { LUA } from './scripts';
@@ -87,9 +90,7 @@ export class DeviceStore {
   }
 
   async readDesired(deviceId: string): Promise<DesiredRecord> {
-    const key = this.keys.desired(deviceId);
-    const [found] = await this.link.script(LUA.readHashes, [key], []) as unknown[];
-    return decodeDesired(hashOf(key, found));
+    return decodeDesired((await this.hashes([this.keys.desired(deviceId)]))[0]!);
   }
 
   /** null for a device nobody has seen. */
@@ -99,9 +100,18 @@ export class DeviceStore {
     return this.decode(deviceId, hashes, frame);
   }
 
-  /** As `read`, without telemetry: a third of the cost. */
-  async readForSpec(deviceId: string): Promise<DeviceRecord | null> {
-    return this.decode(deviceId, await this.readHashes(deviceId), null);
+  /**
+   * What its spec is made of, and the spec it has; null for a device nobody has seen. In one step: whoever then writes
+   * desired against the generation read has seen all that its writer had seen of the device.
+   */
+  async readSubject(deviceId: string): Promise<SpecSubject | null> {
+    const { keys } = this;
+    const [desired, state, pins, learned, labels] = await this.hashes(
+      [keys.desired(deviceId), keys.state(deviceId), keys.devicePins(deviceId), keys.learned(deviceId), keys.labels(deviceId)]);
+    if (Object.keys(state!).length === 0) return null;
+    const subject = decodeSpecSubject(deviceId, { desired: desired!, state: state!, pins: pins!, learned: learned!, labels: labels! }, this.now());
+    this.tellDamage(subject);
+    return subject;
   }
 
   /** How far it has come with a spec; null for a device nobody has seen. */
@@ -118,9 +128,17 @@ export class DeviceStore {
     return this.readSome(await this.ids());
   }
 
+  /** All devices, as little of each as a change of settings asks for. */
+  async changeSubjects(): Promise<ChangeSubject[]> {
+    return this.readOrSkip(await this.ids(), async (id) => {
+      const answer = await this.link.script(LUA.readChangeSubject, [this.keys.state(id), this.keys.labels(id)], []) as [Buffer | null, Buffer | null, unknown] | [];
+      return answer.length === 0 ? null : decodeChangeSubject(id, answer[0], answer[1], hashOf(this.keys.labels(id), answer[2]));
+    });
+  }
+
   /** All devices without telemetry. */
-  async readAllForSpec(): Promise<DeviceRecord[]> {
-    return this.readSomeForSpec(await this.ids());
+  async readAllWithoutTelemetry(): Promise<DeviceRecord[]> {
+    return this.readSomeWithoutTelemetry(await this.ids());
   }
 
   /** Without those that are unknown or damaged. */
@@ -129,8 +147,8 @@ export class DeviceStore {
   }
 
   /** The same without telemetry. */
-  readSomeForSpec(ids: readonly string[]): Promise<DeviceRecord[]> {
-    return this.readOrSkip(ids, (id) => this.readForSpec(id));
+  readSomeWithoutTelemetry(ids: readonly string[]): Promise<DeviceRecord[]> {
+    return this.readOrSkip(ids, (id) => this.readWithoutTelemetry(id));
   }
 
   /**
@@ -173,7 +191,7 @@ export class DeviceStore {
     if (Object.keys(set).length > 0) await this.link.run(key, (client) => client.hset(key, { ...set }));
   }
 
-  private async readOrSkip(ids: readonly string[], read: (id: string) => Promise<DeviceRecord | null>): Promise<DeviceRecord[]> {
+  private async readOrSkip<T>(ids: readonly string[], read: (id: string) => Promise<T | null>): Promise<T[]> {
     const records = await inChunks(ids, async (id) => {
       try {
         return await read(id);
@@ -186,13 +204,22 @@ export class DeviceStore {
     return records.filter((record) => record !== null);
   }
 
-  /** In one step: whoever then writes desired against the generation read has seen all that its writer had seen of the device. */
+  /** As `read`, without telemetry: a third of the cost. */
+  private async readWithoutTelemetry(deviceId: string): Promise<DeviceRecord | null> {
+    return this.decode(deviceId, await this.readHashes(deviceId), null);
+  }
+
   private async readHashes(deviceId: string): Promise<RawHashes> {
     const { keys } = this;
-    const places = [keys.desired(deviceId), keys.state(deviceId), keys.lease(deviceId), keys.devicePins(deviceId), keys.learned(deviceId), keys.labels(deviceId), keys.identity(deviceId)];
-    const found = await this.link.script(LUA.readHashes, places, []) as unknown[];
-    const [desired, state, lease, pins, learned, labels, identity] = places.map((key, at) => hashOf(key, found[at]));
+    const [desired, state, lease, pins, learned, labels, identity] = await this.hashes(
+      [keys.desired(deviceId), keys.state(deviceId), keys.lease(deviceId), keys.devicePins(deviceId), keys.learned(deviceId), keys.labels(deviceId), keys.identity(deviceId)]);
     return { desired: desired!, state: state!, lease: lease!, pins: pins!, learned: learned!, labels: labels!, identity: identity! };
+  }
+
+  /** All as they are at one moment. */
+  private async hashes(places: readonly string[]): Promise<RawHash[]> {
+    const found = await this.link.script(LUA.readHashes, places, []) as unknown[];
+    return places.map((key, at) => hashOf(key, found[at]));
   }
 
   private decode(deviceId: string, hashes: RawHashes, frame: Buffer | null): DeviceRecord | null {
@@ -202,7 +229,7 @@ export class DeviceStore {
     return record;
   }
 
-  private tellDamage(record: DeviceRecord): void {
+  private tellDamage(record: Pick<DeviceRecord, 'id' | 'damaged'>): void {
     if (record.damaged.length > 0) this.tell(record.id, record.damaged.join('; '));
     else this.toldDamage.delete(record.id);
   }

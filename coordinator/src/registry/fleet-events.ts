@@ -1,9 +1,10 @@
 /**
  * Wake-ups: something about a device has changed, read it again. Listeners in this coordinator hear at once, other
- * coordinators through Redis, where the wake-ups of one turn of the event loop travel together. They carry no state and
+ * coordinators through Redis, where the wake-ups of one turn of the event loop travel together. There they carry no state and
  * may be lost; whoever acts on them reads the registry, and looks again after a while without one.
  */
 import type { Logger } from '@moefleet/runtime';
+import type { DesiredRecord } from './device-record';
 import type { Keys } from './keys';
 import type { RedisLink } from './redis-link';
 
@@ -15,6 +16,8 @@ export interface FleetEvent {
    */
   kind: 'desired' | 'device' | 'taken' | 'measure' | 'identity' | 'token';
   deviceId: string;
+  /** of `desired`, in the coordinator that has just written it: what a read would find */
+  written?: Extract<DesiredRecord, { t: 'set' }>;
 }
 
 const KINDS: readonly string[] = ['desired', 'device', 'taken', 'measure', 'identity', 'token'] satisfies FleetEvent['kind'][];

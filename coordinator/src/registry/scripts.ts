@@ -158,6 +158,21 @@ const readHashes: Script = {
 };
 
 /**
+ * As little of a device as a change of settings asks for.
+ * in:  KEYS state, labels
+ * out: {info, model, labels as {field, value, ...}}, false for what is missing; {} for a device nobody has seen
+ */
+const readChangeSubject: Script = {
+  name: 'moefleetReadChangeSubject',
+  keys: 2,
+  batched: true,
+  lua: `
+    if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+    local said = redis.call('HMGET', KEYS[1], 'info', 'model')
+    return {said[1], said[2], redis.call('HGETALL', KEYS[2])}`,
+};
+
+/**
  * What tells how far a device has come with a spec.
  * in:  KEYS state, desired, lease
  * out: {reported, settledGeneration, generation, hash and origin of desired, installId of the lease}, false for what is
@@ -372,5 +387,5 @@ const putOperator: Script = {
     return 1`,
 };
 
-export const LUA = { ...IDENTITY_LUA, ...WARM_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readProgress, writeDesired, pushWindow, deleteWindows, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
+export const LUA = { ...IDENTITY_LUA, ...WARM_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readChangeSubject, readProgress, writeDesired, pushWindow, deleteWindows, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

@@ -5,14 +5,14 @@
 import { DeviceSpec } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { RegistryDataError } from '../errors';
-import { type DeviceRecord, generationOf, specHash } from '../registry/device-record';
+import { generationOf, specHash, type SpecSubject } from '../registry/device-record';
 import type { SharedPins } from '../registry/pin-store';
 import type { Registry } from '../registry/registry';
 import { effectiveSpec, type EffectiveSpecResult } from './effective-spec';
 import { highestReported, isHeld } from './held';
 
 export interface DesiredOutcome {
-  device: DeviceRecord;
+  device: SpecSubject;
   effective: EffectiveSpecResult;
   written: boolean;
   /** nothing was written, because the registry has lost what the device runs (held.ts) */
@@ -23,19 +23,23 @@ export interface DesiredOutcome {
   hash: string;
 }
 
+interface MadeSpec { readonly effective: EffectiveSpecResult; readonly spec: Buffer; /** hex */ readonly hash: string }
+
 /** Losing this often means that someone writes in a loop, not that two have met. */
 const MOST_TRIES = 20;
 
 export class DesiredWriter {
   /** Devices and their generations of which was told that they are held. */
   private readonly told = new Map<string, bigint>();
+  /** by what operators have set, and then by the model */
+  private readonly made = new WeakMap<SharedPins, Map<SpecSubject['model'], MadeSpec>>();
 
   constructor(private readonly registry: Registry, private readonly log: Logger) {}
 
   /** null for a device nobody has seen. `origin` is told to the agent. `accept`: also where the device is held. */
   async align(deviceId: string, origin: string, accept = false): Promise<DesiredOutcome | null> {
     for (let attempt = 0; attempt < MOST_TRIES; attempt += 1) {
-      const device = await this.registry.devices.readForSpec(deviceId);
+      const device = await this.registry.devices.readSubject(deviceId);
       if (!device) return null;
       const outcome = await this.alignOnce(device, await this.registry.pins.shared(), origin, accept);
       if (outcome) return outcome;
@@ -44,10 +48,8 @@ export class DesiredWriter {
   }
 
   /** null where someone else has written since `device` was read. */
-  private async alignOnce(device: DeviceRecord, shared: SharedPins, origin: string, accept: boolean): Promise<DesiredOutcome | null> {
-    const effective = effectiveSpec(specInputs(device, shared));
-    const spec = Buffer.from(DeviceSpec.encode(effective.spec).finish());
-    const hash = specHash(spec);
+  private async alignOnce(device: SpecSubject, shared: SharedPins, origin: string, accept: boolean): Promise<DesiredOutcome | null> {
+    const { effective, spec, hash } = this.specOf(device, shared);
     const { desired } = device;
     const reportedGeneration = highestReported(device.reported);
     const behind = reportedGeneration > generationOf(desired);
@@ -68,8 +70,19 @@ export class DesiredWriter {
     const answer = await this.registry.devices.writeDesired(device.id, generationOf(desired), reportedGeneration, spec, told);
     if (answer.t === 'stale') return null;
     this.log.info({ deviceId: device.id, generation: answer.generation, hash, origin: told }, 'desired written');
-    this.registry.events.emit({ kind: 'desired', deviceId: device.id });
+    this.registry.events.emit({ kind: 'desired', deviceId: device.id, written: { t: 'set', generation: answer.generation, spec, decoded: effective.spec, hash, origin: told } });
     return { device, effective, written: true, held: false, generation: answer.generation, hash };
+  }
+
+  /** Devices with nothing of their own share the spec of their model, as long as `shared` holds. */
+  private specOf(device: SpecSubject, shared: SharedPins): MadeSpec {
+    const alike = shared.groups.length === 0 && device.marks.size === 0 && !device.learned && Object.keys(device.pins).length === 0;
+    if (!alike) return makeSpec(device, shared);
+    let byModel = this.made.get(shared);
+    if (!byModel) this.made.set(shared, byModel = new Map());
+    let made = byModel.get(device.model);
+    if (!made) byModel.set(device.model, made = makeSpec(device, shared));
+    return made;
   }
 
   private tellHeld(deviceId: string, reportedGeneration: bigint, registryGeneration: bigint): void {
@@ -80,6 +93,12 @@ export class DesiredWriter {
   }
 }
 
-export function specInputs(device: DeviceRecord, shared: SharedPins): Parameters<typeof effectiveSpec>[0] {
+function makeSpec(device: SpecSubject, shared: SharedPins): MadeSpec {
+  const effective = effectiveSpec(specInputs(device, shared));
+  const spec = Buffer.from(DeviceSpec.encode(effective.spec).finish());
+  return { effective, spec, hash: specHash(spec) };
+}
+
+export function specInputs(device: Omit<SpecSubject, 'desired' | 'reported'>, shared: SharedPins): Parameters<typeof effectiveSpec>[0] {
   return { labels: device.labels, model: device.model, devicePins: device.pins, marks: device.marks, shared, learned: device.learned };
 }

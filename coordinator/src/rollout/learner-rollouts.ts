@@ -89,7 +89,7 @@ export class LearnerRollouts {
     const known = new Set(await devices.ids());
     const missing = proposals.find(({ deviceId }) => !known.has(deviceId));
     if (missing) throw new NotFoundError(`device ${missing.deviceId} is not known; list the devices again`);
-    const records = new Map((await devices.readSomeForSpec(proposals.map(({ deviceId }) => deviceId))).map((device) => [device.id, device]));
+    const records = new Map((await devices.readSomeWithoutTelemetry(proposals.map(({ deviceId }) => deviceId))).map((device) => [device.id, device]));
     const found = await inChunks(proposals, async (proposal): Promise<Candidate[]> => {
       const device = records.get(proposal.deviceId);
       const refused = device && this.refusal(device, proposal);

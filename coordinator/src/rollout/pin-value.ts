@@ -1,5 +1,5 @@
 /** The pin that a change sets, without its order. */
-import type { DeviceRecord } from '../registry/device-record';
+import type { ChangeSubject } from '../registry/device-record';
 import type { PinByField, PinField } from '../registry/pin';
 import type { Change } from './change';
 
@@ -7,7 +7,7 @@ type Unordered<P> = P extends unknown ? Omit<P, 'order'> : never;
 export type PinValue = Unordered<PinByField[PinField]>;
 
 /** null: the change clears it. A pin of what belongs to a model remembers those that its targets run. */
-export function pinValue(change: Change, why: string, devices: readonly DeviceRecord[]): PinValue | null {
+export function pinValue(change: Change, why: string, devices: readonly Pick<ChangeSubject, 'model'>[]): PinValue | null {
   const modelHashes = [...new Set(devices.flatMap((device) => device.model?.hash ?? []))].sort();
   const base = { why, ...(change.expiresMs === undefined ? {} : { expiresMs: change.expiresMs }) };
   switch (change.t) {

@@ -8,7 +8,7 @@ import { SpecState } from '@moefleet/proto';
 import { type Logger, selectorMatches, type Service } from '@moefleet/runtime';
 import { InvalidRequestError, NotFoundError, RegistryDataError, StoppingError } from '../errors';
 import { inChunks } from '../registry/chunks';
-import { type DeviceRecord, speaksOf } from '../registry/device-record';
+import { type ChangeSubject, type DeviceRecord, speaksOf } from '../registry/device-record';
 import type { Registry } from '../registry/registry';
 import type { RolloutRecord, RolloutRow, RolloutState } from '../registry/rollout-record';
 import { type Change, describeChange, pinField, pinPlace, specFields, type Target } from './change';
@@ -40,12 +40,12 @@ export class RolloutEngine implements Service {
   }
 
   /** Sets or clears the pin, writes what follows from it, and returns the rollout that is now under way. `known`: the targets, read a moment ago. */
-  async change(target: Target, change: Change, why: string, timeoutMs: number, known?: readonly DeviceRecord[]): Promise<RolloutFollower> {
-    known ??= await this.targets(target);
+  async change(target: Target, change: Change, why: string, timeoutMs: number, known?: readonly ChangeSubject[]): Promise<RolloutFollower> {
+    known ??= await this.subjects(target);
     checkFits(change, known);
     const cleared = await this.applyPin(target, change, why, known);
     // Looked up again: a device that joined meanwhile has been brought in line with the pins as they were before.
-    const ids = target.t === 'all' ? await this.registry.devices.ids() : (await this.targets(target)).map(({ id }) => id);
+    const ids = target.t === 'all' ? await this.registry.devices.ids() : (await this.subjects(target)).map(({ id }) => id);
     const what = describeChange(change, target);
     const origin = `operator: ${what}${why ? ` (${why})` : ''}`;
     const place = pinPlace(target);
@@ -114,17 +114,22 @@ export class RolloutEngine implements Service {
 
   /** Devices a change is for now. Throws NotFoundError for a device nobody has seen. */
   async targets(target: Target): Promise<DeviceRecord[]> {
-    if (target.t === 'device') {
-      const device = await this.registry.devices.read(target.deviceId);
-      if (!device) throw new NotFoundError(`device ${target.deviceId} is not known; see the list of devices`);
-      return [device];
-    }
-    const devices = await this.registry.devices.readAllForSpec();
-    return target.t === 'all' ? devices : devices.filter((device) => selectorMatches(target.selector, device.labels));
+    return target.t === 'device' ? [await this.target(target.deviceId)] : among(target, await this.registry.devices.readAllWithoutTelemetry());
+  }
+
+  /** The same, no more of each than a change that takes effect at once asks for: a third of the cost. */
+  async subjects(target: Target): Promise<ChangeSubject[]> {
+    return target.t === 'device' ? [await this.target(target.deviceId)] : among(target, await this.registry.devices.changeSubjects());
+  }
+
+  private async target(deviceId: string): Promise<DeviceRecord> {
+    const device = await this.registry.devices.read(deviceId);
+    if (!device) throw new NotFoundError(`device ${deviceId} is not known; see the list of devices`);
+    return device;
   }
 
   /** For a clearing change: whether there was a pin; true for a setting one. */
-  private async applyPin(target: Target, change: Change, why: string, devices: readonly DeviceRecord[]): Promise<boolean> {
+  private async applyPin(target: Target, change: Change, why: string, devices: readonly ChangeSubject[]): Promise<boolean> {
     const place = pinPlace(target);
     const pin = pinValue(change, why, devices);
     if (!pin) return this.registry.pins.clear(place, pinField(change));
@@ -152,6 +157,10 @@ export class RolloutEngine implements Service {
   }
 }
 
+function among<T extends Pick<ChangeSubject, 'labels'>>(target: Exclude<Target, { t: 'device' }>, devices: T[]): T[] {
+  return target.t === 'all' ? devices : devices.filter(({ labels }) => selectorMatches(target.selector, labels));
+}
+
 function failedRow(deviceId: string, reason: string): RolloutRow {
   return { deviceId, state: 'failed', generation: 0, hash: '', reason };
 }
@@ -174,13 +183,13 @@ function whyUnchanged(outcome: DesiredOutcome, change: Change, place: string, pi
 }
 
 /** Throws InvalidRequestError where the model of a target cannot take the change. */
-export function checkFits(change: Change, devices: readonly DeviceRecord[]): void {
+export function checkFits(change: Change, devices: readonly ChangeSubject[]): void {
   checkCapacity(change, devices);
   checkLayerLists(change, devices);
 }
 
 /** A capacity below top-K would starve every token; one above the number of experts is a mistake. */
-function checkCapacity(change: Change, devices: readonly DeviceRecord[]): void {
+function checkCapacity(change: Change, devices: readonly ChangeSubject[]): void {
   if (change.t !== 'setCapacity') return;
   for (const { id, model } of devices) {
     if (!model || (change.capacity >= model.topK && change.capacity <= model.experts)) continue;
@@ -190,7 +199,7 @@ function checkCapacity(change: Change, devices: readonly DeviceRecord[]): void {
 }
 
 /** A list has one value per layer with experts, so it fits some models and no others. */
-function checkLayerLists(change: Change, devices: readonly DeviceRecord[]): void {
+function checkLayerLists(change: Change, devices: readonly ChangeSubject[]): void {
   if (change.t !== 'setRouting') return;
   for (const [field, list] of [['set_routing.lambdas', change.routing.lambdas], ['set_routing.top_js', change.routing.topJs]] as const) {
     for (const { id, model } of devices) {
