@@ -54,6 +54,16 @@ export class BusyError extends Error {
   override readonly name = 'BusyError';
 }
 
+/** The folder or bucket that keeps what devices fetch cannot be read or written; the same request may work later. */
+export class StoreFailedError extends Error {
+  override readonly name = 'StoreFailedError';
+  constructor(readonly place: string, cause: unknown) {
+    const { code } = (cause ?? {}) as NodeJS.ErrnoException;
+    const remedy = code === 'ENOSPC' || code === 'EDQUOT' ? '; make room there: moefleet model remove NAME, or a larger disk' : '';
+    super(`what devices fetch is kept in ${place}, which cannot be used now (${reasonOf(cause)})${remedy}`, { cause });
+  }
+}
+
 /** Another installation holds the device id with a live stream. */
 export class DeviceIdTakenError extends Error {
   override readonly name = 'DeviceIdTakenError';

@@ -3,7 +3,7 @@ import { Metadata, status, type StatusObject } from '@grpc/grpc-js';
 import {
   BudgetExceededError, BusyError, ClonedDeviceError, DeviceEnrolledError, DeviceIdTakenError, DeviceRefusedError, DeviceUnavailableError, InvalidRequestError,
   NameTakenError, NoCertificateError, NotAllowedNowError, NotFoundError, OverloadedError, PermissionDeniedError, RegistryDataError, RegistryUnavailableError,
-  ReplacedError, StoppingError, TaskFailedError, TokenRefusedError, UnauthenticatedError,
+  ReplacedError, StoppingError, StoreFailedError, TaskFailedError, TokenRefusedError, UnauthenticatedError,
 } from './errors';
 
 /** Milliseconds a client is told to wait, in the trailer `retry-after-ms`, before it tries again. */
@@ -33,6 +33,7 @@ export function toGrpcStatus(error: unknown): GrpcFailure {
   if (error instanceof TaskFailedError) return failure(status.FAILED_PRECONDITION, error);
   if (error instanceof NotAllowedNowError) return failure(status.FAILED_PRECONDITION, error);
   if (error instanceof BusyError) return failure(status.RESOURCE_EXHAUSTED, error, RETRY_AFTER_MS.busy);
+  if (error instanceof StoreFailedError) return failure(status.UNAVAILABLE, error, RETRY_AFTER_MS.registry);
   if (error instanceof StoppingError) return failure(status.UNAVAILABLE, error, error.retryAfterMs);
   if (error instanceof OverloadedError) return failure(status.UNAVAILABLE, error, error.retryAfterMs);
   if (error instanceof BudgetExceededError) return failure(status.RESOURCE_EXHAUSTED, error, RETRY_AFTER_MS.budget);
