@@ -2,12 +2,14 @@ import { X509Certificate } from 'node:crypto';
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { connect as tlsConnect, type ConnectionOptions, type TLSSocket } from 'node:tls';
+import type { AddressInfo } from 'node:net';
+import { connect as tlsConnect, type ConnectionOptions, createServer as createTlsServer, type TLSSocket } from 'node:tls';
 import { COORDINATOR_NAME, createLogger } from '@moefleet/runtime';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
 import { call, startCoordinator, type TestCoordinator, testChannel } from '../testing/test-coordinator';
 import { OperatorServiceClient } from '@moefleet/proto';
-import { FleetCa } from './fleet-ca';
+import { testDevice } from '../testing/test-device';
+import { deviceHost, FleetCa } from './fleet-ca';
 import { initFleet } from './init-fleet';
 import { ServerCertificate } from './server-certificate';
 
@@ -64,6 +66,31 @@ test('a coordinator renews its certificate at two thirds of its life, with a new
   expect(shown().publicKey.equals(first.publicKey)).toBe(false);
   expect(Date.parse(shown().validTo)).toBeGreaterThan(Date.parse(first.validTo) + 20 * DAY_MS);
   await certificate.stop();
+});
+
+test.each([COORDINATOR_NAME, 'localhost', '127.0.0.1', 'fleet.example.org', '*', '*.internal'])('a device that is called %s cannot pass for a coordinator, and can serve devices beside it', async (id) => {
+  const folder = join(root, `named-${Buffer.from(id).toString('hex')}`);
+  await initFleet(folder, 'fleet', ['fleet.example.org'], Date.now());
+  const ca = await FleetCa.load(folder);
+  const { keys, keyPem } = await testDevice(id);
+  const { chainPem } = await ca.issueDevice(keys.publicKey as never, id, 'install', Date.now(), DAY_MS);
+  expect(new X509Certificate(chainPem).keyUsage).toEqual(['1.3.6.1.5.5.7.3.2', '1.3.6.1.5.5.7.3.1']);
+  const server = createTlsServer({ key: keyPem, cert: chainPem }, (socket) => socket.end());
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const dial = (servername: string) => handshake(address, { ca: ca.certificatePem, servername });
+  for (const name of [COORDINATOR_NAME, 'localhost', 'fleet.example.org']) expect(await dial(name)).toMatch(/does not match certificate's altnames/);
+  // Whoever dials an address holds that against the certificate.
+  expect(await handshake(address, { ca: ca.certificatePem })).toMatch(/does not match certificate's altnames|is not in the cert's list/);
+  expect(await dial(deviceHost(id))).toBe('TLSv1.3');
+  await new Promise((resolve) => server.close(resolve));
+});
+
+test('no coordinator gets the name of a device', async () => {
+  const ca = await FleetCa.load(await fleet('names'));
+  const { keys } = await testDevice('a');
+  const { chainPem } = await ca.issueServer(keys.publicKey, [deviceHost('a'), deviceHost('a').toUpperCase(), `${deviceHost('a')}.`], Date.now(), DAY_MS);
+  expect(new X509Certificate(chainPem).subjectAltName).not.toMatch(/invalid/i);
 });
 
 describe('a coordinator with the folder of a fleet', () => {

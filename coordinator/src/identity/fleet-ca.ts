@@ -1,7 +1,9 @@
 /**
  * The fleet's certificate authority: one ECDSA P-256 key in a folder that all coordinators of the fleet share. It
- * signs two kinds of certificates and no others: of coordinators (server authentication) and of devices (client
- * authentication), so that neither can be used as the other. Whoever has the key is the fleet.
+ * signs two kinds of certificates and no others. A coordinator's is for servers, under the names and addresses that it is
+ * reached at. A device's is for clients, and for the listener at which devices beside it fetch models: as a server it has
+ * one name, under a domain that no coordinator can have (deviceHost). So neither can be used as the other, whatever a
+ * device calls itself. Whoever has the key is the fleet.
  */
 import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
@@ -17,6 +19,8 @@ const DAY_MS = 24 * 3_600_000;
 const CA_LIFE_MS = 20 * 365 * DAY_MS;
 /** Devices whose clock is behind by less than this still accept what was just made. */
 const BACKDATE_MS = 3_600_000;
+/** Below it lie the names of devices, and no coordinator's. */
+const NO_HOST = 'moefleet.invalid';
 
 export const FLEET_FILES = { certificate: 'ca.pem', key: 'ca-key.pem', settings: 'fleet.json' } as const;
 
@@ -92,15 +96,20 @@ export class FleetCa {
 
   /** A certificate that lets its holder be a coordinator under `hosts`, and under the name that agents ask for. */
   issueServer(publicKey: webcrypto.CryptoKey, hosts: readonly string[], nowMs: number, lifeMs: number): Promise<Issued> {
-    const names = [...new Set([COORDINATOR_NAME, 'localhost', '127.0.0.1', '::1', ...this.settings.hosts, ...hosts])];
-    return this.issue(publicKey, [{ CN: [COORDINATOR_NAME] }], nowMs, lifeMs, x509.ExtendedKeyUsage.serverAuth, [
+    const names = [...new Set([COORDINATOR_NAME, 'localhost', '127.0.0.1', '::1', ...this.settings.hosts, ...hosts])].filter((name) => !isDevicesName(name));
+    return this.issue(publicKey, [{ CN: [COORDINATOR_NAME] }], nowMs, lifeMs, [x509.ExtendedKeyUsage.serverAuth], [
       new x509.SubjectAlternativeNameExtension(names.map((value) => ({ type: isIP(value) ? 'ip' : 'dns', value }))),
     ]);
   }
 
-  /** `publicKey`: what a checked request carries. The subject is the device and its installation. */
+  /**
+   * `publicKey`: what a checked request carries. The subject is the device and its installation. The name beside it is there
+   * so that the subject is never taken for a host's: without any, TLS clients hold the name they have dialled against it.
+   */
   issueDevice(publicKey: x509.PublicKey, deviceId: string, installId: string, nowMs: number, lifeMs: number): Promise<Issued> {
-    return this.issue(publicKey, [{ CN: [deviceId] }, { OU: [installId] }], nowMs, lifeMs, x509.ExtendedKeyUsage.clientAuth, []);
+    return this.issue(publicKey, [{ CN: [deviceId] }, { OU: [installId] }], nowMs, lifeMs, [x509.ExtendedKeyUsage.clientAuth, x509.ExtendedKeyUsage.serverAuth], [
+      new x509.SubjectAlternativeNameExtension([{ type: 'dns', value: deviceHost(deviceId) }]),
+    ]);
   }
 
   /** Whether this authority has signed it; says nothing of its dates. */
@@ -110,7 +119,7 @@ export class FleetCa {
   }
 
   private async issue(
-    publicKey: webcrypto.CryptoKey | x509.PublicKey, subject: x509.JsonName, nowMs: number, lifeMs: number, usage: x509.ExtendedKeyUsage, more: x509.Extension[],
+    publicKey: webcrypto.CryptoKey | x509.PublicKey, subject: x509.JsonName, nowMs: number, lifeMs: number, usages: x509.ExtendedKeyUsage[], more: x509.Extension[],
   ): Promise<Issued> {
     // Certificates count in whole seconds.
     const notBeforeMs = Math.floor((nowMs - Math.min(BACKDATE_MS, lifeMs)) / 1000) * 1000;
@@ -123,7 +132,7 @@ export class FleetCa {
       extensions: [
         new x509.BasicConstraintsExtension(false, undefined, true),
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
-        new x509.ExtendedKeyUsageExtension([usage]),
+        new x509.ExtendedKeyUsageExtension(usages),
         await x509.AuthorityKeyIdentifierExtension.create(this.certificate.publicKey),
         ...more,
       ],
@@ -132,11 +141,23 @@ export class FleetCa {
   }
 }
 
+/**
+ * The only name a device's certificate is good for as a server's. A hash, because an id may hold what a host's name may
+ * not; `.invalid` is set aside for names that stand for no host (RFC 2606), and `issueServer` refuses it.
+ */
+export function deviceHost(deviceId: string): string {
+  return `${createHash('sha256').update(deviceId).digest('hex').slice(0, 32)}.device.${NO_HOST}`;
+}
+
 /** 127 random bits: positive, and never twice. */
 function newSerial(): string {
   const bytes = randomBytes(16);
   bytes[0] = (bytes[0]! & 0x7f) | 0x40;
   return bytes.toString('hex');
+}
+
+function isDevicesName(name: string): boolean {
+  return name.toLowerCase().replace(/\.$/, '').endsWith(`.${NO_HOST}`);
 }
 
 /** Each file is new, or nothing of this is left. */
