@@ -3,16 +3,19 @@ import { hostname } from 'node:os';
 import { randomBytes } from 'node:crypto';
 import { join, resolve } from 'node:path';
 import { ConfigError, parseDuration, readBoolean, readInteger, readNumber, type Env, type Setting } from '@moefleet/runtime';
+import type { S3Place } from './artifacts/s3-objects';
 import { InvalidRequestError } from './errors';
 import { parseGates } from './rollout/gate';
 import { readGateText } from './rollout/gate-text';
 import type { LearnerStaging } from './rollout/learner-rollouts';
 import { planStages } from './rollout/stage-plan';
-import { isLoopback, parseListenAddress, type ListenAddress } from './listen-address';
+import { formatAddress, isLoopback, parseListenAddress, type ListenAddress } from './listen-address';
 import { parseRedisUrl, shownUrl } from './registry/redis-client';
 
 const DEFAULT_LEARNER_GATE = 'perplexityLoss<2%,errors==0';
 const MOST_DEVICES = 10_000_000;
+const BLOB_PORT_AFTER = 3;
+const MOST_PORT = 65_535;
 
 export const SETTINGS: readonly Setting[] = [
   { flags: '--redis-url <url>', env: 'MOEFLEET_REDIS_URL', description: 'Redis that holds the registry and the job queue', fallback: 'redis://127.0.0.1:6379' },
@@ -42,7 +45,11 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--learner-stages <list>', env: 'MOEFLEET_LEARNER_STAGES', description: 'stages in which devices get what the learner proposes; default: up to ten devices at once, more as 1,5%,25%,100%' },
   { flags: '--learner-soak <time>', env: 'MOEFLEET_LEARNER_SOAK', description: 'how long each of these stages is watched, such as 10m; default: 60s where there is more than one' },
   { flags: '--learner-gate <list>', env: 'MOEFLEET_LEARNER_GATE', description: 'what must hold on each device for the learner\'s values to stay, else they are taken back; keep it above the learner\'s --budget; none: no gate', fallback: DEFAULT_LEARNER_GATE },
-  { flags: '--artifact-dir <folder>', env: 'MOEFLEET_ARTIFACT_DIR', description: 'keeps what devices fetch, such as releases of the agent (moefleet agent push); coordinators of a fleet share it' },
+  { flags: '--artifact-dir <folder>', env: 'MOEFLEET_ARTIFACT_DIR', description: 'keeps what devices fetch: models (moefleet model push) and releases of the agent (moefleet agent push); coordinators of a fleet share it' },
+  { flags: '--artifact-s3 <url>', env: 'MOEFLEET_ARTIFACT_S3', description: 'keeps models in a bucket instead, s3://BUCKET/PREFIX; credentials as the AWS SDK finds them (AWS_ACCESS_KEY_ID, shared files, the machine\'s role)' },
+  { flags: '--artifact-s3-endpoint <url>', env: 'MOEFLEET_ARTIFACT_S3_ENDPOINT', description: 'of an S3-compatible service other than AWS, such as https://minio.example:9000' },
+  { flags: '--artifact-s3-region <name>', env: 'MOEFLEET_ARTIFACT_S3_REGION', description: 'region of the bucket', fallback: 'as the AWS SDK finds it; us-east-1 with an endpoint' },
+  { flags: '--blob-listen <host:port>', env: 'MOEFLEET_BLOB_LISTEN', description: 'where devices fetch models (HTTP, with --tls-dir HTTPS); behind a balancer it must be reached at the address that agents connect to, under this port', fallback: 'the host of --gateway, its port + 3' },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
 ];
 
@@ -81,6 +88,9 @@ export interface CoordinatorConfig {
   readonly learnerStaging: LearnerStaging;
   /** null: it keeps none */
   readonly artifactFolder: string | null;
+  /** null: models are kept in artifactFolder, if there is one */
+  readonly artifactS3: S3Place | null;
+  readonly blobListen: ListenAddress;
   readonly logLevel: string;
 }
 
@@ -101,6 +111,7 @@ export function readConfig(values: Env): CoordinatorConfig {
   };
   const gateway = listen('MOEFLEET_GATEWAY_LISTEN', '127.0.0.1:7400', tlsFolder !== null);
   const operator = listen('MOEFLEET_OPERATOR_LISTEN', '127.0.0.1:7401', tlsFolder !== null);
+  const blobListen = listen('MOEFLEET_BLOB_LISTEN', defaultBlobListen(gateway), tlsFolder !== null);
   const http = listen('MOEFLEET_HTTP_LISTEN', '127.0.0.1:7402', false);
   return Object.freeze({
     ...readRedis(values),
@@ -112,7 +123,7 @@ export function readConfig(values: Env): CoordinatorConfig {
     tlsFolder,
     certificateLifeMs: DAY_MS * readNumber('MOEFLEET_CERTIFICATE_DAYS', values['MOEFLEET_CERTIFICATE_DAYS'], 7, 0.00001, 3650),
     reenrolGraceMs: DAY_MS * readNumber('MOEFLEET_REENROL_DAYS', values['MOEFLEET_REENROL_DAYS'], 30, 0, 3650),
-    plaintextBeyondLoopback: (tlsFolder === null ? [gateway, operator, http] : [http]).some((address) => !isLoopback(address.host)),
+    plaintextBeyondLoopback: (tlsFolder === null ? [gateway, operator, http, blobListen] : [http]).some((address) => !isLoopback(address.host)),
     jaegerUrl: values['MOEFLEET_JAEGER_URL'] ? readUrl('MOEFLEET_JAEGER_URL', values['MOEFLEET_JAEGER_URL'], ['http:', 'https:']).replace(/\/+$/, '') : '',
     learnEveryMs: Math.round(1000 * readNumber('MOEFLEET_LEARN_EVERY', values['MOEFLEET_LEARN_EVERY'], 10, 0, 86_400)),
     telemetryIntervalMs: readInteger('MOEFLEET_TELEMETRY_INTERVAL_MS', values['MOEFLEET_TELEMETRY_INTERVAL_MS'], 1000, 50, 3_600_000),
@@ -128,10 +139,29 @@ export function readConfig(values: Env): CoordinatorConfig {
     adminTokenFile: resolve(values['MOEFLEET_ADMIN_TOKEN_FILE'] || join(tlsFolder ?? '.', ADMIN_TOKEN_FILE)),
     coordinatorId: readMatching('MOEFLEET_COORDINATOR_ID', values['MOEFLEET_COORDINATOR_ID'] || defaultCoordinatorId(), /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'an id of letters, digits, ".", "_" and "-"'),
     artifactFolder: values['MOEFLEET_ARTIFACT_DIR'] ? resolve(values['MOEFLEET_ARTIFACT_DIR']) : null,
+    artifactS3: readS3Place(values),
+    blobListen,
     gateText: readGateText(values['MOEFLEET_GATE_TEXT'] ?? ''),
     learnerStaging: readLearnerStaging(values),
     logLevel: readMatching('MOEFLEET_LOG_LEVEL', values['MOEFLEET_LOG_LEVEL'] || 'info', new RegExp(`^(?:${LOG_LEVELS.join('|')})$`), `one of ${LOG_LEVELS.join(', ')}`),
   });
+}
+
+/** Beside the agents' port, so that whoever lets these in finds it; a free one where theirs is. */
+function defaultBlobListen({ host, port }: ListenAddress): string {
+  return formatAddress(host, port === 0 ? 0 : Math.min(port + BLOB_PORT_AFTER, MOST_PORT));
+}
+
+function readS3Place(values: Env): S3Place | null {
+  const url = values['MOEFLEET_ARTIFACT_S3'] ?? '';
+  const endpoint = values['MOEFLEET_ARTIFACT_S3_ENDPOINT'] ? readUrl('MOEFLEET_ARTIFACT_S3_ENDPOINT', values['MOEFLEET_ARTIFACT_S3_ENDPOINT'], ['http:', 'https:']) : '';
+  if (url === '') {
+    if (endpoint !== '') throw new ConfigError('MOEFLEET_ARTIFACT_S3_ENDPOINT', endpoint, 'of use without --artifact-s3 s3://BUCKET/PREFIX');
+    return null;
+  }
+  const [, bucket, prefix = ''] = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:\/([A-Za-z0-9][A-Za-z0-9._/-]{0,199}))?\/?$/.exec(url) ?? [];
+  if (!bucket) throw new ConfigError('MOEFLEET_ARTIFACT_S3', url, 'a bucket such as s3://fleet/models');
+  return { bucket, prefix: prefix.replace(/\/+$/, ''), endpoint, region: values['MOEFLEET_ARTIFACT_S3_REGION'] ?? '' };
 }
 
 function readRedis(values: Env): Pick<CoordinatorConfig, 'redisUrl' | 'redisSentinel'> {

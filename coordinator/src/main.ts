@@ -1,6 +1,11 @@
 /** Builds the coordinator from its configuration and runs it. The only place where its objects are made. */
 import { ConfigError, createLogger, Lifecycle, type Logger, mergeSettings, runUntilSignal, VERSION } from '@moefleet/runtime';
 import { ArtifactStore } from './artifacts/artifact-store';
+import { BlobStore } from './artifacts/blob-store';
+import { FolderObjects } from './artifacts/folder-objects';
+import { S3Objects } from './artifacts/s3-objects';
+import { BlobAdmission } from './blobs/blob-admission';
+import { BlobServer } from './blobs/blob-server';
 import { type CoordinatorConfig, readConfig, SETTINGS } from './config';
 import { AgentGateway, type GatewayOptions } from './gateway/agent-gateway';
 import type { AgentSession } from './gateway/agent-session';
@@ -33,6 +38,8 @@ export interface CoordinatorAddresses {
   gatewayAddress: string;
   operatorAddress: string;
   httpAddress: string;
+  /** null: it keeps no models */
+  blobAddress: string | null;
 }
 
 export interface Coordinator {
@@ -54,7 +61,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const rollouts = new RolloutEngine(registry, log, metrics);
   const queue = new LearnerQueue({ redis, redisPrefix: config.redisPrefix, everyMs: config.learnEveryMs }, link, log);
   const now = tuning.now ?? Date.now;
-  const certificate = config.tlsFolder === null ? null : new ServerCertificate({ folder: config.tlsFolder, hosts: [config.gateway.host, config.operator.host], now }, log);
+  const certificate = config.tlsFolder === null ? null : new ServerCertificate({ folder: config.tlsFolder, hosts: [config.gateway.host, config.operator.host, config.blobListen.host], now }, log);
   const staged = new StagedRollouts(registry, rollouts, config.gateText, (id) => rolloutQueue.wake(id), log);
   const rolloutQueue: RolloutQueue = new RolloutQueue({ step: (id) => staged.step(id), active: () => registry.stagedRollouts.active() },
     { redis, redisPrefix: config.redisPrefix, lockMs: tuning.rolloutLockMs }, link, log);
@@ -63,12 +70,15 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const enrolment = certificate && new Enrolment({ registry, ca: () => certificate.ca, now, lifeMs: config.certificateLifeMs, graceMs: config.reenrolGraceMs, log });
   const journal = config.tlsFolder === null ? null : new RevocationJournal({ folder: config.tlsFolder, registry, log });
   const artifacts = new ArtifactStore(config.artifactFolder, now);
+  const objects = config.artifactS3 ? new S3Objects(config.artifactS3) : config.artifactFolder === null ? null : new FolderObjects(config.artifactFolder);
+  const blobs = new BlobStore(objects);
+  const blobServer = new BlobServer({ address: config.blobListen, certificate, now }, { blobs, admission: new BlobAdmission(registry, now), metrics, log });
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const warm = new WarmExchange(registry.warm, { intervalMs: config.expertUseIntervalMs }, metrics, log);
   const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, warm, windowRoom: new WindowRoom(), metrics, log },
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
-      credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment, artifacts });
+      credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment, artifacts, blobPort: () => blobServer.port });
   const operator = new OperatorServer(config.operator,
     { registry, rollouts, staged, learnerRollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, artifacts, enrolment, now, log },
     certificate ? () => certificate.credentials(false) : undefined,
@@ -86,7 +96,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
       return { contentType: metrics.contentType, text: await metrics.text() };
     },
   });
-  const addresses = () => ({ gatewayAddress: gateway.address, operatorAddress: operator.address, httpAddress: http.address });
+  const addresses = () => ({ blobAddress: blobServer.address, gatewayAddress: gateway.address, operatorAddress: operator.address, httpAddress: http.address });
   const announcement = {
     name: 'announcement',
     async start() {
@@ -100,7 +110,8 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   };
   const presence = new Presence(registry, coordinatorId,
     () => ({ gatewayAddress: gateway.address, operatorAddress: operator.address, streams: sessions.size, framesShed: telemetry.shed }), log);
-  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, ...(journal ? [journal] : []), queue, rolloutQueue, gateway, firstAdmin, operator, http, rollouts, pinExpiry, presence, announcement], log);
+  const objectStore = { name: 'object store', async start() {}, async stop() { objects?.stop(); } };
+  const lifecycle = new Lifecycle([...(certificate ? [certificate] : []), link, ...(journal ? [journal] : []), queue, rolloutQueue, objectStore, blobServer, gateway, firstAdmin, operator, http, rollouts, pinExpiry, presence, announcement], log);
   return { lifecycle, registry, addresses };
 }
 

@@ -19,6 +19,8 @@ export class Metrics {
   readonly warmListsSent = this.counter('warm_lists_sent_total', 'Warm lists sent to agents', []);
   readonly telemetryGaps = this.counter('telemetry_gaps_total', 'Gaps found in the sequence of telemetry frames', []);
   readonly desiredSent = this.counter('desired_sent_total', 'Desired specs sent to agents', []);
+  readonly blobBytes = this.counter('blob_bytes_total', 'Bytes of models that devices have fetched from this coordinator', []);
+  readonly blobRequests = this.counter('blob_requests_total', 'Requests for blobs that have been answered, by HTTP status', ['code']);
   readonly acknowledged = this.histogram('desired_acknowledged_seconds', 'From sending a desired spec to the device saying APPLIED or FAILED', [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]);
   readonly redisAnswers = this.histogram('redis_command_seconds', 'Time a Redis command takes, failures included', [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2]);
   readonly leasesLost = this.counter('leases_lost_total', 'Leases of this coordinator that a newer stream of the device had taken when they were to be prolonged', []);

@@ -37,6 +37,8 @@ export interface GatewayOptions {
   credentials?: () => ServerCredentials;
   /** what devices fetch; default: nothing */
   artifacts?: ArtifactStore;
+  /** of the listener for models; null: there is none */
+  blobPort?: () => number | null;
   /** lets devices enrol, and makes a certificate a condition; null: plaintext */
   enrolment?: Enrolment | null;
 }
@@ -88,6 +90,7 @@ export class AgentGateway implements Service {
     this.streamOptions = {
       coordinatorId: options.coordinatorId, admission: this.admission, budget: options.deviceBudget, telemetryIntervalMs: () => this.pace.intervalMs,
       leaseTtlMs: options.leaseTtlMs ?? LEASE_TTL_MS, helloTimeoutMs: options.helloTimeoutMs ?? HELLO_TIMEOUT_MS,
+      blobPort: () => options.blobPort?.() ?? undefined,
       identify: (call) => options.enrolment?.identify(call.getAuthContext()) ?? null,
     };
     if (options.enrolment) this.listener.serve(EnrolmentServiceService, enrolmentService(options.enrolment, deps.log));

@@ -28,6 +28,8 @@ export interface StreamOptions {
   budget: BudgetOptions;
   leaseTtlMs: number;
   helloTimeoutMs: number;
+  /** undefined: there is none */
+  blobPort(): number | undefined;
   /** Who the connection's certificate says it is; null: plaintext. Throws NoCertificateError. */
   identify(call: AgentCall): PeerDevice | null;
 }
@@ -121,6 +123,7 @@ export class AgentStream {
       coordinatorId: this.options.coordinatorId, protocolVersion: PROTOCOL_VERSION, telemetryIntervalMs: this.options.telemetryIntervalMs(),
       expertUseIntervalMs: this.deps.warm.intervalMs,
       windowChunkBytes: WINDOW_CHUNK_BYTES,
+      blobPort: this.options.blobPort(),
     } });
     session.wake();
     this.call.resume();

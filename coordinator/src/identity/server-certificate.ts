@@ -40,7 +40,7 @@ export class ServerCertificate implements Service {
   private loaded: FleetCa | null = null;
   private context: SecureContextOptions = {};
   private renewAtMs = 0;
-  private readonly given: RenewableCredentials[] = [];
+  private readonly followers: ((context: SecureContextOptions) => void)[] = [];
   private timer: NodeJS.Timeout | undefined;
 
   constructor(private readonly options: ServerCertificateOptions, private readonly log: Logger) {}
@@ -66,8 +66,14 @@ export class ServerCertificate implements Service {
   /** For a listener; `clients`: devices may show a certificate of theirs. */
   credentials(clients: boolean): ServerCredentials {
     const made = new RenewableCredentials(clients, this.context);
-    this.given.push(made);
+    this.followers.push((context) => made.replace(context));
     return made;
+  }
+
+  /** For a server of another kind: told the certificate now, and again whenever it has been replaced. */
+  follow(take: (context: SecureContextOptions) => void): void {
+    this.followers.push(take);
+    take(this.context);
   }
 
   /** Whether it was replaced: done at two thirds of its life. */
@@ -83,7 +89,7 @@ export class ServerCertificate implements Service {
     const issued = await this.ca.issueServer(keys.publicKey, [hostname(), ...this.options.hosts], nowMs, LIFE_MS);
     const key = KeyObject.from(keys.privateKey).export({ type: 'pkcs8', format: 'pem' });
     this.context = { minVersion: 'TLSv1.3', ca: this.ca.certificatePem, cert: issued.chainPem, key };
-    for (const credentials of this.given) credentials.replace(this.context);
+    for (const take of this.followers) take(this.context);
     this.renewAtMs = nowMs + (LIFE_MS * 2) / 3;
     this.log.info({ fingerprint: this.ca.fingerprint, fleet: this.ca.settings.name, notAfterMs: issued.notAfterMs }, 'server certificate issued');
   }
