@@ -1,11 +1,11 @@
 /** Files that are replaced as a whole: whoever reads finds the old one or the new, also after a power cut. */
-import { closeSync, fsyncSync, openSync, renameSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 
 /** On the disk when it returns; readable by its owner alone. */
-export function replaceFile(path: string, text: string): void {
+export function replaceFile(path: string, content: string | Uint8Array): void {
   const temporary = `${path}.${process.pid}.new`;
-  writeSynced(temporary, text);
+  writeSynced(temporary, content);
   renameSync(temporary, path);
   const folder = openSync(dirname(path), 'r');
   try {
@@ -15,10 +15,10 @@ export function replaceFile(path: string, text: string): void {
   }
 }
 
-export function writeSynced(path: string, text: string): void {
+export function writeSynced(path: string, content: string | Uint8Array): void {
   const file = openSync(path, 'w', 0o600);
   try {
-    writeSync(file, text);
+    writeFileSync(file, content);
     fsyncSync(file);
   } finally {
     closeSync(file);
