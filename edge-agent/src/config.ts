@@ -3,6 +3,8 @@ import { existsSync } from 'node:fs';
 import { homedir, hostname } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
 import { ConfigError, type EnrolmentTokenText, type Env, parseEnrolmentToken, readBoolean, readInteger, readLabels, readNumber, readSize, type Setting } from '@moefleet/runtime';
+import type { FetchLimits } from './models/fetch-allowance';
+import { parseQuietHours, type QuietHours } from './models/quiet-hours';
 
 export const SETTINGS: readonly Setting[] = [
   { flags: '--model <path>', env: 'MOEFLEET_MODEL', description: 'GGUF file of a Mixture-of-Experts model (required)' },
@@ -31,6 +33,11 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--spool-bytes <size>', env: 'MOEFLEET_SPOOL_BYTES', description: 'most disk for spans that wait for the collector', fallback: '64MiB' },
   { flags: '--window-spool-bytes <size>', env: 'MOEFLEET_WINDOW_SPOOL_BYTES', description: 'most disk for router windows that wait for the coordinator', fallback: '16MiB' },
   { flags: '--trace-ratio <x>', env: 'MOEFLEET_TRACE_RATIO', description: 'share of requests traced where no spec says otherwise, in [0,1]', fallback: '1' },
+  { flags: '--models-dir <folder>', env: 'MOEFLEET_MODELS_DIR', description: 'folder of models that the fleet names and this device fetches (moefleet model set)', fallback: 'models in the state folder' },
+  { flags: '--fetch-bytes-per-second <size>', env: 'MOEFLEET_FETCH_BYTES_PER_SECOND', description: 'most that is fetched of models from the coordinator in a second, such as 500KiB; what the fleet asks for bounds further, devices beside this one are not counted', fallback: 'no bound' },
+  { flags: '--quiet-hours <from-to>', env: 'MOEFLEET_QUIET_HOURS', description: 'when no model is fetched from the coordinator, by this device\'s clock, such as 07:00-19:00 or 22:00-06:00, beside those that the fleet sets', fallback: 'none' },
+  { flags: '--peer-listen <host:port>', env: 'MOEFLEET_PEER_LISTEN', description: 'where devices beside this one get chunks of models, port 0: any free one; in a fleet without TLS whoever reaches it does', fallback: 'any port, on all interfaces in a fleet with TLS, on loopback with a coordinator there, else nowhere' },
+  { flags: '--no-peers', env: 'MOEFLEET_NO_PEERS', description: 'models come from the coordinator alone, and go to nobody' },
   { flags: '--bundle-key <file>', env: 'MOEFLEET_BUNDLE_KEY', description: 'public key that releases of the agent have to be signed with (npm run bundle:keygen)', fallback: 'bundle-key.pub in the state folder' },
   { flags: '--trial <seconds>', env: 'MOEFLEET_TRIAL', description: 'how long another release of the agent has to be healthy', fallback: '120' },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
@@ -70,6 +77,11 @@ export interface AgentConfig {
   readonly spoolBytes: number;
   readonly windowSpoolBytes: number;
   readonly traceRatio: number;
+  readonly modelsFolder: string;
+  readonly fetchLimits: FetchLimits;
+  /** null: as the fleet's security allows */
+  readonly peerListen: { readonly host: string; readonly port: number } | null;
+  readonly peers: boolean;
   /** file */
   readonly bundleKey: string;
   readonly trialMs: number;
@@ -112,6 +124,10 @@ export function readConfig(values: Env): AgentConfig {
     windowSpoolBytes: readSize('--window-spool-bytes', values['MOEFLEET_WINDOW_SPOOL_BYTES'], 16 * 1024 ** 2),
     spoolBytes: readSize('--spool-bytes', values['MOEFLEET_SPOOL_BYTES'], 64 * 1024 ** 2),
     traceRatio: readNumber('--trace-ratio', values['MOEFLEET_TRACE_RATIO'], 1, 0, 1),
+    modelsFolder: resolve(values['MOEFLEET_MODELS_DIR'] || join(stateFolder, 'models')),
+    fetchLimits: Object.freeze({ bytesPerSecond: readSize('--fetch-bytes-per-second', values['MOEFLEET_FETCH_BYTES_PER_SECOND'], 0) || null, quietHours: readQuietHours(values['MOEFLEET_QUIET_HOURS']) }),
+    peerListen: values['MOEFLEET_PEER_LISTEN'] ? Object.freeze(readAddress('--peer-listen', values['MOEFLEET_PEER_LISTEN'], 0)) : null,
+    peers: !readBoolean('--no-peers', values['MOEFLEET_NO_PEERS'], false),
     bundleKey: resolve(values['MOEFLEET_BUNDLE_KEY'] || join(stateFolder, 'bundle-key.pub')),
     trialMs: Math.round(1000 * readNumber('--trial', values['MOEFLEET_TRIAL'], 120, 1, 86_400)),
     logLevel,
@@ -121,6 +137,13 @@ export function readConfig(values: Env): AgentConfig {
 function readPrefetch(value = 'off'): 'auto' | 'off' | 'on' {
   if (value !== 'auto' && value !== 'off' && value !== 'on') throw new ConfigError('--prefetch', value, 'auto, off or on');
   return value;
+}
+
+function readQuietHours(value: string | undefined): QuietHours | null {
+  if (!value) return null;
+  const parsed = parseQuietHours(value);
+  if (!parsed) throw new ConfigError('--quiet-hours', value, 'two different times of the day such as 22:00-06:00');
+  return parsed;
 }
 
 function readEnrolToken(value: string | undefined): AgentConfig['enrolToken'] {

@@ -1,8 +1,9 @@
 /** Builds the agent's supervisor from its parts and runs it until a signal. */
 import { randomUUID } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { freemem, hostname } from 'node:os';
 import { join } from 'node:path';
-import type { DeviceInfo } from '@moefleet/proto';
+import type { DeviceInfo, ModelFile } from '@moefleet/proto';
 import { createLogger, Lifecycle, type Logger, mergeSettings, runUntilSignal, type Service, VERSION } from '@moefleet/runtime';
 import { type AgentConfig, readConfig, SETTINGS } from './config';
 import { AgentSession } from './control/agent-session';
@@ -30,7 +31,10 @@ import { ExpertUseReports } from './control/expert-use';
 import { WarmStart } from './control/warm-start';
 import { EngineQueueRunner } from './engine-queue-runner';
 import { EngineHostClient } from './host/host-client';
+import { checkModelApart } from './host/model-check';
 import { AgentHttp, modelIdOf } from './http';
+import { ModelFetching } from './models/model-fetching';
+import { ModelsFolder } from './models/models-folder';
 import { ServiceManager } from './service-manager';
 import { AgentUpgrade } from './upgrade/agent-upgrade';
 import { CoordinatorArtifacts } from './upgrade/artifact-source';
@@ -49,7 +53,7 @@ const NEXT_MODEL = 'model';
  */
 export async function runAgent(flags: Record<string, unknown>, env: NodeJS.ProcessEnv): Promise<number> {
   // commander gives `--no-direct-io` as directIo: false.
-  const given = { ...flags, noDirectIo: flags['directIo'] === false ? true : undefined };
+  const given = { ...flags, noDirectIo: flags['directIo'] === false ? true : undefined, noPeers: flags['peers'] === false ? true : undefined };
   const config = readConfig(mergeSettings(SETTINGS, given, env));
   const log = createLogger('agent', config.logLevel).child({ deviceId: config.deviceId });
   const folder = new StateFolder(config.stateFolder);
@@ -77,17 +81,19 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   const applier = new DesiredApplier(new SpecStore(folder, log), limits, log);
   applier.restore();
 
+  const modelsFolder = new ModelsFolder(config.modelsFolder);
+  const modelPath = startModel(config.modelPath, applier.wantedModel, modelsFolder);
+  const hostPath = join(__dirname, 'host', 'host-main.js');
   const refusal = new Refusal();
   const host: EngineHostClient = new EngineHostClient({
-    hostPath: join(__dirname, 'host', 'host-main.js'),
-    env, log,
-    modelPath: config.modelPath,
-    lastGoodModelPath: folder.read(LAST_GOOD_MODEL)?.trim() || null,
+    hostPath, env, log, modelPath,
+    lastGoodModelPath: modelToGoBackTo(folder.read(LAST_GOOD_MODEL)?.trim(), modelPath, config.modelPath),
     open: {
       contextTokens: config.contextTokens, threads: config.threads, lanes: config.lanes, directIo: config.directIo,
       prefillBytes: config.prefillBytes, keepAll: false, verify: config.verify,
     },
-    specFor: (model) => refusal.watch(() => applier.specFor(model)),
+    // A model that the fleet names and that does not fit is not what this agent was started with.
+    specFor: (model) => (model.info.path === config.modelPath ? refusal.watch(() => applier.specFor(model)) : applier.specFor(model)),
     onModelProven: (path) => {
       try {
         folder.write(LAST_GOOD_MODEL, `${path}\n`);
@@ -152,7 +158,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       processes: () => [process.pid, host.pid],
       memory,
     }),
-    loadModel: (path) => modelSwitch.load(path),
+    loadModel: (path) => models.keeper.loadOwn(path),
     connected: () => session?.connected ?? false,
   });
   const telemetry = new Telemetry({ host, traces, requests: () => queue.requests, windows: windowCounts, memory });
@@ -171,10 +177,20 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       session?.flush();
     },
   });
-  const info = (): DeviceInfo => deviceInfo({ labels: config.labels, limits, httpUrl: http.url, host });
   const installId = folder.installId();
   const identity = new DeviceIdentity(folder, config.enrolToken, Date.now, log);
   identity.load();
+  const models = new ModelFetching({
+    config, folder: modelsFolder, identity, host, log,
+    load: (path) => modelSwitch.load(path),
+    check: (path, signal) => checkModelApart(hostPath, env, path, signal),
+    send: (holding) => {
+      outbox.putHolding(holding);
+      session?.flush();
+    },
+  });
+  applier.keepModels(models.keeper);
+  const info = (): DeviceInfo => deviceInfo({ labels: config.labels, limits, httpUrl: http.url, host, modelFetch: models.keeper.fetch, manifestOf: (path) => modelsFolder.idOf(path) });
   const enrolment = config.coordinator === null ? null : new DeviceEnrolment({
     identity, coordinator: config.coordinator, deviceId: config.deviceId, installId, log, now: Date.now, random: Math.random, channel: () => session?.channel ?? null,
   });
@@ -189,13 +205,16 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       session?.flush();
     },
     onCancelTask: (taskId) => tasks.cancel(taskId),
-    onWelcome: ({ expertUseIntervalMs, windowChunkBytes }) => {
+    onWelcome: ({ expertUseIntervalMs, windowChunkBytes, blobPort }) => {
+      models.online(blobPort);
       expertUse.setPace(config.warmStart ? expertUseIntervalMs : 0);
       upload.online(windowChunkBytes);
     },
     onWarmList: (list) => warmStart?.receive(list),
     onWindowAck: (ack) => upload.acknowledged(ack),
+    onModelPeers: (peers) => models.receivePeers(peers),
     onLost: () => {
+      models.offline();
       expertUse.setPace(0);
       upload.offline();
       void tasks.stop();
@@ -214,6 +233,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   };
   host.onStateChange(tellInfo);
   host.onTrouble(tellInfo);
+  models.keeper.onProgress(tellInfo);
   applier.onReport(() => {
     if (applier.inForce) traces.setTraceRatio(applier.inForce.effective.traceRatio);
     // Whoever switches it off wants none of what has been recorded either.
@@ -236,7 +256,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     upload.offline();
   });
   const fetching = part('artifacts', () => {}, async () => artifacts?.stop());
-  const services: Service[] = [windowSpool, host, spool, exporter, uploadPart, queue, http, announcement, tasksPart, usePart, fetching];
+  const services: Service[] = [windowSpool, host, models.keeper, spool, exporter, uploadPart, queue, http, announcement, tasksPart, usePart, fetching];
   if (config.memoryPressure === 'auto') services.push(memory);
   if (enrolment) services.push(enrolment);
   if (session) services.push(session);
@@ -253,7 +273,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     }
     if (!path) return log.warn({ file: join(config.stateFolder, NEXT_MODEL) }, 'SIGHUP: the file that names the next model is missing or empty');
     log.info({ modelPath: path }, 'SIGHUP: loading another model');
-    modelSwitch.load(path).catch((error: Error) => log.error({ modelPath: path, reason: error.message }, 'the model was not loaded'));
+    models.keeper.loadOwn(path).catch((error: Error) => log.error({ modelPath: path, reason: error.message }, 'the model was not loaded'));
   };
   process.on('SIGHUP', onHangup);
   try {
@@ -262,6 +282,17 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   } finally {
     process.off('SIGHUP', onHangup);
   }
+}
+
+/** What the last good spec names, where it is on the disk: it serves also while the coordinator is away. */
+function startModel(own: string, named: ModelFile | undefined, folder: ModelsFolder): string {
+  return named && folder.isWhole(named.manifestSha256) ? folder.modelPath(named.manifestSha256) : own;
+}
+
+/** Behind what has served last is what the device was set up with; null where it starts with that. */
+function modelToGoBackTo(lastGood: string | undefined, start: string, own: string): string | null {
+  if (lastGood && lastGood !== start && existsSync(lastGood)) return lastGood;
+  return start === own ? null : own;
 }
 
 /** Ends the agent where the model it was started with does not fit the limit it was started with. */

@@ -5,7 +5,7 @@
  */
 import { type ClientDuplexStream, type ServiceError, status } from '@grpc/grpc-js';
 import {
-  AgentServiceClient, type ConnectRequest, type ConnectResponse, type Desired, type DeviceInfo, PROTOCOL_VERSION, type Reported, type Task,
+  AgentServiceClient, type ConnectRequest, type ConnectResponse, type Desired, type DeviceInfo, type ModelPeers, PROTOCOL_VERSION, type Reported, type Task,
   type TelemetryFrame, type WarmList, type Welcome, type WindowAck,
 } from '@moefleet/proto';
 import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
@@ -49,6 +49,7 @@ export interface SessionOptions {
   onWelcome?: (welcome: Welcome) => void;
   onWarmList?: (list: WarmList) => void;
   onWindowAck?: (ack: WindowAck) => void;
+  onModelPeers?: (peers: ModelPeers) => void;
   /** the stream that tasks came by has ended */
   onLost: () => void;
   log: Logger;
@@ -150,6 +151,7 @@ export class AgentSession implements Service {
       case 'task': return this.options.onTask(body.value);
       case 'warmList': return this.options.onWarmList?.(body.value);
       case 'windowAck': return this.options.onWindowAck?.(body.value);
+      case 'modelPeers': return this.options.onModelPeers?.(body.value);
       case 'cancelTask': return this.options.onCancelTask(body.value.taskId);
     }
   }

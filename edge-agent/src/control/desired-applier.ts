@@ -6,11 +6,12 @@
  * Which record is wanted is LastGood's business: a spec under which the engine crashes twice before it has decoded a
  * token gives way to the last that has. It is then refused for as long as the coordinator sends the same generation.
  */
-import { DeviceSpec, type Reported, SpecState } from '@moefleet/proto';
+import { DeviceSpec, type ModelFile, type Reported, SpecState } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { HostUnavailableError, type LoadedModel } from '../engine-host';
 import type { EngineHostClient } from '../host/host-client';
 import { LastGood } from '../host/last-good';
+import type { ModelKept } from '../models/model-keeper';
 import type { RoutingSpec } from '../native';
 import type { ReleaseState, WantedRelease } from '../upgrade/agent-upgrade';
 import { type CacheLimit, type Effective, effectiveSpec, type Limits, LimitError } from './effective-spec';
@@ -36,6 +37,12 @@ export interface ReleaseKeeper {
   onChange(listener: () => void): void;
 }
 
+/** Brings the device to the model that a spec names; asked at each pass. */
+export interface ModelsKeeper {
+  look(wanted: ModelFile | undefined, generation: bigint): ModelKept;
+  onChange(listener: () => void): void;
+}
+
 export class DesiredApplier {
   private readonly wanted = new LastGood<SpecRecord>(NO_SPEC, null);
   private host: EngineHostClient | null = null;
@@ -43,6 +50,8 @@ export class DesiredApplier {
   private failure: Failure | null = null;
   private shortage: CacheLimit | null = null;
   private releases: ReleaseKeeper | null = null;
+  private models: ModelsKeeper | null = null;
+  private modelOnTheWay = false;
   private dirty = false;
   private working: Promise<void> = Promise.resolve();
   private busy = false;
@@ -74,8 +83,11 @@ export class DesiredApplier {
     this.host = host;
     host.onStateChange((state) => {
       if (state.t === 'ready') this.reconcileSoon();
-      // Where no engine will come, whoever waits for an answer should have one.
-      else if (state.t === 'failed') this.publish();
+      // Where no engine will come, whoever waits for an answer should have one, and another model may be called for.
+      else if (state.t === 'failed') {
+        this.publish();
+        this.reconcileSoon();
+      }
     });
     host.onServed(() => this.served());
     host.onCrash(({ reason, modelOnTrial }) => {
@@ -87,6 +99,17 @@ export class DesiredApplier {
   keepReleases(releases: ReleaseKeeper): void {
     this.releases = releases;
     releases.onChange(() => this.reconcileSoon());
+  }
+
+  /** Before anything is received. Without it a spec's model is let be. */
+  keepModels(models: ModelsKeeper): void {
+    this.models = models;
+    models.onChange(() => this.reconcileSoon());
+  }
+
+  /** The model that the spec in hand names; undefined for the device's own. */
+  get wantedModel(): ModelFile | undefined {
+    return DeviceSpec.decode(this.wanted.current.bytes).model;
   }
 
   get inForce(): InForce | null { return this.inForceNow; }
@@ -191,15 +214,21 @@ export class DesiredApplier {
 
   private async reconcile(): Promise<void> {
     const state = this.host?.state;
-    if (!this.host || state?.t !== 'ready') return;
     const record = this.wanted.current;
+    if (!this.host) return;
     try {
+      const { model: wantedModel, agent } = DeviceSpec.decode(record.bytes);
+      const model = this.models?.look(wantedModel, record.generation) ?? { t: 'right' };
+      this.modelOnTheWay = model.t === 'on the way';
+      // The device's own model failing is the host's to tell.
+      if (model.t === 'failed' && (wantedModel || state?.t === 'ready')) return this.giveUp(record, model.reason);
+      if (state?.t !== 'ready') return;
       const effective = this.effective(record, state.model);
-      // Values are in force at once; the spec as a whole is when the release is, which takes another process.
+      // Values are in force at once; the spec as a whole is when model and release are, which may take long.
       await this.host.apply(effective.routing);
-      const release = this.releases?.look(DeviceSpec.decode(record.bytes).agent, record.generation);
+      const release = this.releases?.look(agent, record.generation);
       if (release?.t === 'failed') return this.giveUp(record, release.reason);
-      if (release?.t === 'on the way') return this.publish();
+      if (this.modelOnTheWay || release?.t === 'on the way') return this.publish();
       this.applied(record, effective, state.model.hash);
     } catch (error) {
       // Its return brings us here again.
@@ -268,7 +297,7 @@ export class DesiredApplier {
     const wanted = { generation: current.generation, hash: current === NO_SPEC ? Buffer.alloc(0) : specHash(current.bytes) };
     if (this.failure) {
       this.report(SpecState.SPEC_STATE_FAILED, this.failure, this.failure.reason);
-    } else if (pending && state?.t === 'failed' && state.retryAtMs === null) {
+    } else if (pending && !this.modelOnTheWay && state?.t === 'failed' && state.retryAtMs === null) {
       this.report(SpecState.SPEC_STATE_FAILED, wanted, `no engine: ${state.reason}`);
     } else if (pending) {
       this.report(SpecState.SPEC_STATE_APPLYING, wanted, '');

@@ -13,6 +13,12 @@ const FILES = { key: 'device-key.pem', certificate: 'device-cert.pem', ca: 'flee
 
 export interface ChannelSecurity { credentials: ChannelCredentials; options: ChannelOptions }
 
+/** PEM */
+export interface DeviceTls { readonly ca: string; readonly key: string; readonly cert: string; }
+
+/** Extended key usage of TLS servers. */
+const SERVER_AUTH = '1.3.6.1.5.5.7.3.1';
+
 /** grpc-js does not export the interface. */
 export type LiveChannel = ReturnType<Client['getChannel']>;
 
@@ -31,6 +37,7 @@ interface Kept { certificate: X509Certificate; chainPem: string; caPem: string }
 export class DeviceIdentity {
   private kept: Kept | null = null;
   private key: KeyObject | null = null;
+  private readonly listeners = new Set<() => void>();
 
   /** `token`: null where none was given */
   constructor(private readonly folder: StateFolder, private readonly token: { text: string; parsed: EnrolmentTokenText } | null, private readonly now: () => number, private readonly log: Logger) {}
@@ -90,6 +97,23 @@ export class DeviceIdentity {
     this.folder.write(FILES.ca, caPem);
     this.folder.write(FILES.certificate, chainPem);
     this.kept = { certificate, chainPem, caPem };
+    for (const listener of this.listeners) listener();
+  }
+
+  /** What other connections than the stream are made with; null before enrolment. */
+  get tls(): DeviceTls | null {
+    if (!this.kept) return null;
+    return { ca: this.kept.caPem, key: this.privateKey().export({ type: 'pkcs8', format: 'pem' }) as string, cert: this.kept.chainPem };
+  }
+
+  /** Whether the certificate lets this device be a server to others; those of earlier coordinators do not. */
+  get mayServe(): boolean {
+    return this.kept?.certificate.keyUsage?.includes(SERVER_AUTH) ?? false;
+  }
+
+  /** Told when there is a certificate, or another. */
+  onKept(listener: () => void): void {
+    this.listeners.add(listener);
   }
 
   /** How to dial the agents' stream: with the certificate, or in plaintext where there is none. */

@@ -1,9 +1,9 @@
 /**
  * What waits to be written to the coordinator. Latest-only where a newer message replaces an older (info, reported,
- * telemetry, a task's progress); of an upload one message at a time waits. A slow coordinator therefore
+ * telemetry, a task's progress, what is held of a model); of an upload one message at a time waits. A slow coordinator therefore
  * costs a fixed amount of memory and never holds the agent up.
  */
-import type { ConnectRequest, DeviceInfo, ExpertUse, Reported, TaskUpdate, TelemetryFrame } from '@moefleet/proto';
+import type { ConnectRequest, DeviceInfo, ExpertUse, ModelHolding, Reported, TaskUpdate, TelemetryFrame } from '@moefleet/proto';
 
 /** Ends of tasks; the agent runs one at a time, so these are refusals of a coordinator that asks for too many. */
 const MAX_TASK_ENDS = 64;
@@ -17,12 +17,15 @@ export class StreamOutbox {
   private expertUse: ExpertUse | null = null;
   private readonly progress = new Map<string, TaskUpdate>();
   private readonly taskEnds: TaskUpdate[] = [];
+  private readonly holdings = new Map<string, ModelHolding>();
   private upload: Upload | null = null;
 
   putInfo(info: DeviceInfo): void { this.info = info; }
   putReported(reported: Reported): void { this.reported = reported; }
   putExpertUse(report: ExpertUse): void { this.expertUse = report; }
   putTelemetry(frame: TelemetryFrame): void { this.telemetry = frame; }
+
+  putHolding(holding: ModelHolding): void { this.holdings.set(holding.manifestSha256, holding); }
 
   putTask(update: TaskUpdate): void {
     if (update.state?.$case === 'progress') {
@@ -48,6 +51,10 @@ export class StreamOutbox {
     const end = this.taskEnds.shift();
     if (end) return { body: { $case: 'taskUpdate', value: end } };
     if (info) return (this.info = null, { body: { $case: 'info', value: info } });
+    for (const [id, holding] of this.holdings) {
+      this.holdings.delete(id);
+      return { body: { $case: 'modelHolding', value: holding } };
+    }
     if (telemetry) return (this.telemetry = null, { body: { $case: 'telemetry', value: telemetry } });
     for (const [taskId, update] of this.progress) {
       this.progress.delete(taskId);
@@ -68,6 +75,7 @@ export class StreamOutbox {
     this.expertUse = null;
     this.progress.clear();
     this.taskEnds.length = 0;
+    this.holdings.clear();
     this.upload = null;
   }
 }

@@ -72,6 +72,8 @@ export class EngineHostClient implements EngineHost, Service {
   get crashes(): number { return this.crashCount; }
   /** process id of the child, null while there is none */
   get pid(): number | null { return this.process?.pid ?? null; }
+  /** loaded, being loaded, or what could not be loaded */
+  get modelPath(): string { return this.model.current; }
   /** what happened last to the engine host, or to a read of its model; empty while nothing has */
   get lastTrouble(): string { return this.note; }
 

@@ -33,6 +33,7 @@ async function answer(request: Exclude<HostRequest, { t: 'cancel' | 'close' }>):
       const info = await addon.inspect(request.modelPath);
       return { info, hash: await modelHash(info) };
     }
+    case 'check': return addon.check(request.modelPath, () => {});
     case 'open':
       if (engine) throw new Error('a model is open already; each model gets an engine host of its own');
       engine = await addon.open(request.options);

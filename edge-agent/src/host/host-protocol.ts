@@ -5,13 +5,15 @@
  * answers, and closing ends the process.
  */
 import type {
-  EngineCounters, EngineMemory, EvalRequest, EvalResult, ExpertUse, GenerateRequest, GenerateResult, ModelInfo, OpenOptions, RoutingSpec, Step, WarmResult,
+  CheckResult, EngineCounters, EngineMemory, EvalRequest, EvalResult, ExpertUse, GenerateRequest, GenerateResult, ModelInfo, OpenOptions, RoutingSpec, Step, WarmResult,
 } from '../native';
 
 /** Every call with its arguments and its answer. */
 export interface HostCalls {
   /** reads the model's header and takes its identity; loads nothing */
   identify: { args: { modelPath: string }; result: { hash: string; info: ModelInfo } };
+  /** reads all of a packed model and compares it with its checksums; loads nothing */
+  check: { args: { modelPath: string }; result: CheckResult };
   open: { args: { options: OpenOptions }; result: null };
   apply: { args: { spec: RoutingSpec }; result: null };
   shrink: { args: { capacities: number[] }; result: null };
