@@ -2,6 +2,7 @@
 import { ConfigError, createLogger, Lifecycle, type Logger, mergeSettings, runUntilSignal, VERSION } from '@moefleet/runtime';
 import { ArtifactStore } from './artifacts/artifact-store';
 import { BlobStore } from './artifacts/blob-store';
+import { ModelStore } from './artifacts/model-store';
 import { FolderObjects } from './artifacts/folder-objects';
 import { S3Objects } from './artifacts/s3-objects';
 import { BlobAdmission } from './blobs/blob-admission';
@@ -72,6 +73,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const artifacts = new ArtifactStore(config.artifactFolder, now);
   const objects = config.artifactS3 ? new S3Objects(config.artifactS3) : config.artifactFolder === null ? null : new FolderObjects(config.artifactFolder);
   const blobs = new BlobStore(objects);
+  const models = new ModelStore(blobs, (work) => registry.turns.inTurn('models', 'another push or removal of a model', work), now);
   const blobServer = new BlobServer({ address: config.blobListen, certificate, now }, { blobs, admission: new BlobAdmission(registry, now), metrics, log });
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
@@ -80,7 +82,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
       credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment, artifacts, blobPort: () => blobServer.port });
   const operator = new OperatorServer(config.operator,
-    { registry, rollouts, staged, learnerRollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, artifacts, enrolment, now, log },
+    { registry, rollouts, staged, learnerRollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, artifacts, blobs, models, enrolment, now, log },
     certificate ? () => certificate.credentials(false) : undefined,
     (service, method, code) => metrics.operatorCalls.inc({ grpc_service: service, grpc_method: method, grpc_code: code }));
   const firstAdmin = new FirstAdmin(registry, config, log);

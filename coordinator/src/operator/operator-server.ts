@@ -3,7 +3,7 @@ import { type PackageDefinition, loadFileDescriptorSetFromBuffer, loadSync } fro
 import type { ServerCredentials } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import {
-  AccessServiceService, ArtifactStoreServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, IdentityServiceService, InventoryServiceService, KnowledgeServiceService, LearnerServiceService, OperatorServiceService,
+  AccessServiceService, ArtifactStoreServiceService, DESCRIPTOR_SET_PATH, FleetServiceService, IdentityServiceService, InventoryServiceService, KnowledgeServiceService, LearnerServiceService, ModelStoreServiceService, OperatorServiceService,
   RolloutServiceService, WindowServiceService,
 } from '@moefleet/proto';
 import type { Service } from '@moefleet/runtime';
@@ -19,6 +19,7 @@ import { identityService } from './identity-service';
 import { inventoryService } from './inventory-service';
 import { knowledgeService } from './knowledge-service';
 import { learnerService } from './learner-service';
+import { modelStoreService } from './model-store-service';
 import { operatorAuth } from './operator-auth';
 import { type OperatorDeps, operatorService } from './operator-service';
 import { rolloutService } from './rollout-service';
@@ -27,7 +28,7 @@ import { windowService } from './window-service';
 /** A quality surface of many layers and points fits. */
 const MOST_MESSAGE_BYTES = 16 * 1024 * 1024;
 /** What is served here; '' is the server as a whole. */
-const HEALTH_NAMES = ['', ...['Operator', 'Learner', 'Knowledge', 'Access', 'Inventory', 'Identity', 'Rollout', 'Fleet', 'Window', 'ArtifactStore'].map((name) => `moefleet.v1.${name}Service`)];
+const HEALTH_NAMES = ['', ...['Operator', 'Learner', 'Knowledge', 'Access', 'Inventory', 'Identity', 'Rollout', 'Fleet', 'Window', 'ArtifactStore', 'ModelStore'].map((name) => `moefleet.v1.${name}Service`)];
 
 export class OperatorServer implements Service {
   readonly name = 'operator API';
@@ -51,6 +52,7 @@ export class OperatorServer implements Service {
     this.listener.serve(IdentityServiceService, identityService(deps));
     this.listener.serve(WindowServiceService, windowService(deps));
     this.listener.serve(ArtifactStoreServiceService, artifactStoreService(deps));
+    this.listener.serve(ModelStoreServiceService, modelStoreService(deps));
     this.health.addToServer(this.listener.server);
   }
 

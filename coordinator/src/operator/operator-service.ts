@@ -2,6 +2,8 @@
 import type { OperatorServiceServer, Proposal } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import type { ArtifactStore } from '../artifacts/artifact-store';
+import type { BlobStore } from '../artifacts/blob-store';
+import type { ModelStore } from '../artifacts/model-store';
 import { DeviceUnavailableError, NotFoundError } from '../errors';
 import type { Enrolment } from '../identity/enrolment';
 import { checkId } from '../names';
@@ -34,6 +36,8 @@ export interface OperatorDeps {
   /** Without it whoever reaches the port may do everything. */
   requireOperatorToken: boolean;
   artifacts: ArtifactStore;
+  blobs: BlobStore;
+  models: ModelStore;
   /** null: a coordinator without TLS */
   enrolment: Enrolment | null;
   now: () => number;
@@ -50,11 +54,11 @@ export function operatorService(deps: OperatorDeps): OperatorServiceServer {
       return { device: viewDevice(device, shared, deps.jaegerUrl) };
     }),
     changeConfig: serverStream(log, async (request, out, signal, caller) => {
-      const { target, change, why, timeoutMs } = checkChange(request, deps.now());
+      const { target, change, why, timeoutMs } = await checkChange(request, deps.now(), deps.models);
       const entry = await pinEntry(registry, caller.name, target, change, why);
       const devices = await rollouts.subjects(target);
       if (request.stageMany && devices.length > MOST_AT_ONCE) {
-        const rollout = await registry.audit.around(entry, () => deps.staged.start(target, change, why, caller.name, checkStaging(undefined)));
+        const rollout = await registry.audit.around(entry, () => deps.staged.start(target, change, why, caller.name, checkStaging(undefined, change)));
         return out.write({ rollout: undefined, stagedRolloutId: rollout.id });
       }
       const follower = await registry.audit.around(entry, async () => {

@@ -1,6 +1,7 @@
 /** Turns operators' and learners' requests into what the coordinator works with, or says what is wrong with them. */
-import { type ChangeConfigRequest, Eviction, type LabelSelector, type Measure, type Proposal, type QualitySurface, type Target as TargetMessage } from '@moefleet/proto';
+import { type ChangeConfigRequest, Eviction, type LabelSelector, type Measure, type Proposal, type QualitySurface, type SetModel, type Target as TargetMessage } from '@moefleet/proto';
 import { canonical, parseSelector, parseVersion, printSelector, type Selector, SELECTOR_BOUND, SelectorError, selectorOfLabels } from '@moefleet/runtime';
+import type { ModelStore } from '../artifacts/model-store';
 import { InvalidRequestError } from '../errors';
 import { checkDigest, checkId, checkLabels } from '../names';
 import { type EvictionPolicy, MOST_HALF_LIFE } from '../registry/pin';
@@ -18,12 +19,17 @@ const MOST_PROMPTS = 256;
 const MOST_PROMPT_CHARACTERS = 65_536;
 const MOST_TASK_TOKENS = 1_000_000;
 const MOST_POINTS = 100_000;
+/** Two times of day that differ, or nothing. */
+const QUIET_HOURS = /^(?:((?:[01]\d|2[0-3]):[0-5]\d)-(?!\1)(?:[01]\d|2[0-3]):[0-5]\d)?$/;
+/** A reader that is much slower is cut off by the listener for models (blobs/blob-server.ts). */
+const LEAST_RATE = 8192n;
 
 export interface CheckedChange { target: Target; change: Change; why: string; timeoutMs: number }
 
-export function checkChange(request: ChangeConfigRequest, nowMs: number): CheckedChange {
+/** `models`: those that may be set. */
+export async function checkChange(request: ChangeConfigRequest, nowMs: number, models: Pick<ModelStore, 'find'>): Promise<CheckedChange> {
   const timeoutMs = checkTimeout(request.timeoutMs);
-  const change = readChange(request.change);
+  const change = request.change?.$case === 'setModel' ? await readModel(request.change.value, models) : readChange(request.change);
   return { target: checkTarget(request.target), change: { ...change, ...readExpiry(request.expiresInMs, change, nowMs) }, why: checkWhy(request.why), timeoutMs };
 }
 
@@ -73,13 +79,21 @@ function readExpression(field: string, expression: string): Selector {
   }
 }
 
-function readChange(change: ChangeConfigRequest['change']): Change {
+async function readModel({ name, bytesPerSecond, quietHours }: SetModel, models: Pick<ModelStore, 'find'>): Promise<Change> {
+  if (!QUIET_HOURS.test(quietHours)) throw new InvalidRequestError('set_model.quiet_hours', quietHours, 'a span of the day such as 08:00-18:00 (from, to)');
+  const rate = bytesPerSecond === undefined ? {} : { bytesPerSecond: bytes('set_model.bytes_per_second', bytesPerSecond, LEAST_RATE) };
+  const { manifestSha256, bytes: size } = await models.find(name);
+  return { t: 'setModel', model: { name, manifestSha256, bytes: size, quietHours, ...rate } };
+}
+
+function readChange(change: Exclude<ChangeConfigRequest['change'], { $case: 'setModel' }>): Change {
   switch (change?.$case) {
     case undefined: throw new InvalidRequestError('change', 'nothing', 'a change');
     case 'clearLambda': return { t: 'clearRouting' };
     case 'clearEviction': return { t: 'clearEviction' };
     case 'clearCache': return { t: 'clearCache' };
     case 'clearAgent': return { t: 'clearAgent' };
+    case 'clearModel': return { t: 'clearModel' };
     case 'setAgent': return { t: 'setAgent', version: checkVersion('set_agent.version', change.value.version), allowDowngrade: change.value.allowDowngrade };
     case 'setLambda': {
       const { lambda, topJ } = change.value;

@@ -60,6 +60,11 @@ const NEEDS: Readonly<Record<string, Need>> = {
   '/moefleet.v1.AccessService/ReadAudit': 'viewer',
   '/moefleet.v1.ArtifactStoreService/PutArtifact': 'operator',
   '/moefleet.v1.ArtifactStoreService/ListArtifacts': 'viewer',
+  '/moefleet.v1.ModelStoreService/FindMissingBlobs': 'operator',
+  '/moefleet.v1.ModelStoreService/PutBlobs': 'operator',
+  '/moefleet.v1.ModelStoreService/PutModel': 'operator',
+  '/moefleet.v1.ModelStoreService/ListModels': 'viewer',
+  '/moefleet.v1.ModelStoreService/RemoveModel': 'operator',
   '/grpc.health.v1.Health/Check': 'public',
   '/grpc.health.v1.Health/Watch': 'public',
 };

@@ -6,7 +6,8 @@ import { checkId } from '../names';
 import { isOver } from '../registry/staged-rollout';
 import type { Staging } from '../rollout/planned-rollout';
 import type { StagedRollouts } from '../rollout/staged-rollouts';
-import { parseGates } from '../rollout/gate';
+import { type Change, pinField } from '../rollout/change';
+import { checkGates, parseGates } from '../rollout/gate';
 import { serverStream, unary } from './call-handler';
 import { pinEntry } from './change-audit';
 import { killSwitchCalls } from './kill-switch-calls';
@@ -17,16 +18,19 @@ import { within } from './value-check';
 
 const LOOK_EVERY_MS = 250;
 const DEFAULT_DEADLINE_MS = 600_000;
+/** A model comes over whatever line a device has, and not in its quiet hours. */
+const DOWNLOAD_DEADLINE_MS = 24 * 3_600_000;
 const MOST_MS = 7 * 86_400_000;
 const MOST_DEVICES = 10_000_000;
 
-export type RolloutServiceDeps = Pick<OperatorDeps, 'registry' | 'rollouts' | 'now' | 'log'> & { staged: StagedRollouts };
+export type RolloutServiceDeps = Pick<OperatorDeps, 'registry' | 'rollouts' | 'models' | 'now' | 'log'> & { staged: StagedRollouts };
 
 export function rolloutService(deps: RolloutServiceDeps): RolloutServiceServer {
   const { registry, staged, log } = deps;
-  const asked = (request: { change: Parameters<typeof checkChange>[0] | undefined; staging: StagingMessage | undefined }) => {
+  const asked = async (request: { change: Parameters<typeof checkChange>[0] | undefined; staging: StagingMessage | undefined }) => {
     if (!request.change) throw new InvalidRequestError('change', 'nothing', 'a change');
-    return { ...checkChange(request.change, deps.now()), staging: checkStaging(request.staging) };
+    const checked = await checkChange(request.change, deps.now(), deps.models);
+    return { ...checked, staging: checkStaging(request.staging, checked.change) };
   };
   /** An operator's word on a rollout, told in the audit log before it counts. */
   const ordered = (who: string, id: string, what: string, why: string, order: () => Promise<unknown>) =>
@@ -38,12 +42,12 @@ export function rolloutService(deps: RolloutServiceDeps): RolloutServiceServer {
   return {
     ...killSwitchCalls(deps),
     planRollout: unary(log, async (request) => {
-      const { target, change, why, staging } = asked(request);
+      const { target, change, why, staging } = await asked(request);
       const plan = await staged.plan(target, change, why, staging);
       return { what: plan.what, stages: plan.stages.map((stage) => `${stage.asked} (${stage.devices})`), gates: plan.gates, devices: plan.rows, supersedes: plan.supersedes };
     }),
     startRollout: unary(log, async (request, caller) => {
-      const { target, change, why, staging } = asked(request);
+      const { target, change, why, staging } = await asked(request);
       const entry = await pinEntry(registry, caller.name, target, change, why);
       const rollout = await registry.audit.around({ ...entry, what: `rollout: ${entry.what}` }, () => staged.start(target, change, why, caller.name, staging));
       return { rollout: viewStaged(rollout, (await staged.get(rollout.id)).rows) };
@@ -68,11 +72,11 @@ export function rolloutService(deps: RolloutServiceDeps): RolloutServiceServer {
   };
 }
 
-export function checkStaging(staging: StagingMessage | undefined): Staging {
+export function checkStaging(staging: StagingMessage | undefined, change: Change): Staging {
   const { stages = '', soakMs = 0, gate = '', maxUnavailable = 0, deadlineMs = 0 } = staging ?? {};
-  parseGates(gate);
+  checkGates(parseGates(gate), pinField(change));
   return {
     stages, gate, soakMs: within('staging.soak_ms', soakMs, 0, MOST_MS), maxUnavailable: within('staging.max_unavailable', maxUnavailable, 0, MOST_DEVICES),
-    deadlineMs: within('staging.deadline_ms', deadlineMs || DEFAULT_DEADLINE_MS, 1, MOST_MS),
+    deadlineMs: within('staging.deadline_ms', deadlineMs || (pinField(change) === 'model' ? DOWNLOAD_DEADLINE_MS : DEFAULT_DEADLINE_MS), 1, MOST_MS),
   };
 }

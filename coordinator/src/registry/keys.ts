@@ -44,6 +44,8 @@ export class Keys {
   get pinExpiry(): string { return `${this.prefix}:{pins}:expiry`; }
   /** string with a time to live: the coordinator that ends pins */
   get pinSweeper(): string { return `${this.prefix}:{pins}:sweeper`; }
+  /** string with a time to live: who does now what one does at a time */
+  turn(name: string): string { return `${this.prefix}:{turn:${name}}`; }
   /** string: bytes of a QualitySurface */
   surface(modelHash: string, textHash: string): string { return `${this.prefix}:{surface:${modelHash}}:${textHash}`; }
   /** hash: info, model, reported, telemetry (bytes), installId, bootId, lastSeenMs, settledGeneration */

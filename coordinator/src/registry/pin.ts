@@ -47,6 +47,17 @@ export interface CachePin extends PinBase, ModelBound {
 export interface TracingPin extends PinBase { readonly traceRatio: number }
 /** The release of the agent. */
 export interface AgentPin extends PinBase { readonly version: string; readonly allowDowngrade: boolean }
+/** A model of the store, and how it may be fetched; `quietHours` '': at any time. */
+export interface ModelChoice {
+  readonly name: string;
+  /** hex; names the model, whatever becomes of its name */
+  readonly manifestSha256: string;
+  readonly bytes: number;
+  /** absent: no bound */
+  readonly bytesPerSecond?: number;
+  readonly quietHours: string;
+}
+export interface ModelPin extends PinBase, ModelChoice {}
 /** `sampling` null: off */
 export interface SamplingPin extends PinBase { readonly sampling: { readonly windowTokens: number; readonly bytesPerHour: number; /** absent: no such bound */ readonly bytesPerDay?: number } | null }
 
@@ -57,9 +68,10 @@ export interface PinByField {
   tracing: TracingPin;
   sampling: SamplingPin;
   agent: AgentPin;
+  model: ModelPin;
 }
 export type PinField = keyof PinByField;
-export const PIN_FIELDS: readonly PinField[] = ['lambda', 'eviction', 'cache', 'tracing', 'sampling', 'agent'];
+export const PIN_FIELDS: readonly PinField[] = ['lambda', 'eviction', 'cache', 'tracing', 'sampling', 'agent', 'model'];
 
 /** The pins of one place (a device, a group or the fleet). */
 export type PinSet = { readonly [F in PinField]?: PinByField[F] };
@@ -101,9 +113,20 @@ export function decodePin<F extends PinField>(field: F, json: string): PinByFiel
     cache: () => ({ ...base, modelHashes: strings(value, 'modelHashes'), size: cacheSize(record(value['size'], 'size')) }),
     tracing: () => ({ ...base, traceRatio: number(value, 'traceRatio', 0, 1) }),
     agent: () => ({ ...base, version: parseVersion(value['version']).text, allowDowngrade: value['allowDowngrade'] === true }),
+    model: () => ({ ...base, ...modelChoice(value) }),
     sampling: () => ({ ...base, sampling: value['sampling'] === null ? null : sampling(record(value['sampling'], 'sampling')) }),
   };
   return decoders[field]();
+}
+
+function modelChoice(value: Record<string, unknown>): ModelChoice {
+  const { name, manifestSha256, quietHours } = value;
+  if (typeof name !== 'string' || typeof quietHours !== 'string') throw new TypeError('name or quietHours is no text');
+  if (typeof manifestSha256 !== 'string' || !/^[0-9a-f]{64}$/.test(manifestSha256)) throw new TypeError('manifestSha256 is no SHA-256');
+  return {
+    name, manifestSha256, quietHours, bytes: number(value, 'bytes', 0, Number.MAX_SAFE_INTEGER),
+    ...(value['bytesPerSecond'] === undefined ? {} : { bytesPerSecond: number(value, 'bytesPerSecond', 1, Number.MAX_SAFE_INTEGER) }),
+  };
 }
 
 function routingChoice(value: Record<string, unknown>): RoutingChoice {

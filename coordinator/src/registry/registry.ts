@@ -17,6 +17,7 @@ import { RolloutStore } from './rollout-store';
 import { StagedRolloutStore } from './staged-rollout-store';
 import { TelemetryStore } from './telemetry-store';
 import { WarmStore } from './warm-store';
+import { TurnStore } from './turn-store';
 import { type WindowBound, WindowStore } from './window-store';
 
 export interface RegistryOptions {
@@ -46,6 +47,7 @@ export class Registry {
   readonly operators: OperatorStore;
   readonly warm: WarmStore;
   readonly windows: WindowStore;
+  readonly turns: TurnStore;
 
   constructor(readonly link: RedisLink, options: RegistryOptions, log: Logger) {
     const keys = new Keys(options.prefix);
@@ -62,6 +64,7 @@ export class Registry {
     this.measures = new MeasureStore(link, keys);
     this.warm = new WarmStore(link, keys);
     this.operators = new OperatorStore(link, keys);
+    this.turns = new TurnStore(link, keys);
     this.windows = new WindowStore(link, keys, log, options.windowBound);
     this.audit = new AuditStore(link, keys, options.coordinatorId, log, options.mostAuditEntries);
     this.events = new FleetEvents(link, keys, options.coordinatorId, log);

@@ -15,6 +15,8 @@ export type Phase = typeof PHASES[number];
 export interface Measured {
   readonly windows: readonly number[];
   readonly windowsLambdaZero: readonly number[];
+  /** of each window; absent from earlier coordinators */
+  readonly windowTokens?: number;
   readonly missRate: number | null;
   readonly swapRate: number | null;
   readonly tokensPerSecond: number | null;

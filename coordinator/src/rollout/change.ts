@@ -1,7 +1,7 @@
 /** What an operator may change, where, and how it is told. */
 import { parseSelector, printSelector, type Selector } from '@moefleet/runtime';
 import type { AuditSubject } from '../registry/audit-store';
-import type { EvictionPolicy, PinField, PinPlace, RoutingChoice } from '../registry/pin';
+import type { EvictionPolicy, ModelChoice, PinField, PinPlace, RoutingChoice } from '../registry/pin';
 
 export type Target =
   | { t: 'all' }
@@ -22,6 +22,8 @@ type ChangeOfField =
   | { t: 'setTracing'; traceRatio: number }
   | { t: 'setAgent'; version: string; allowDowngrade: boolean }
   | { t: 'clearAgent' }
+  | { t: 'setModel'; model: ModelChoice }
+  | { t: 'clearModel' }
   | { t: 'setSampling'; sampling: { windowTokens: number; bytesPerHour: number; bytesPerDay?: number } | null };
 
 export function pinPlace(target: Target): PinPlace {
@@ -37,6 +39,7 @@ export function pinField(change: Change): PinField {
     case 'setTracing': return 'tracing';
     case 'setSampling': return 'sampling';
     case 'setAgent': case 'clearAgent': return 'agent';
+    case 'setModel': case 'clearModel': return 'model';
   }
 }
 
@@ -55,7 +58,7 @@ export function auditSubject(target: Target): AuditSubject {
 /** DeviceSpec field names a change is about, for finding out which layer has won. */
 export function specFields(change: Change): readonly string[] {
   const fields: Record<PinField, readonly string[]> = {
-    lambda: ['lambda'], eviction: ['eviction'], cache: ['capacities', 'cache_bytes'], tracing: ['trace_ratio'], sampling: ['router_sampling'], agent: ['agent'],
+    lambda: ['lambda'], eviction: ['eviction'], cache: ['capacities', 'cache_bytes'], tracing: ['trace_ratio'], sampling: ['router_sampling'], agent: ['agent'], model: ['model'],
   };
   return fields[pinField(change)];
 }
@@ -82,8 +85,14 @@ export function describeValue(change: Change, where: string): string {
     case 'setTracing': return `trace ratio ${change.traceRatio} on ${where}`;
     case 'setAgent': return `agent release ${change.version}${change.allowDowngrade ? ', downgrade allowed,' : ''} on ${where}`;
     case 'clearAgent': return `agent release back to the installed one on ${where}`;
+    case 'setModel': return `model ${modelText(change.model)} on ${where}`;
+    case 'clearModel': return `model back to the one each was set up with on ${where}`;
     case 'setSampling': return `router sampling ${change.sampling ? 'on' : 'off'} on ${where}`;
   }
+}
+
+function modelText({ name, manifestSha256, bytesPerSecond, quietHours }: ModelChoice): string {
+  return [`${name} (${manifestSha256.slice(0, 12)})`, bytesPerSecond === undefined ? '' : `at most ${bytesPerSecond} bytes/s`, quietHours && `not in ${quietHours}`].filter(Boolean).join(', ');
 }
 
 function routingText(routing: RoutingChoice): string {

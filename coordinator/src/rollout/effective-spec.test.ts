@@ -77,7 +77,7 @@ test('each field has its own source', () => {
   expect(spec.cache).toEqual({ $case: 'capacities', value: { experts: [8, 9, 10] } });
   expect(spec.traceRatio).toBe(0.5);
   expect(Object.fromEntries(sources.map((source) => [source.field, source.layer]))).toEqual({
-    lambda: Layer.LAYER_FLEET_PIN, top_j: Layer.LAYER_DEFAULT, routing: Layer.LAYER_FLEET_PIN, eviction: Layer.LAYER_DEFAULT, capacities: Layer.LAYER_LEARNER, trace_ratio: Layer.LAYER_DEVICE_PIN, router_sampling: Layer.LAYER_DEFAULT, agent: Layer.LAYER_DEFAULT,
+    lambda: Layer.LAYER_FLEET_PIN, top_j: Layer.LAYER_DEFAULT, routing: Layer.LAYER_FLEET_PIN, eviction: Layer.LAYER_DEFAULT, capacities: Layer.LAYER_LEARNER, trace_ratio: Layer.LAYER_DEVICE_PIN, router_sampling: Layer.LAYER_DEFAULT, agent: Layer.LAYER_DEFAULT, model: Layer.LAYER_DEFAULT,
   });
 });
 

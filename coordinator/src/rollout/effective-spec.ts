@@ -11,10 +11,10 @@
  * ran when it was set, and the spec carries the hash of the device's model, so that the agent falls back to lambda 0
  * should it ever load another.
  */
-import { type DeviceSpec, Eviction, type ModelState, type Proposal, Routing, type ValueSource, ValueSource_Layer as Layer } from '@moefleet/proto';
+import { type DeviceSpec, Eviction, type ModelFile, type ModelState, type Proposal, Routing, type ValueSource, ValueSource_Layer as Layer } from '@moefleet/proto';
 import { selectorMatches } from '@moefleet/runtime';
 import type { SharedPins } from '../registry/pin-store';
-import type { CachePin, EvictionPolicy, PinByField, PinField, PinSet, RoutingChoice, RoutingMethod } from '../registry/pin';
+import type { CachePin, EvictionPolicy, ModelChoice, PinByField, PinField, PinSet, RoutingChoice, RoutingMethod } from '../registry/pin';
 import type { StagedMarks } from '../registry/staged-value';
 import { layersWithStaged } from './staged-layers';
 
@@ -53,6 +53,7 @@ export function effectiveSpec(given: SpecInputs): EffectiveSpecResult {
   const tracing = choosePin('tracing', inputs);
   const sampling = choosePin('sampling', inputs);
   const agent = choosePin('agent', inputs);
+  const model = choosePin('model', inputs);
   const bound = (routing.choice !== undefined && !inputs.shared.kill) || eviction !== undefined || cache.cache?.$case === 'capacities';
   return {
     spec: {
@@ -66,7 +67,7 @@ export function effectiveSpec(given: SpecInputs): EffectiveSpecResult {
       eviction: eviction ? EVICTION[eviction.pin.policy] : Eviction.EVICTION_UNSPECIFIED,
       evictionHalfLifeTokens: eviction?.pin.halfLifeTokens ?? undefined,
       agent: agent ? { version: agent.pin.version, allowDowngrade: agent.pin.allowDowngrade } : undefined,
-      model: undefined,
+      model: model ? modelFile(model.pin) : undefined,
     },
     sources: [
       ...routing.sources,
@@ -75,8 +76,13 @@ export function effectiveSpec(given: SpecInputs): EffectiveSpecResult {
       tracing ? source('trace_ratio', tracing) : defaultSource('trace_ratio'),
       sampling ? source('router_sampling', sampling) : defaultSource('router_sampling'),
       agent ? source('agent', agent) : defaultSource('agent', 'the release that was installed'),
+      model ? source('model', model) : defaultSource('model', 'the one that it was set up with'),
     ],
   };
+}
+
+function modelFile({ name, manifestSha256, bytes, bytesPerSecond, quietHours }: ModelChoice): ModelFile {
+  return { name, manifestSha256, bytes: BigInt(bytes), bytesPerSecond: bytesPerSecond === undefined ? undefined : BigInt(bytesPerSecond), quietHours };
 }
 
 function routingFields(choice: RoutingChoice | undefined) {

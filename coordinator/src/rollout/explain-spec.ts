@@ -9,7 +9,7 @@ export interface OverriddenLayer { layer: Layer; detail: string; /** JSON */ val
 export interface ExplainedField { source: ValueSource; overridden: OverriddenLayer[] }
 
 const PIN_OF_FIELD: Readonly<Record<string, PinField>> = {
-  lambda: 'lambda', top_j: 'lambda', routing: 'lambda', eviction: 'eviction', capacities: 'cache', cache_bytes: 'cache', trace_ratio: 'tracing', router_sampling: 'sampling', agent: 'agent',
+  lambda: 'lambda', top_j: 'lambda', routing: 'lambda', eviction: 'eviction', capacities: 'cache', cache_bytes: 'cache', trace_ratio: 'tracing', router_sampling: 'sampling', agent: 'agent', model: 'model',
 };
 
 /** In the order of `effectiveSpec`'s sources. */

@@ -54,3 +54,12 @@ test('what is counted is compared as it is', () => {
   expect(verdict('errors==0', null, null, 2)).toBe('fail');
   expect(verdict('tokensPerSecond>=baseline', measured([0, 0, 0, 0]), measured([0, 0, 0, 0]))).toBe('pass');
 });
+
+test('the rise of perplexity is over what was measured before the change, on the windows that both have', () => {
+  const after = (losses: number[], windowTokens = 128) => measured(losses, { windowsLambdaZero: [], windowTokens });
+  expect(verdict('perplexityRise<2%', after([0.01, 0.012, 0.009, 0.011, 9]), after([0, 0, 0, 0]))).toBe('pass');
+  expect(verdict('perplexityRise<2%', after([0.05, 0.06, 0.05, 0.06]), after([0, 0, 0, 0]))).toBe('fail');
+  expect(verdict('perplexityRise<2%', after([0, 0, 0, 0]), after([0, 0, 0, 0], 256))).toBe('unclear');
+  expect(verdict('perplexityRise<2%', after([0, 0, 0, 0]))).toBe('unclear');
+  expect(() => parseGates('perplexityRise<=baseline')).toThrow('compare it with a number');
+});

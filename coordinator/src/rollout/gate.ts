@@ -2,12 +2,14 @@
  * Gates: what must hold on a device for a rollout to go on, and whether it does. Quality is judged from measurements
  * alone: the device scores a text at its new spec and at lambda 0, and the mean over windows of the difference, with
  * its one-sided 95% bounds by Student's t, is held against the limit. A bound on the wrong side fails, one that
- * straddles the limit is unclear. What is counted (misses, errors) is exact and compared as it is.
+ * straddles the limit is unclear. perplexityRise is held against what the device measured before the change instead, window
+ * by window: for another model, it has to read text in the same tokens. What is counted (misses, errors) is exact and compared as it is.
  */
 import { InvalidRequestError } from '../errors';
+import type { PinField } from '../registry/pin';
 import type { Finding, Measured } from '../registry/staged-rollout';
 
-export const METRICS = ['perplexityLoss', 'crossEntropyLoss', 'missRate', 'swapRate', 'errors', 'tokensPerSecond'] as const;
+export const METRICS = ['perplexityLoss', 'crossEntropyLoss', 'perplexityRise', 'missRate', 'swapRate', 'errors', 'tokensPerSecond'] as const;
 export type Metric = typeof METRICS[number];
 export const OPERATORS = ['<=', '>=', '==', '<', '>'] as const;
 type Operator = typeof OPERATORS[number];
@@ -31,6 +33,10 @@ export interface GateInput {
 /** Fewer windows say nothing about their spread. */
 export const LEAST_WINDOWS = 4;
 const MOST_GATES = 20;
+/** Metrics that know no baseline, and why. */
+const ONLY_NUMBERS: Partial<Record<Metric, string>> = {
+  errors: 'errors count from the change on, so compare them with a number', perplexityRise: 'it is the rise over the baseline, so compare it with a number, as in perplexityRise<2%',
+};
 const FORM = /^([A-Za-z]+)\s*(<=|>=|==|<|>)\s*(baseline|[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(%?)$/;
 /** One-sided 95% quantiles of Student's t for 1 to 30 degrees of freedom; beyond, that of 30, which is on the safe side. */
 const T95 = [6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753, 1.746, 1.740, 1.734, 1.729, 1.725, 1.721, 1.717, 1.714, 1.711, 1.708, 1.706, 1.703, 1.701, 1.699, 1.697];
@@ -46,11 +52,23 @@ function parseGate(text: string): Gate {
   const [, name, operator, bound, percent] = FORM.exec(text) ?? [];
   const metric = METRICS.find((known) => known === name);
   if (!metric) throw new InvalidRequestError('staging.gate', text, `a gate such as perplexityLoss<1%; metrics: ${METRICS.join(', ')}; operators: ${OPERATORS.join(' ')}; bound: a number, a percentage or baseline`);
-  if (bound === 'baseline' && (percent || metric === 'errors')) throw new InvalidRequestError('staging.gate', text, metric === 'errors' ? 'a gate: errors count from the change on, so compare them with a number' : 'a gate: baseline takes no %');
+  if (bound === 'baseline' && (percent || ONLY_NUMBERS[metric])) throw new InvalidRequestError('staging.gate', text, `a gate: ${ONLY_NUMBERS[metric] ?? 'baseline takes no %'}`);
   return {
     text: text.replace(/\s+/g, ''), metric, operator: operator as Operator,
     bound: bound === 'baseline' ? { t: 'baseline' } : { t: 'constant', value: Number(bound) / (percent ? 100 : 1) },
   };
+}
+
+/**
+ * With another model the device has run nothing at lambda 0 that it could be held against, and shares of the experts of two
+ * models are of different things. Throws InvalidRequestError.
+ */
+export function checkGates(gates: readonly Gate[], field: PinField): void {
+  if (field !== 'model') return;
+  for (const { text, metric, bound } of gates) {
+    const alien = metric === 'perplexityLoss' || metric === 'crossEntropyLoss' || metric === 'swapRate' || (metric === 'missRate' && bound.t === 'baseline');
+    if (alien) throw new InvalidRequestError('staging.gate', text, 'a gate that a change of model can be judged by; use errors==0, perplexityRise<2% (over the model before; both must have the same vocabulary), missRate<20% or tokensPerSecond>=baseline');
+  }
 }
 
 export function needsMeasure(gates: readonly Gate[]): boolean {
@@ -58,7 +76,7 @@ export function needsMeasure(gates: readonly Gate[]): boolean {
 }
 
 export function needsBaseline(gates: readonly Gate[]): boolean {
-  return gates.some((gate) => gate.bound.t === 'baseline');
+  return gates.some((gate) => gate.bound.t === 'baseline' || gate.metric === 'perplexityRise');
 }
 
 export function needsSpeed(gates: readonly Gate[]): boolean {
@@ -66,8 +84,8 @@ export function needsSpeed(gates: readonly Gate[]): boolean {
 }
 
 export function judgeGate(gate: Gate, input: GateInput): Finding {
-  const value = figure(gate.metric, input.measured, input.errors);
-  const limit = gate.bound.t === 'constant' ? gate.bound.value : figure(gate.metric, input.baseline, 0)?.mean ?? null;
+  const value = gate.metric === 'perplexityRise' ? rise(input) : figure(gate.metric, input.measured, input.errors);
+  const limit = gate.bound.t === 'constant' ? gate.bound.value : (gate.metric === 'perplexityRise' ? null : figure(gate.metric, input.baseline, 0))?.mean ?? null;
   const windows = input.measured?.windows.length ?? 0;
   const none = { gate: gate.text, verdict: 'unclear' as const, value: value?.mean ?? null, low: null, high: null, limit, windows };
   if (!value) return { ...none, text: `not measured, or with fewer than ${LEAST_WINDOWS} windows` };
@@ -83,17 +101,29 @@ export function judgeGate(gate: Gate, input: GateInput): Finding {
 
 interface Interval { mean: number; low: number; high: number }
 
-function figure(metric: Metric, measured: Measured | null, errors: number): Interval | null {
+function figure(metric: Exclude<Metric, 'perplexityRise'>, measured: Measured | null, errors: number): Interval | null {
   if (metric === 'errors') return exactly(errors);
   if (!measured) return null;
   switch (metric) {
     case 'crossEntropyLoss': return lossBounds(measured);
     case 'perplexityLoss': {
       const nats = lossBounds(measured);
-      return nats && { mean: Math.expm1(nats.mean), low: Math.expm1(nats.low), high: Math.expm1(nats.high) };
+      return nats && asPerplexity(nats);
     }
     case 'missRate': case 'swapRate': case 'tokensPerSecond': return measured[metric] === null ? null : exactly(measured[metric]);
   }
+}
+
+/** At the spec now, over what it was at the one before, on the windows that both have; null where these are too few, or of another length. */
+function rise({ measured, baseline }: GateInput): Interval | null {
+  if (!measured || !baseline || measured.windowTokens !== baseline.windowTokens) return null;
+  const count = Math.min(measured.windows.length, baseline.windows.length);
+  const nats = lossBounds({ windows: measured.windows.slice(0, count), windowsLambdaZero: baseline.windows.slice(0, count) });
+  return nats && asPerplexity(nats);
+}
+
+function asPerplexity({ mean, low, high }: Interval): Interval {
+  return { mean: Math.expm1(mean), low: Math.expm1(low), high: Math.expm1(high) };
 }
 
 /** Nats per token at the spec, less those at lambda 0, over windows; null for too few. */

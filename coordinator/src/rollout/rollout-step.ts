@@ -222,6 +222,7 @@ function measuredOf(result: Extract<MeasureAnswer, { t: 'measured' }>['result'])
   const seconds = Number(result.decodeNs) / 1e9;
   return {
     windows: result.windowCrossEntropy, windowsLambdaZero: result.windowCrossEntropyLambdaZero,
+    windowTokens: result.windowCrossEntropy.length > 0 ? Math.round(result.textTokens / result.windowCrossEntropy.length) : 0,
     missRate: result.textMissRate ?? null, swapRate: result.textSwapRate ?? null,
     tokensPerSecond: seconds > 0 ? Number(result.decodeTokens) / seconds : null,
   };

@@ -10,6 +10,7 @@ export function specText(spec: DeviceSpec | undefined, field: PinField): string 
     case 'cache': return spec.cache === undefined ? 'default' : spec.cache.$case === 'cacheBytes' ? `${spec.cache.value} bytes` : `capacity ${[...new Set(spec.cache.value.experts)].join(',')}`;
     case 'tracing': return spec.traceRatio === undefined ? 'default' : String(spec.traceRatio);
     case 'agent': return spec.agent?.version ?? 'as installed';
+    case 'model': return spec.model ? `${spec.model.name} (${spec.model.manifestSha256.slice(0, 12)})` : 'as set up';
     case 'sampling': return spec.routerSampling ? `${spec.routerSampling.windowTokens} tokens` : 'off';
   }
 }

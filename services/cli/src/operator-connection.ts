@@ -3,21 +3,23 @@
  * the next step. The one place that maps gRPC status to what the shell sees.
  */
 import {
-  type CallOptions, type ClientReadableStream, connectivityState, Metadata, type ServiceError, status,
+  type CallOptions, type ClientReadableStream, type ClientWritableStream, connectivityState, Metadata, type ServiceError, status,
 } from '@grpc/grpc-js';
 import {
   AccessServiceClient, type Artifact, ArtifactStoreServiceClient, type AuditEntry, type ChangeConfigRequest, type ChangeLabelsRequest, type ChangeLabelsResponse, type Coordinator, type CreateOperatorRequest,
   type CreateOperatorResponse, type Device, type ExplainConfigResponse, type ExplainLearnerResponse, FleetServiceClient, type GetDeviceHistoryResponse, type GetFleetStatusResponse, type GetLearnerResponse,
   IdentityServiceClient,
   InventoryServiceClient, type KillLambdaRequest, type KillSwitch, KnowledgeServiceClient, type LabelSelector, type MeasureDeviceRequest, type MeasureDeviceResponse, type Operator,
-  OperatorServiceClient, type PlanRolloutRequest, type PlanRolloutResponse, type PutArtifactResponse, type ReadAuditRequest, type RevokeOperatorRequest, type Rollout, RolloutServiceClient,
-  type StagedRollout, type StartRolloutRequest, type WatchDevicesRequest, type WatchDevicesResponse,
+  OperatorServiceClient, type PlanRolloutRequest, type PlanRolloutResponse, type PutArtifactRequest, type PutArtifactResponse, type PutBlobsRequest, type ReadAuditRequest, type RevokeOperatorRequest, type Rollout, RolloutServiceClient,
+  ModelStoreServiceClient, type PutBlobsResponse, type StagedRollout, type StartRolloutRequest, type StoredModel, type WatchDevicesRequest, type WatchDevicesResponse,
   type DeleteWindowsResponse, type ListWindowsResponse, type RouterWindow, WindowServiceClient,
 } from '@moefleet/proto';
 import { EXIT, exitCodeOfStatus, Failure, statusOf } from './failure';
 import { type OperatorChannel, PLAINTEXT } from './operator-channel';
 
 const UNARY_DEADLINE_MS = 10_000;
+/** The chunks of a large model are looked up one by one, and whoever enters or removes one waits for its turn. */
+const STORE_DEADLINE_MS = 180_000;
 /** What a stream may take beyond the time its request grants the devices. */
 const STREAM_SLACK_MS = 10_000;
 /** Devices asked for at once. */
@@ -39,6 +41,7 @@ export class OperatorConnection {
   private readonly fleet: FleetServiceClient;
   private readonly knowledge: KnowledgeServiceClient;
   private readonly artifacts: ArtifactStoreServiceClient;
+  private readonly models: ModelStoreServiceClient;
   /** for `unary` */
   readonly identity: IdentityServiceClient;
   private readonly windows: WindowServiceClient;
@@ -57,6 +60,7 @@ export class OperatorConnection {
     this.inventory = new InventoryServiceClient(address, channel.credentials, shared);
     this.rollouts = new RolloutServiceClient(address, channel.credentials, shared);
     this.artifacts = new ArtifactStoreServiceClient(address, channel.credentials, shared);
+    this.models = new ModelStoreServiceClient(address, channel.credentials, shared);
     this.fleet = new FleetServiceClient(address, channel.credentials, shared);
     this.knowledge = new KnowledgeServiceClient(address, channel.credentials, shared);
     this.identity = new IdentityServiceClient(address, channel.credentials, shared);
@@ -246,36 +250,46 @@ export class OperatorConnection {
 
   /** No deadline: it takes what the line takes. `onSent` is told the bytes that have left. */
   async putArtifact(artifact: Artifact, parts: AsyncIterable<Buffer>, onSent: (bytes: number) => void): Promise<Artifact> {
-    let settle: (error: ServiceError | null, response?: PutArtifactResponse) => void = () => {};
-    let over = false;
-    const answer = new Promise<Artifact | undefined>((resolve, reject) => {
-      settle = (error, response) => {
-        over = true;
-        if (error) reject(this.failure(error));
-        else resolve(response?.artifact);
-      };
-    });
-    // It may come, as a refusal, before it is waited for.
-    answer.catch(() => {});
-    const call = this.artifacts.putArtifact((error, response) => settle(error, response));
-    const cancel = () => call.cancel();
-    this.signal.addEventListener('abort', cancel, { once: true });
-    try {
-      call.write({ body: { $case: 'head', value: artifact } });
-      let sent = 0;
-      for await (const data of parts) {
-        if (over) break;
-        // A call that has failed writes no more, and says so to nobody.
-        await Promise.race([new Promise((resolve) => { call.write({ body: { $case: 'data', value: data } }, resolve); }), answer.catch(() => {})]);
-        onSent(sent += data.length);
+    let sent = 0;
+    async function* messages(): AsyncGenerator<PutArtifactRequest> {
+      yield { body: { $case: 'head', value: artifact } };
+      for await (const value of parts) {
+        yield { body: { $case: 'data', value } };
+        onSent(sent += value.length);
       }
-      if (!over) call.end();
-      const kept = await answer;
-      if (!kept) throw new Failure(`the coordinator at ${this.address} answered without an artifact`);
-      return kept;
-    } finally {
-      this.signal.removeEventListener('abort', cancel);
     }
+    const { artifact: kept } = await this.upload<PutArtifactRequest, PutArtifactResponse>((done) => this.artifacts.putArtifact(done), messages());
+    if (!kept) throw new Failure(`the coordinator at ${this.address} answered without an artifact`);
+    return kept;
+  }
+
+  async findMissingBlobs(sha256: Buffer[]): Promise<Buffer[]> {
+    return (await this.unary(this.models.findMissingBlobs.bind(this.models), { sha256 }, {}, STORE_DEADLINE_MS)).sha256;
+  }
+
+  /** No deadline. `onSent` is told the bytes of each that has left. */
+  async putBlobs(blobs: AsyncIterable<PutBlobsRequest>, onSent: (bytes: number) => void): Promise<void> {
+    async function* messages(): AsyncGenerator<PutBlobsRequest> {
+      for await (const blob of blobs) {
+        yield blob;
+        onSent(blob.data.length);
+      }
+    }
+    await this.upload<PutBlobsRequest, PutBlobsResponse>((done) => this.models.putBlobs(done), messages());
+  }
+
+  async putModel(name: string, manifestSha256: string): Promise<StoredModel> {
+    const { model } = await this.unary(this.models.putModel.bind(this.models), { name, manifestSha256 }, {}, STORE_DEADLINE_MS);
+    if (!model) throw new Failure(`the coordinator at ${this.address} answered without a model`);
+    return model;
+  }
+
+  async listModels(): Promise<StoredModel[]> {
+    return (await this.unary(this.models.listModels.bind(this.models), {}, {}, STORE_DEADLINE_MS)).models;
+  }
+
+  async removeModel(name: string): Promise<number> {
+    return Number((await this.unary(this.models.removeModel.bind(this.models), { name }, {}, STORE_DEADLINE_MS)).freedBytes);
   }
 
   async getLearner(): Promise<GetLearnerResponse> {
@@ -287,9 +301,9 @@ export class OperatorConnection {
   }
 
   /** `texts`: what to say instead of the coordinator's words, by status */
-  unary<Request, Response>(call: Unary<Request, Response>, request: Request, texts: Record<number, string> = {}): Promise<Response> {
+  unary<Request, Response>(call: Unary<Request, Response>, request: Request, texts: Record<number, string> = {}, deadlineMs = UNARY_DEADLINE_MS): Promise<Response> {
     return new Promise((resolve, reject) => {
-      const sent = call(request, new Metadata(), { deadline: Date.now() + UNARY_DEADLINE_MS }, (error, response) => {
+      const sent = call(request, new Metadata(), { deadline: Date.now() + deadlineMs }, (error, response) => {
         this.signal.removeEventListener('abort', cancel);
         if (error) reject(this.failure(error, texts));
         else resolve(response);
@@ -298,6 +312,40 @@ export class OperatorConnection {
       this.signal.addEventListener('abort', cancel, { once: true });
       if (this.signal.aborted) cancel();
     });
+  }
+
+  /** Sends one message after the other, the next when the one before has left. */
+  private async upload<Request, Response>(open: (done: (error: ServiceError | null, response: Response) => void) => ClientWritableStream<Request>, messages: AsyncIterable<Request>): Promise<Response> {
+    let settle: (error: ServiceError | null, response: Response) => void = () => {};
+    let over = false;
+    const answer = new Promise<Response>((resolve, reject) => {
+      settle = (error, response) => {
+        over = true;
+        if (error) reject(this.failure(error));
+        else resolve(response);
+      };
+    });
+    // It may come, as a refusal, before it is waited for.
+    answer.catch(() => {});
+    const call = open((error, response) => settle(error, response));
+    const cancel = () => call.cancel();
+    this.signal.addEventListener('abort', cancel, { once: true });
+    try {
+      for await (const message of messages) {
+        if (over) break;
+        // A call that has failed writes no more, and says so to nobody.
+        await Promise.race([new Promise((resolve) => { call.write(message, resolve); }), answer.catch(() => {})]);
+        if (over) break;
+      }
+      if (!over) call.end();
+      return await answer;
+    } catch (error) {
+      // Of what the messages are made from: nobody is left to end the call.
+      if (!over) call.cancel();
+      throw error;
+    } finally {
+      this.signal.removeEventListener('abort', cancel);
+    }
   }
 
   private stream<Response>(call: ClientReadableStream<Response>, onMessage: (message: Response) => void): Promise<void> {

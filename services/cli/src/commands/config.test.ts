@@ -38,7 +38,7 @@ test('names for each value the layer that gave it, when it ends, and the layers 
 test('says the same as JSON, with every field present', async () => {
   const { device, fields } = JSON.parse((await run('config', 'explain', 'phone-1', '--json')).stdout) as { device: string; fields: Record<string, unknown>[] };
   expect(device).toBe('phone-1');
-  expect(fields.map(({ field }) => field)).toEqual(['lambda', 'top_j', 'routing', 'cache_bytes', 'eviction', 'trace_ratio', 'router_sampling', 'agent']);
+  expect(fields.map(({ field }) => field)).toEqual(['lambda', 'top_j', 'routing', 'cache_bytes', 'eviction', 'trace_ratio', 'router_sampling', 'agent', 'model']);
   expect(fields[0]).toMatchObject({
     desired: 0.3, inForce: null, layer: 'DEVICE_PIN', detail: 'trial', expiresMs: expect.any(Number) as number, adjustment: null,
     overridden: [{ layer: 'GROUP_PIN', detail: 'class=phone', value: { lambda: 0.2 }, expiresMs: null }, { layer: 'FLEET_PIN', value: { lambda: 0.1 }, why: 'the device pin wins over it' }],

@@ -1,4 +1,4 @@
-/** `moefleet model inspect|pack|widen|quantize|fit-prefetch`: model files, looked at and written; running them is `moefleet engine`. */
+/** `moefleet model`: model files, looked at and written (running them is `moefleet engine`), and those in the coordinator's store. */
 import { type Command, Option } from 'commander';
 import { integerFrom, sizeAbove } from '../argument';
 import { addCommonOptions } from '../config';
@@ -6,16 +6,18 @@ import type { Context } from '../context';
 import { UsageFailure } from '../failure';
 import { addFitPrefetch } from './model-fit-prefetch';
 import { addModelInspect } from './model-inspect';
+import { addModelStore } from './model-store';
 import { addModelQuantize } from './model-quantize';
 import { addWriteCommand } from './model-write';
 
 export function addModel(program: Command, context: Context): void {
-  const model = addCommonOptions(program.command('model').description('model files: look at one, pack it for direct reads, quantise its experts'), { operator: false });
+  const model = addCommonOptions(program.command('model').description('model files: look at one, pack it for direct reads, quantise its experts, bring it to the fleet'), { operator: false });
   addModelInspect(model, context);
   addPack(model, context);
   addWiden(model, context);
   addModelQuantize(model, context);
   addFitPrefetch(model, context);
+  addModelStore(model, context);
 }
 
 function addPack(model: Command, context: Context): void {

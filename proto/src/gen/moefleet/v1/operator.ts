@@ -217,6 +217,10 @@ export interface ChangeConfigRequest {
     | //
     /** Back to the release that was installed on each device. */
     { $case: "clearAgent"; value: ClearAgent }
+    | { $case: "setModel"; value: SetModel }
+    | //
+    /** Back to the model that each device was set up with. */
+    { $case: "clearModel"; value: ClearModel }
     | undefined;
   why: string;
   /** How long to wait for devices to answer; 0: 30 s. */
@@ -258,6 +262,17 @@ export interface ClearEviction {
 }
 
 export interface ClearAgent {
+}
+
+/** A model of the store, by its name (ModelStoreService). */
+export interface SetModel {
+  name: string;
+  /** As in ModelFile. */
+  bytesPerSecond?: bigint | undefined;
+  quietHours: string;
+}
+
+export interface ClearModel {
 }
 
 export interface SetCache {
@@ -1951,6 +1966,12 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
       case "clearAgent":
         ClearAgent.encode(message.change.value, writer.uint32(330).fork()).join();
         break;
+      case "setModel":
+        SetModel.encode(message.change.value, writer.uint32(338).fork()).join();
+        break;
+      case "clearModel":
+        ClearModel.encode(message.change.value, writer.uint32(346).fork()).join();
+        break;
     }
     if (message.why !== "") {
       writer.uint32(66).string(message.why);
@@ -2079,6 +2100,22 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
             message.change = { $case: "clearAgent", value: ClearAgent.decode(reader, reader.uint32()) };
             continue;
           }
+          case 42: {
+            if (tag !== 338) {
+              break;
+            }
+
+            message.change = { $case: "setModel", value: SetModel.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 43: {
+            if (tag !== 346) {
+              break;
+            }
+
+            message.change = { $case: "clearModel", value: ClearModel.decode(reader, reader.uint32()) };
+            continue;
+          }
           case 8: {
             if (tag !== 66) {
               break;
@@ -2170,6 +2207,14 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
         ? { $case: "clearAgent", value: ClearAgent.fromJSON(object.clearAgent) }
         : isSet(object.clear_agent)
         ? { $case: "clearAgent", value: ClearAgent.fromJSON(object.clear_agent) }
+        : isSet(object.setModel)
+        ? { $case: "setModel", value: SetModel.fromJSON(object.setModel) }
+        : isSet(object.set_model)
+        ? { $case: "setModel", value: SetModel.fromJSON(object.set_model) }
+        : isSet(object.clearModel)
+        ? { $case: "clearModel", value: ClearModel.fromJSON(object.clearModel) }
+        : isSet(object.clear_model)
+        ? { $case: "clearModel", value: ClearModel.fromJSON(object.clear_model) }
         : undefined,
       why: isSet(object.why) ? globalThis.String(object.why) : "",
       timeoutMs: isSet(object.timeoutMs)
@@ -2217,6 +2262,10 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
       obj.setAgent = AgentRelease.toJSON(message.change.value);
     } else if (message.change?.$case === "clearAgent") {
       obj.clearAgent = ClearAgent.toJSON(message.change.value);
+    } else if (message.change?.$case === "setModel") {
+      obj.setModel = SetModel.toJSON(message.change.value);
+    } else if (message.change?.$case === "clearModel") {
+      obj.clearModel = ClearModel.toJSON(message.change.value);
     }
     if (message.why !== "") {
       obj.why = message.why;
@@ -2305,6 +2354,18 @@ export const ChangeConfigRequest: MessageFns<ChangeConfigRequest> = {
       case "clearAgent": {
         if (object.change?.value !== undefined && object.change?.value !== null) {
           message.change = { $case: "clearAgent", value: ClearAgent.fromPartial(object.change.value) };
+        }
+        break;
+      }
+      case "setModel": {
+        if (object.change?.value !== undefined && object.change?.value !== null) {
+          message.change = { $case: "setModel", value: SetModel.fromPartial(object.change.value) };
+        }
+        break;
+      }
+      case "clearModel": {
+        if (object.change?.value !== undefined && object.change?.value !== null) {
+          message.change = { $case: "clearModel", value: ClearModel.fromPartial(object.change.value) };
         }
         break;
       }
@@ -2908,6 +2969,172 @@ export const ClearAgent: MessageFns<ClearAgent> = {
   },
   fromPartial<I extends Exact<DeepPartial<ClearAgent>, I>>(_: I): ClearAgent {
     const message = createBaseClearAgent();
+    return message;
+  },
+};
+
+function createBaseSetModel(): SetModel {
+  return { name: "", bytesPerSecond: undefined, quietHours: "" };
+}
+
+export const SetModel: MessageFns<SetModel> = {
+  encode(message: SetModel, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.bytesPerSecond !== undefined) {
+      if (BigInt.asUintN(64, message.bytesPerSecond) !== message.bytesPerSecond) {
+        throw new globalThis.Error("value provided for field message.bytesPerSecond of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.bytesPerSecond);
+    }
+    if (message.quietHours !== "") {
+      writer.uint32(26).string(message.quietHours);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SetModel {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSetModel();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.bytesPerSecond = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.quietHours = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SetModel {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      bytesPerSecond: isSet(object.bytesPerSecond)
+        ? BigInt(object.bytesPerSecond)
+        : isSet(object.bytes_per_second)
+        ? BigInt(object.bytes_per_second)
+        : undefined,
+      quietHours: isSet(object.quietHours)
+        ? globalThis.String(object.quietHours)
+        : isSet(object.quiet_hours)
+        ? globalThis.String(object.quiet_hours)
+        : "",
+    };
+  },
+
+  toJSON(message: SetModel): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.bytesPerSecond !== undefined) {
+      obj.bytesPerSecond = message.bytesPerSecond.toString();
+    }
+    if (message.quietHours !== "") {
+      obj.quietHours = message.quietHours;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<SetModel>, I>>(base?: I): SetModel {
+    return SetModel.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<SetModel>, I>>(object: I): SetModel {
+    const message = createBaseSetModel();
+    message.name = object.name ?? "";
+    message.bytesPerSecond = (object.bytesPerSecond !== undefined && object.bytesPerSecond !== null)
+      ? BigInt(object.bytesPerSecond)
+      : undefined;
+    message.quietHours = object.quietHours ?? "";
+    return message;
+  },
+};
+
+function createBaseClearModel(): ClearModel {
+  return {};
+}
+
+export const ClearModel: MessageFns<ClearModel> = {
+  encode(_: ClearModel, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ClearModel {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseClearModel();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(_: any): ClearModel {
+    return {};
+  },
+
+  toJSON(_: ClearModel): unknown {
+    const obj: any = {};
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<ClearModel>, I>>(base?: I): ClearModel {
+    return ClearModel.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ClearModel>, I>>(_: I): ClearModel {
+    const message = createBaseClearModel();
     return message;
   },
 };

@@ -1,0 +1,70 @@
+/**
+ * Where a packed model is cut into chunks, so that another version of it shares as many as can be. Cuts follow the file's
+ * structure: its header stands alone, and so does each expert's part of a tensor, each tensor; what is small is joined with
+ * its neighbours, what is large is cut at fixed distances from its own beginning. So a chunk changes only where what is in
+ * it has changed, and a longer header, which moves everything, moves no cut. Cuts by content (a rolling hash) find such
+ * places again too, but a few hundred kilobytes late on either side: with one expert of each layer changed they would send
+ * about twice as much, and know nothing of where an expert ends. Pure.
+ */
+import type { ModelInfo } from '@moefleet/edge-agent/engine';
+
+export interface ChunkPlace { readonly offset: number; readonly bytes: number }
+
+const KIB = 1024;
+/** What is smaller is joined with what comes after it, of whatever kind. */
+const LEAST = 128 * KIB;
+/** Neighbours of a kind are joined up to it. */
+const JOINED = 512 * KIB;
+/** As large as a chunk may be; an expert's part up to this is one. */
+const MOST = 2048 * KIB;
+const PIECE = 1024 * KIB;
+const HEADER = '';
+const EXPERTS = /^blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\.weight$/;
+
+/** What is cut nowhere inside, unless it is too large; `kind`: a tensor's name. */
+interface Unit { readonly kind: string; readonly bytes: number }
+
+/** In file order, without gaps. `info`: of a model in one file. */
+export function chunkPlan(info: Pick<ModelInfo, 'fileBytes' | 'tensors' | 'moeLayers' | 'experts'>): ChunkPlace[] {
+  const chunks: ChunkPlace[] = [];
+  let offset = 0;
+  let joined = 0;
+  let kind = HEADER;
+  const cut = (bytes: number) => {
+    if (bytes > 0) chunks.push({ offset, bytes });
+    offset += bytes;
+  };
+  const close = () => {
+    cut(joined);
+    joined = 0;
+  };
+  for (const unit of unitsOf(info)) {
+    const another = unit.kind !== kind && (joined >= LEAST || kind === HEADER);
+    if (another || joined + unit.bytes > JOINED) close();
+    kind = unit.kind;
+    joined += unit.bytes;
+    // The last piece takes what is left, up to half a piece more.
+    while (unit.bytes > MOST && joined >= PIECE * 3 / 2) {
+      cut(PIECE);
+      joined -= PIECE;
+    }
+  }
+  close();
+  return chunks;
+}
+
+/** The space after a tensor, up to the next, is its own. */
+function* unitsOf({ fileBytes, tensors, moeLayers, experts }: Parameters<typeof chunkPlan>[0]): Generator<Unit> {
+  const inOrder = [...tensors].filter(({ bytes }) => bytes > 0).sort((a, b) => a.offset - b.offset);
+  yield { kind: HEADER, bytes: inOrder[0]?.offset ?? fileBytes };
+  for (const [at, { name, offset, bytes }] of inOrder.entries()) {
+    const whole = (inOrder[at + 1]?.offset ?? fileBytes) - offset;
+    const each = bytes / experts;
+    if (!moeLayers.includes(Number(EXPERTS.exec(name)?.[1] ?? -1)) || !Number.isInteger(each)) {
+      yield { kind: name, bytes: whole };
+      continue;
+    }
+    for (let expert = 1; expert < experts; expert += 1) yield { kind: name, bytes: each };
+    yield { kind: name, bytes: whole - each * (experts - 1) };
+  }
+}
