@@ -1,6 +1,6 @@
 /** A device as people and scripts see it: the registry's record, and the few figures that follow from it. */
 import {
-  type Device, type DeviceSpec, Eviction, ModelState_Status, Routing, SpecState, type TelemetryFrame, ValueSource_Layer,
+  type Device, type DeviceSpec, Eviction, type ModelFetch, ModelState_Status, Routing, SpecState, type TelemetryFrame, ValueSource_Layer,
 } from '@moefleet/proto';
 import { formatDuration } from '@moefleet/runtime';
 import { enumName, type JsonValue, toJson } from './json-text';
@@ -43,6 +43,14 @@ export function layerName(layer: ValueSource_Layer): string {
   return enumName(ValueSource_Layer, 'LAYER_', layer);
 }
 
+/** The model that it fetches, as it is called in the store; null: it fetches none. */
+export function fetchOf({ info, desired }: Device): { name: string; percent: number; fetch: ModelFetch } | null {
+  const fetch = info?.modelFetch;
+  if (!fetch) return null;
+  const name = desired?.model?.manifestSha256 === fetch.manifestSha256 ? desired.model.name : fetch.manifestSha256.slice(0, 12);
+  return { name, percent: fetch.bytesTotal > 0n ? Math.floor(Number(fetch.bytesDone) / Number(fetch.bytesTotal) * 100) : 0, fetch };
+}
+
 /** ` (ends in 1h 59m)`; empty for what stays. */
 export function endText(expiresMs: bigint | undefined, nowMs: number): string {
   return expiresMs === undefined ? '' : ` (ends in ${formatDuration(Math.max(1000, Number(expiresMs) - nowMs))})`;
@@ -52,7 +60,7 @@ export function deviceJson(device: Device): JsonValue {
   const { info, reported } = device;
   return toJson({
     ...device,
-    info: info && { ...info, model: info.model && { ...info.model, status: enumName(ModelState_Status, 'STATUS_', info.model.status) } },
+    info: info && { ...info, modelFetch: info.modelFetch ?? null, model: info.model && { ...info.model, status: enumName(ModelState_Status, 'STATUS_', info.model.status) } },
     reported: reported && {
       ...reported,
       state: enumName(SpecState, 'SPEC_STATE_', reported.state),
@@ -90,5 +98,7 @@ function specJson(spec: DeviceSpec) {
     modelHash: spec.modelHash,
     traceRatio: spec.traceRatio ?? null,
     routerSampling: spec.routerSampling ?? null,
+    agent: spec.agent ?? null,
+    model: spec.model ? { ...spec.model, bytesPerSecond: spec.model.bytesPerSecond ?? null } : null,
   };
 }

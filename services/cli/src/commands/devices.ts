@@ -4,7 +4,7 @@ import { type Device, type DeviceIdentity, type DeviceSpec, ModelState_Status, R
 import { formatSize } from '@moefleet/runtime';
 import { addCommonOptions } from '../config';
 import type { Context } from '../context';
-import { deviceJson, endText, evictionName, flashBytesPerToken, layerName, missRate, routingName, tokensPerSecond } from '../device-view';
+import { deviceJson, endText, evictionName, fetchOf, flashBytesPerToken, layerName, missRate, routingName, tokensPerSecond } from '../device-view';
 import { enumName, jsonText } from '../json-text';
 import { addOperatorGroup } from '../operator-command';
 import { capacityText, fixed, labelsText, NONE, pairs, percent, table } from '../table';
@@ -17,7 +17,7 @@ export function addDevices(program: Command, context: Context): void {
       .description('one line per device (the default)')
       .option('--selector <labels>', SELECTOR_HELP)
       .addHelpText('after', `
-Columns: λ, or the routing method that has none, is "desired > in force" where they differ, with the time after which its
+Columns: λ, or the routing method that has none, and a model that is being fetched, are "desired > in force" where they differ, λ with the time after which its
 pin ends; MISS and TOKENS/S are of all
 decode since the agent's boot; DRIFT means that the device does not run what it should yet.
 
@@ -102,6 +102,11 @@ export function driftText(device: Device): string {
 }
 
 function modelText(device: Device): string {
+  const fetched = fetchOf(device);
+  return fetched ? `${fetched.name} ${fetched.percent}%${fetched.fetch.waiting && ' (waits)'} > ${loadedText(device)}` : loadedText(device);
+}
+
+function loadedText(device: Device): string {
   const model = device.info?.model;
   if (!model) return NONE;
   if (model.status === ModelState_Status.STATUS_READY) return model.name || model.hash.slice(0, 12);
@@ -141,6 +146,8 @@ function identityRows(device: Device, nowMs: number): [string, string][] {
     if (model.message) rows.push(['model says', model.message]);
     if (model.hostCrashes > 0) rows.push(['engine crashes', `${model.hostCrashes} since boot`]);
   }
+  const fetched = fetchOf(device);
+  if (fetched) rows.push(['model fetch', fetchText(fetched)]);
   if (info?.limits) {
     rows.push(['own limits', `cache ${formatSize(Number(info.limits.maxCacheBytes))} (capacity ${capacityText(info.limits.maxCapacities)}), λ up to ${info.limits.maxLambda}`]);
   }
@@ -160,6 +167,12 @@ function identityRows(device: Device, nowMs: number): [string, string][] {
   if (device.identity) rows.push(['identity', identityText(device.identity)]);
   rows.push(['latest trace', device.traceUrl || NONE]);
   return rows;
+}
+
+function fetchText({ name, percent: share, fetch }: NonNullable<ReturnType<typeof fetchOf>>): string {
+  const { bytesDone, bytesTotal, fromCoordinator, fromPeers, fromDisk, waiting } = fetch;
+  const size = (bytes: bigint) => formatSize(Number(bytes));
+  return `${name}: ${share}%, ${size(bytesDone)} of ${size(bytesTotal)}; ${size(fromCoordinator)} from the coordinator, ${size(fromPeers)} from devices beside it, ${size(fromDisk)} of earlier models${waiting && `; waits: ${waiting}`}`;
 }
 
 /** In force, then which of them an operator set and what of the device's own that hides. */
@@ -207,8 +220,16 @@ function valuesText(device: Device, nowMs: number): string {
     ['eviction', desired ? evictionText(desired) : NONE, effective ? evictionText(effective) : NONE, source('eviction')],
     ['cache', cache, effective ? `capacity ${capacityText(effective.capacities)}, ${formatSize(Number(effective.cacheBytes))}` : NONE, source('capacities', 'cache_bytes')],
     ['trace_ratio', String(desired?.traceRatio ?? NONE), String(effective?.traceRatio ?? NONE), source('trace_ratio')],
+    ['agent', desired?.agent?.version ?? NONE, device.info?.agentVersion || NONE, source('agent')],
+    ['model', desired?.model ? `${desired.model.name} (${desired.model.manifestSha256.slice(0, 12)})` : NONE, storedText(device), source('model')],
     ['router_sampling', desired?.routerSampling ? `${desired.routerSampling.windowTokens} tokens, ${formatSize(Number(desired.routerSampling.bytesPerHour))}/h${desired.routerSampling.bytesPerDay === undefined ? '' : `, ${formatSize(Number(desired.routerSampling.bytesPerDay))}/day`}` : NONE, effective ? (effective.routerSampling ? 'on' : 'off') : NONE, source('router_sampling')],
   ]);
+}
+
+/** The store's model that is loaded; one that the device was set up with has no manifest. */
+function storedText({ info, desired }: Device): string {
+  const loaded = info?.model?.manifestSha256;
+  return loaded ? `${desired?.model?.manifestSha256 === loaded ? desired.model.name : 'another'} (${loaded.slice(0, 12)})` : NONE;
 }
 
 function oneOrList(one: number | undefined, list: readonly number[] | undefined): string {

@@ -7,7 +7,7 @@ import { probe, probeHere } from '../deploy/device-scripts';
 import { type HostTarget, parseDestination } from '../deploy/host-target';
 import { SshLink, type SshOptions } from '../deploy/ssh-link';
 import { type Check, checksText } from '../doctor/check';
-import { checkFleetFolder, checkHealth, checkRedis, readLimits } from '../doctor/coordinator-machine';
+import { checkFleetFolder, checkHealth, checkRedis, checkStoreFolder, readLimits } from '../doctor/coordinator-machine';
 import { checkDeviceMachine } from '../doctor/device-machine';
 import { checkFleet, checkThisMachine } from '../doctor/operator-machine';
 import { EXIT } from '../failure';
@@ -18,12 +18,13 @@ import { addSshOptions, readSsh } from './deploy-hosts';
 
 export function addDoctor(program: Command, context: Context): void {
   const doctor = addSshOptions(program.command('doctor').description('what is missing or slow, and the command that mends it'))
-    .option('--coordinator', 'look at the machine a coordinator runs on, which is this one: Redis, the fleet\'s folder, health')
+    .option('--coordinator', 'look at the machine a coordinator runs on, which is this one: Redis, the fleet\'s folder, its store, health')
     .option('--device <id>', 'look at one device as the coordinator knows it')
     .option('--ssh <host>', 'look at a device itself: user@host as for moefleet deploy ssh')
     .option('--here', 'likewise, where this machine is the device')
     .option('--redis-url <url>', 'with --coordinator: as moefleet coordinator run takes it (env: MOEFLEET_REDIS_URL)')
     .option('--tls-dir <folder>', 'with --coordinator: as moefleet coordinator run takes it (env: MOEFLEET_TLS_DIR)')
+    .option('--artifact-dir <folder>', 'with --coordinator: as moefleet coordinator run takes it (env: MOEFLEET_ARTIFACT_DIR)')
     .addHelpText('after', `
 Without a flag it looks at this machine and, through the coordinator, at the fleet. Changes nothing. Exit code 1 where
 something is broken; slow things and remarks do not count.
@@ -53,10 +54,10 @@ async function diagnose(context: Context, run: Run): Promise<void> {
 
 async function checkCoordinatorHere(context: Context, options: Readonly<Record<string, unknown>>): Promise<Check[]> {
   const { inspectRedis, readConfig, SETTINGS } = await import('@moefleet/coordinator/main');
-  const { redisUrl, tlsDir } = options;
-  const config = readConfig(mergeSettings(SETTINGS, { redisUrl, tlsDir }, context.env));
+  const { redisUrl, tlsDir, artifactDir } = options;
+  const config = readConfig(mergeSettings(SETTINGS, { redisUrl, tlsDir, artifactDir }, context.env));
   const redis = await inspectRedis({ url: config.redisUrl, cluster: config.redisCluster, sentinel: config.redisSentinel });
-  return [...checkRedis(redis), ...checkFleetFolder(config, readLimits(), Date.now()), ...await checkHealth(config)];
+  return [...checkRedis(redis), ...checkFleetFolder(config, readLimits(), Date.now()), ...checkStoreFolder(config), ...await checkHealth(config)];
 }
 
 async function lookOverSsh(context: Context, target: HostTarget, ssh: SshOptions): Promise<Check[]> {

@@ -1,6 +1,6 @@
 /** The machine a coordinator runs on: its Redis, its folder with the CA, its own word on its health. */
-import { existsSync, readFileSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { accessSync, constants, existsSync, readFileSync, statfsSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import type { CoordinatorConfig, RedisCheckup } from '@moefleet/coordinator/main';
 import { formatSize } from '@moefleet/runtime';
 import { older } from '../deploy/device-check';
@@ -13,6 +13,9 @@ const SLOW_REDIS_MS = 5;
 /** One per device, and some. */
 const FEW_DESCRIPTORS = 4096;
 const HEALTH_TIMEOUT_MS = 2000;
+/** A model of some size does not fit. */
+const LITTLE_SPACE = 8 * 1024 ** 3;
+const LITTLE_SHARE = 0.05;
 
 export function checkRedis(redis: RedisCheckup): Check[] {
   const checks = new Checks(`Redis ${redis.url}`);
@@ -45,6 +48,31 @@ export function checkFleetFolder(config: Pick<CoordinatorConfig, 'tlsFolder'>, l
   }
   const descriptors = Number(/^Max open files\s+(\d+)/m.exec(limits)?.[1] ?? Infinity);
   if (descriptors < FEW_DESCRIPTORS) checks.add('slow', 'open files', `at most ${descriptors}, and each device takes one`, 'ulimit -n 65536, or LimitNOFILE= in its unit');
+  return checks.all;
+}
+
+/** Where what devices fetch is kept: a folder is looked at, a bucket is asked by whoever serves from it. */
+export function checkStoreFolder(config: Pick<CoordinatorConfig, 'artifactFolder' | 'artifactS3'>): Check[] {
+  const checks = new Checks('coordinator here');
+  const { artifactFolder: folder, artifactS3: bucket } = config;
+  if (bucket) checks.add('note', 'models', `kept in s3://${bucket.bucket}/${bucket.prefix}`, 'whether it answers: moefleet model list');
+  if (folder === null) {
+    if (!bucket) checks.add('note', 'models', 'none are kept, nor releases of the agent', 'coordinator run --artifact-dir FOLDER');
+    return checks.all;
+  }
+  try {
+    // It is made at the first push; until then its nearest parent says.
+    let there = folder;
+    while (!existsSync(there)) there = dirname(there);
+    if (!statSync(there).isDirectory()) throw new Error(`${there} is no folder`);
+    accessSync(there, constants.W_OK | constants.X_OK);
+    const { bavail, bsize, blocks } = statfsSync(there);
+    const free = bavail * bsize;
+    const little = free < LITTLE_SPACE || free < blocks * bsize * LITTLE_SHARE;
+    checks.add(little ? 'slow' : 'ok', 'store', `${folder}, ${formatSize(free)} free`, little ? 'moefleet model remove NAME, or a larger disk' : '');
+  } catch (error) {
+    checks.add('broken', 'store', `${folder} cannot be written: ${(error as Error).message}`, 'give it to the user that the coordinator runs as, or name another with --artifact-dir');
+  }
   return checks.all;
 }
 

@@ -1,7 +1,9 @@
 import { Coordinator, type Device, DeviceIdentity, DeviceInfo, ModelState_Status, Reported, SpecState, TelemetryFrame } from '@moefleet/proto';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { device } from '../testing/scripted-operator';
 import { checksText } from './check';
-import { checkRedis, checkFleetFolder } from './coordinator-machine';
+import { checkRedis, checkFleetFolder, checkStoreFolder } from './coordinator-machine';
 import { checkCoordinators, checkDeviceRecord } from './fleet-checks';
 
 const NOW = 1_800_000_000_000;
@@ -24,6 +26,7 @@ test.each<[string, Partial<Device>, string, RegExp, RegExp]>([
   ['an expired certificate', { identity: DeviceIdentity.fromPartial({ notAfterMs: BigInt(NOW - DAY) }) }, 'broken', /expired 1d ago/, /reenrol/],
   ['a certificate that was not renewed', { identity: DeviceIdentity.fromPartial({ notAfterMs: BigInt(NOW + 3_600_000) }) }, 'slow', /runs out in 1h/, /log/],
   ['a model that failed', { info: info({ status: ModelState_Status.STATUS_FAILED, message: 'cut short' }) }, 'broken', /cut short/, /--model FILE/],
+  ['a model on its way', { info: DeviceInfo.fromPartial({ agentVersion: '1.0.0', modelFetch: { manifestSha256: 'ab'.repeat(32), bytesDone: 430n, bytesTotal: 1000n, waiting: 'quiet hours until 18:00' } }) }, 'note', /abababababab: 43%, waits: quiet hours/, /config explain phone-1/],
   ['an engine that ended', { info: info({ hostCrashes: 2, message: 'killed' }) }, 'slow', /2 times.*killed/, /--cache/],
   ['a refused spec', { reported: Reported.fromPartial({ state: SpecState.SPEC_STATE_FAILED, reason: 'layers' }) }, 'broken', /refused: layers/, /config explain phone-1/],
   ['held', { held: true }, 'broken', /held/, /accept-restore/],
@@ -55,6 +58,14 @@ test('a Redis that forgets, evicts, is old, slow, full or a replica is told so',
   expect(states({ maxMemoryBytes: 100, usedMemoryBytes: 90 })).toEqual(['slow memory']);
   expect(states({ role: 'slave' })).toEqual(['broken role']);
   expect(checkRedis({ ...redis, error: 'ECONNREFUSED' } as never)).toMatchObject([{ state: 'broken', found: 'ECONNREFUSED' }]);
+});
+
+test('a store that cannot be written, and one that has room', () => {
+  const states = (artifactFolder: string | null) => checkStoreFolder({ artifactFolder, artifactS3: null }).map(({ state, check }) => `${state} ${check}`);
+  expect(states(join(__filename, 'store'))).toEqual(['broken store']);
+  expect(states(null)).toEqual(['note models']);
+  expect(checkStoreFolder({ artifactFolder: join(tmpdir(), 'not-made-yet'), artifactS3: null })[0]!.found).toMatch(/iB free/);
+  expect(checkStoreFolder({ artifactFolder: null, artifactS3: { bucket: 'b', prefix: 'p', endpoint: '', region: '' } })[0]!.found).toBe('kept in s3://b/p');
 });
 
 test('a fleet folder that is not there, and few open files', () => {

@@ -1,6 +1,7 @@
 /** What the coordinator's registry says of devices and coordinators: who is missing, who is slow, and why. Pure functions. */
 import { type Coordinator, type Device, ModelState_Status, SpecState } from '@moefleet/proto';
 import { formatDuration, formatSize, VERSION } from '@moefleet/runtime';
+import { fetchOf } from '../device-view';
 import { type Check, Checks } from './check';
 
 const DAY_MS = 24 * 3_600_000;
@@ -31,6 +32,10 @@ export function checkDeviceRecord(device: Device, nowMs: number, ownVersion = VE
   const model = info?.model;
   if (model?.status === ModelState_Status.STATUS_FAILED) checks.add('broken', 'model', model.message || 'failed', 'put a good model file there (moefleet deploy ssh … --model FILE), see moefleet devices show');
   else if (model?.status === ModelState_Status.STATUS_READY) checks.add('ok', 'model', model.name);
+  if (info?.modelFetch) {
+    const { name, percent, fetch } = fetchOf(device)!;
+    checks.add('note', 'model fetch', `${name}: ${percent}%${fetch.waiting && `, waits: ${fetch.waiting}`}`, fetch.waiting ? `moefleet devices show ${id}; its bounds: moefleet config explain ${id}` : '');
+  }
   if (model && model.hostCrashes > 0) checks.add('slow', 'engine', `ended unasked ${model.hostCrashes} times; the last time: ${model.message || 'no reason told'}`, 'less cache (--cache) where memory ran out; else see the agent\'s log');
   if (reported?.state === SpecState.SPEC_STATE_FAILED) checks.add('broken', 'spec', `generation ${device.desiredGeneration} is refused: ${reported.reason}`, `moefleet config explain ${id}`);
   else if (device.held) checks.add('broken', 'spec', 'held: the registry has lost what it runs', 'set again what is missing, then: moefleet fleet accept-restore');
