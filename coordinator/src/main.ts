@@ -21,6 +21,7 @@ import { RolloutQueue } from './jobs/rollout-queue';
 import { Metrics } from './metrics';
 import { FirstAdmin } from './operator/first-admin';
 import { OperatorServer } from './operator/operator-server';
+import { PeerExchange } from './peers/peer-exchange';
 import { Presence } from './presence';
 import { RedisLink } from './registry/redis-link';
 import { Registry } from './registry/registry';
@@ -78,7 +79,8 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const warm = new WarmExchange(registry.warm, { intervalMs: config.expertUseIntervalMs }, metrics, log);
-  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, warm, windowRoom: new WindowRoom(), metrics, log },
+  const peers = new PeerExchange(registry.peers, registry.events, now, log);
+  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, warm, windowRoom: new WindowRoom(), peers, metrics, log },
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
       credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment, artifacts, blobPort: () => blobServer.port });
   const operator = new OperatorServer(config.operator,

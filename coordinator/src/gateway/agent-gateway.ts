@@ -142,6 +142,7 @@ export class AgentGateway implements Service {
     for (const stream of streams) stream.fail(new StoppingError(Math.round(LEAST_AWAY_MS + this.random() * spreadMs)));
     this.admission.close();
     await Promise.all([...streams.map((stream) => stream.done), this.listener.close(), this.deps.telemetry.drain()]);
+    this.deps.peers.stop();
     await this.deps.warm.drain();
   }
 

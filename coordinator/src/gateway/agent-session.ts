@@ -13,8 +13,11 @@ import type { Lease } from '../registry/device-store';
 import type { Registry } from '../registry/registry';
 import type { DeviceSession } from '../sessions/session-directory';
 import { decideDesired, type KnownDesired, type SentDesired } from './desired-decision';
-import { checkExpertUse, checkInfo, checkReported, checkTelemetry, checkWindow } from './message-check';
+import { checkExpertUse, checkHolding, checkInfo, checkReported, checkTelemetry, checkWindow } from './message-check';
 import type { Outbox } from './outbox';
+import { PeerPost } from './peer-post';
+import type { PeerExchange } from '../peers/peer-exchange';
+import { SITE_LABEL } from '../peers/peer-site';
 import { TaskBoard } from './task-board';
 import type { TelemetryBatch } from './telemetry-batch';
 import { TelemetryIntake } from './telemetry-intake';
@@ -29,6 +32,7 @@ export interface SessionDeps {
   telemetry: TelemetryBatch;
   warm: WarmExchange;
   windowRoom: WindowRoom;
+  peers: PeerExchange;
   metrics: Metrics;
   log: Logger;
 }
@@ -47,6 +51,7 @@ export class AgentSession implements DeviceSession {
   private readonly telemetry: TelemetryIntake;
   private readonly warm: WarmPost;
   private readonly windows: WindowAssembly;
+  private readonly peers: PeerPost;
   private info: DeviceInfo | undefined;
   private reported: Reported | undefined;
   private readonly pending: Pending = { info: true, reported: true, align: true };
@@ -74,6 +79,7 @@ export class AgentSession implements DeviceSession {
     this.reported = hello.reported;
     this.tasks = new TaskBoard(this.deviceId, outbox);
     this.warm = new WarmPost(deps.warm, outbox, deps.metrics);
+    this.peers = new PeerPost(deps.peers, lease, outbox, async () => (await deps.registry.devices.readSubject(this.deviceId))?.labels[SITE_LABEL] ?? '', this.log);
     const { windows } = deps.registry;
     this.telemetry = new TelemetryIntake(
       { takeFrame: (frame) => this.countFrame(frame), storeWindow: (window) => windows.push(this.deviceId, window) },
@@ -102,6 +108,7 @@ export class AgentSession implements DeviceSession {
       case 'routerWindow': checkWindow(body.value); this.telemetry.takeWindow(body.value); break;
       case 'expertUse': checkExpertUse(body.value); void this.takeExpertUse(body.value); break;
       case 'windowChunk': this.windows.take(body.value); break;
+      case 'modelHolding': checkHolding(body.value); this.peers.take(body.value); break;
       case 'taskUpdate': this.tasks.update(body.value); break;
     }
   }
@@ -140,6 +147,7 @@ export class AgentSession implements DeviceSession {
         this.deps.metrics.leasesLost.inc();
         return this.end(new ReplacedError(this.deviceId));
       }
+      this.peers.renew();
       if (this.unsettled || kept.desiredGeneration !== this.seenGeneration) this.wake();
     } catch (error) {
       if (error instanceof DeviceRefusedError) this.end(error);
@@ -155,7 +163,9 @@ export class AgentSession implements DeviceSession {
     this.known = null;
     await this.tick();
     await this.deps.registry.devices.remember(this.deviceId).catch(() => { this.unsettled = true; });
-    if (!this.closed) this.wake();
+    if (this.closed) return;
+    this.peers.renew(true);
+    this.wake();
   }
 
   setPace(telemetryIntervalMs: number): void {
@@ -180,6 +190,7 @@ export class AgentSession implements DeviceSession {
     this.windows.close();
     this.tasks.leave(why);
     await this.settling?.catch(() => {});
+    await this.peers.leave(comesBack);
     try {
       await this.deps.registry.devices.releaseLease(this.lease, comesBack ? COMES_BACK_MS : 0);
       this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });

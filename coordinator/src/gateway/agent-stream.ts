@@ -81,7 +81,7 @@ export class AgentStream {
     try {
       if (incoming.t === 'malformed') throw new InvalidRequestError('message', incoming.reason, 'a ConnectRequest');
       const { body } = incoming.message;
-      if (!body) throw new InvalidRequestError('message.body', 'nothing', 'one of hello, info, reported, telemetry, router_window, task_update, expert_use, window_chunk');
+      if (!body) throw new InvalidRequestError('message.body', 'nothing', 'one of hello, info, reported, telemetry, router_window, task_update, expert_use, window_chunk, model_holding');
       const within = this.budget.take(incoming.bytes);
       if (this.state.t === 'open') this.state.session.receive(body, within);
       else if (body.$case === 'hello' && this.state.t === 'awaiting hello') this.join(body.value);

@@ -1,5 +1,5 @@
 /** Checks what an agent sends before anything is kept. Throws InvalidRequestError naming the field and its value. */
-import { ConnectRequest, type DeviceInfo, type ExpertUse, type Hello, MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, type Reported, type RouterWindow, SpecState, type TelemetryFrame } from '@moefleet/proto';
+import { ConnectRequest, type DeviceInfo, type ExpertUse, type Hello, type ModelHolding, MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, type Reported, type RouterWindow, SpecState, type TelemetryFrame } from '@moefleet/proto';
 import { InvalidRequestError } from '../errors';
 import { checkId, checkReportedLabels } from '../names';
 import { MAX_GENERATION } from '../registry/device-record';
@@ -9,6 +9,8 @@ const MOST_LAYERS = 4096;
 const MOST_EXPERTS = 65_536;
 const MOST_TEXT = 4096;
 const MOST_ADJUSTMENTS = 256;
+const MOST_NETWORKS = 64;
+const MOST_NETWORK_TEXT = 64;
 
 /** A message, or why the bytes are none. Used as the stream's deserialiser, so that it never throws. */
 export type Incoming = { t: 'message'; message: ConnectRequest; /** on the wire */ bytes: number } | { t: 'malformed'; reason: string };
@@ -80,6 +82,14 @@ export function checkExpertUse(use: ExpertUse): void {
   checkLength('expert_use.layers', use.layers.length, MOST_LAYERS);
   for (const [layer, { wanted, chosen }] of use.layers.entries()) checkLength(`expert_use.layers[${layer}]`, Math.max(wanted.length, chosen.length), MOST_EXPERTS);
   if (use.sequence > MAX_GENERATION) throw new InvalidRequestError('expert_use.sequence', use.sequence, `a number up to ${MAX_GENERATION}`);
+}
+
+/** Networks that are none are of no use and no harm. */
+export function checkHolding({ manifestSha256, port, networks }: ModelHolding): void {
+  if (!/^[0-9a-f]{64}$/.test(manifestSha256)) throw new InvalidRequestError('model_holding.manifest_sha256', manifestSha256, 'a SHA-256 of 64 hexadecimal digits');
+  if (port > 65_535) throw new InvalidRequestError('model_holding.port', port, 'a port, or 0');
+  checkLength('model_holding.networks', networks.length, MOST_NETWORKS);
+  for (const network of networks) if (network.length > MOST_NETWORK_TEXT) throw new InvalidRequestError('model_holding.networks', `${network.length} characters`, `at most ${MOST_NETWORK_TEXT}`);
 }
 
 export function checkWindow(window: RouterWindow): void {

@@ -3,7 +3,7 @@
  * that still waits; tasks are few (the session sees to it). So a device that reads slowly or not at all holds a few
  * messages here and no more.
  */
-import type { ConnectResponse, Desired, Pace, WarmList, WindowAck } from '@moefleet/proto';
+import type { ConnectResponse, Desired, ModelPeers, Pace, WarmList, WindowAck } from '@moefleet/proto';
 
 type Body = NonNullable<ConnectResponse['body']>;
 
@@ -18,6 +18,8 @@ export class Outbox {
   private pace: Pace | null = null;
   private warmList: WarmList | null = null;
   private windowAck: WindowAck | null = null;
+  /** by model; a device has a few */
+  private readonly peers = new Map<string, ModelPeers>();
   private fullState = false;
   private writing = false;
   private closed = false;
@@ -52,6 +54,11 @@ export class Outbox {
     this.pump();
   }
 
+  postModelPeers(peers: ModelPeers): void {
+    this.peers.set(peers.manifestSha256, peers);
+    this.pump();
+  }
+
   postReportFullState(): void {
     this.fullState = true;
     this.pump();
@@ -69,6 +76,7 @@ export class Outbox {
     this.pace = null;
     this.warmList = null;
     this.windowAck = null;
+    this.peers.clear();
   }
 
   private pump(): void {
@@ -105,6 +113,11 @@ export class Outbox {
       const value = this.windowAck;
       this.windowAck = null;
       return { $case: 'windowAck', value };
+    }
+    const [model, value] = this.peers.entries().next().value ?? [];
+    if (model !== undefined) {
+      this.peers.delete(model);
+      return { $case: 'modelPeers', value: value! };
     }
     if (!this.fullState) return null;
     this.fullState = false;

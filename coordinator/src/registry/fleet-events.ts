@@ -12,15 +12,15 @@ export interface FleetEvent {
   /**
    * `desired`: what it shall run; `device`: what it reports, or whether it is there; `taken`: a newer stream has its lease;
    * `measure`: a measurement is wanted of it; `identity`: whether it may be here; `token`: an enrolment token, whose id stands
-   * for a device's
+   * for a device's; `peers`: who shares a model at a place, by the name of the group (peer-store.ts)
    */
-  kind: 'desired' | 'device' | 'taken' | 'measure' | 'identity' | 'token';
+  kind: 'desired' | 'device' | 'taken' | 'measure' | 'identity' | 'token' | 'peers';
   deviceId: string;
   /** of `desired`, in the coordinator that has just written it: what a read would find */
   written?: Extract<DesiredRecord, { t: 'set' }>;
 }
 
-const KINDS: readonly string[] = ['desired', 'device', 'taken', 'measure', 'identity', 'token'] satisfies FleetEvent['kind'][];
+const KINDS: readonly string[] = ['desired', 'device', 'taken', 'measure', 'identity', 'token', 'peers'] satisfies FleetEvent['kind'][];
 
 /** Of one message, so that none becomes a burden for Redis. */
 const MOST_IDS = 512;

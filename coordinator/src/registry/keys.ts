@@ -44,6 +44,8 @@ export class Keys {
   get pinExpiry(): string { return `${this.prefix}:{pins}:expiry`; }
   /** string with a time to live: the coordinator that ends pins */
   get pinSweeper(): string { return `${this.prefix}:{pins}:sweeper`; }
+  /** hash with a time to live: device id → JSON of what it holds of a model, of devices of one place */
+  peers(group: string): string { return `${this.prefix}:{peers:${group}}`; }
   /** string with a time to live: who does now what one does at a time */
   turn(name: string): string { return `${this.prefix}:{turn:${name}}`; }
   /** string: bytes of a QualitySurface */

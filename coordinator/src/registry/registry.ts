@@ -10,6 +10,7 @@ import { KnowledgeStore } from './knowledge-store';
 import { LearnerStore } from './learner-store';
 import { MeasureStore } from './measure-store';
 import { OperatorStore } from './operator-store';
+import { PeerStore } from './peer-store';
 import { PinExpiryStore } from './pin-expiry-store';
 import { PinStore } from './pin-store';
 import type { RedisLink } from './redis-link';
@@ -48,6 +49,7 @@ export class Registry {
   readonly warm: WarmStore;
   readonly windows: WindowStore;
   readonly turns: TurnStore;
+  readonly peers: PeerStore;
 
   constructor(readonly link: RedisLink, options: RegistryOptions, log: Logger) {
     const keys = new Keys(options.prefix);
@@ -64,6 +66,7 @@ export class Registry {
     this.measures = new MeasureStore(link, keys);
     this.warm = new WarmStore(link, keys);
     this.operators = new OperatorStore(link, keys);
+    this.peers = new PeerStore(link, keys);
     this.turns = new TurnStore(link, keys);
     this.windows = new WindowStore(link, keys, log, options.windowBound);
     this.audit = new AuditStore(link, keys, options.coordinatorId, log, options.mostAuditEntries);

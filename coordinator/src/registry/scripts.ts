@@ -4,6 +4,7 @@
  */
 import { countFrames } from './count-script';
 import { IDENTITY_LUA } from './identity-scripts';
+import { PEER_LUA } from './peer-scripts';
 import { WARM_LUA } from './warm-scripts';
 
 export interface Script {
@@ -387,5 +388,5 @@ const putOperator: Script = {
     return 1`,
 };
 
-export const LUA = { ...IDENTITY_LUA, ...WARM_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readChangeSubject, readProgress, writeDesired, pushWindow, deleteWindows, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
+export const LUA = { ...IDENTITY_LUA, ...PEER_LUA, ...WARM_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readChangeSubject, readProgress, writeDesired, pushWindow, deleteWindows, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

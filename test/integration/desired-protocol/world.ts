@@ -16,6 +16,7 @@ import { Metrics } from '../../../coordinator/src/metrics';
 import { specHash as hexHash } from '../../../coordinator/src/registry/device-record';
 import type { RedisLink } from '../../../coordinator/src/registry/redis-link';
 import { Registry } from '../../../coordinator/src/registry/registry';
+import { PeerExchange } from '../../../coordinator/src/peers/peer-exchange';
 import { WarmExchange } from '../../../coordinator/src/warm/warm-exchange';
 import { DesiredWriter } from '../../../coordinator/src/rollout/desired-writer';
 import { highestReported } from '../../../coordinator/src/rollout/held';
@@ -198,7 +199,8 @@ export class World {
     );
     const telemetry = new TelemetryBatch({ up: false, count: async () => [] }, this.metrics, log);
     const deps = { registry: this.registry, alignDevice: async (id: string) => { await this.writer.align(id, 'joined'); await this.noteDesired(); }, telemetry,
-      warm: new WarmExchange(this.registry.warm, { intervalMs: 0 }, this.metrics, log), windowRoom: new WindowRoom(), metrics: this.metrics, log };
+      warm: new WarmExchange(this.registry.warm, { intervalMs: 0 }, this.metrics, log), windowRoom: new WindowRoom(),
+      peers: new PeerExchange(this.registry.peers, this.registry.events, Date.now, log), metrics: this.metrics, log };
     const session = new AgentSession(hello, answer.lease, outbox, deps, () => { stream.open = false; });
     const stream: Stream = { session, outbox, toAgent, toCoordinator: [], open: true, said: 0 };
     this.stream = stream;
