@@ -29,6 +29,16 @@ test('every setting that is named is one of the coordinator or the learner', () 
   expect([...named].filter((name) => !known.has(name))).toEqual([]);
 });
 
+test('wherever agents are let in, so are devices that fetch models, under the port that a coordinator tells them', () => {
+  const files: [string, RegExp][] = [
+    [textOf(COMPOSE, 'compose.yaml'), /MOEFLEET_BLOB_LISTEN: 0\.0\.0\.0:7403[^]*"7403:7403"/], [textOf(COMPOSE, 'haproxy.cfg'), /bind :7403[^]*coordinator-1:7403\n.*coordinator-2:7403/],
+    [textOf(CHART, 'templates', 'coordinator-deployment.yaml'), /MOEFLEET_BLOB_LISTEN, value: "0\.0\.0\.0:7403"[^]*name: models, containerPort: 7403/],
+    [textOf(CHART, 'templates', 'coordinator-service.yaml'), /name: models, port: 7403, targetPort: models/], [textOf(CHART, 'templates', 'network-policy.yaml'), /port: agents \}, \{ port: models/],
+    [textOf(DEPLOY, 'images', 'Dockerfile'), /EXPOSE .*7403/],
+  ];
+  for (const [text, letsIn] of files) expect(text).toMatch(letsIn);
+});
+
 test('every metric of ours in alerts and dashboards is one that a coordinator has', async () => {
   const told = new Set([...(await new Metrics().text()).matchAll(/^# TYPE (\S+) (\S+)$/gm)].flatMap(([, name, type]) => (type === 'histogram' ? [`${name}_bucket`, `${name}_sum`, `${name}_count`] : [name])));
   const files = [textOf(COMPOSE, 'alerts.yml'), textOf(COMPOSE, 'grafana', 'dashboards', 'moefleet.json')];
