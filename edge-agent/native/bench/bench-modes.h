@@ -22,9 +22,8 @@ struct stock_options {
 // of CLOCK_MONOTONIC, and its negative log likelihood.
 int stock_decode(const stock_options & options);
 
-// Decodes the first `tokens` of a text, `passes` times over, with the engine and every expert in memory, with the stock
-// library, and with the stock library stopping at each router for a hook that does nothing; window by window in turns. Prints
-// the time of each token for each of them, in nanoseconds, and the engine's misses.
+// Decodes the first `tokens` of a text, `passes` times over, in four ways with every expert in memory, window by window in
+// turns; prints the time of each token for each of them, in nanoseconds, and the engine's misses.
 int hook_overhead(const stock_options & options);
 
 struct probe_options {

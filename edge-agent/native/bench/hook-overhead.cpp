@@ -1,7 +1,8 @@
-// What the hook costs: the engine with every expert in memory, the stock library without a hook, and the stock library
-// stopping where the hook stops but doing nothing there, window by window in turns, in one process.
+// What the hook costs: with every expert in memory, the engine, the same weights without a hook, the same stopping where the
+// hook stops but doing nothing there, and the stock library on the mapped file; window by window in turns, in one process.
 #include "stock-model.h"
 
+#include "engine-state.h"
 #include "llama-runtime.h"
 
 #include <cstdio>
@@ -46,8 +47,12 @@ void print_times(const char * name, const std::vector<int64_t> & ns) {
 }
 
 struct stock_arm {
+    const char * name;
+    bool (*hook)(ggml_tensor *, bool ask, void *);
+    bool mapped;                       // the file; otherwise the engine's weights, where it has read them
     stock_model stock;
     std::vector<int64_t> ns;
+    std::vector<float> nll;
 
     bool decode_window(const stock_options & o) {
         stock_restart(stock);
@@ -55,37 +60,53 @@ struct stock_arm {
             stock_token token;
             if (!stock_decode_token(stock, size_t(i), token)) return false;
             ns.push_back(token.end_ns - token.start_ns);
+            nll.push_back(token.nll);
         }
         return true;
     }
 };
 
+// Save for a window's last token, which is scored on another next one.
+bool computed_the_same(const std::vector<float> & a, const std::vector<float> & b, int32_t tokens) {
+    for (size_t i = 0; i < a.size(); i++) {
+        if ((i + 1) % size_t(tokens) != 0 && a[i] != b[i]) return false;
+    }
+    return a.size() == b.size();
+}
+
 }  // namespace
 
 int hook_overhead(const stock_options & o) {
-    stock_arm bare, stopping;
-    std::string wrong = stock_open(o, bare.stock);
-    stock_options hooked = o;
-    hooked.hook = stop_at_routers;
-    if (wrong.empty()) wrong = stock_open(hooked, stopping.stock);
-    if (!wrong.empty()) return fail(wrong);
     open_engine ours;
     evaluate_request request;
     engine_status status = engine_with_all(o, ours, request.spec);
     if (failed(status)) return fail(status.message);
+    stock_arm arms[] = {{"unhooked", nullptr, false, {}, {}}, {"stops", stop_at_routers, false, {}, {}}, {"mapped", nullptr, true, {}, {}}};
+    for (stock_arm & arm : arms) {
+        stock_options options = o;
+        options.hook = arm.hook;
+        const std::string wrong = stock_open(options, arm.stock, arm.mapped ? nullptr : ours->model);
+        if (!wrong.empty()) return fail(wrong);
+    }
 
     request.context = o.tokens;
     request.stepped = true;
-    for (int32_t pass = 0; pass < o.passes; pass++) request.tokens.insert(request.tokens.end(), bare.stock.tokens.begin(), bare.stock.tokens.end() - 1);
-    request.tokens.push_back(bare.stock.tokens.back());
-    // Between two windows of the engine the others decode theirs, in either order.
+    const std::vector<llama_token> & text = arms[0].stock.tokens;
+    for (int32_t pass = 0; pass < o.passes; pass++) request.tokens.insert(request.tokens.end(), text.begin(), text.end() - 1);
+    request.tokens.push_back(text.back());
+    // Between two windows of the engine the others decode theirs, each in every place. What the engine has read stays.
     const auto others = [&](int64_t done, int64_t) {
-        const bool first = done / o.tokens % 2 == 0;
-        return (first ? bare : stopping).decode_window(o) && (first ? stopping : bare).decode_window(o);
+        for (int64_t i = 0; i < 3; i++) {
+            if (!arms[(done / o.tokens + i) % 3].decode_window(o)) return false;
+        }
+        return true;
     };
     evaluate_result result;
     status = engine_evaluate(ours.get(), request, others, result);
     if (failed(status)) return fail(status.message);
+    for (const stock_arm & arm : arms) {
+        if (!computed_the_same(arm.nll, result.token_nll, o.tokens)) return fail(std::string(arm.name) + ": computed something else than the engine");
+    }
     std::vector<int64_t> ns, misses;
     for (const evaluate_step & step : result.steps) {
         ns.push_back(step.end_ns - step.start_ns);
@@ -93,10 +114,10 @@ int hook_overhead(const stock_options & o) {
     }
     printf("{");
     print_times("engine", ns);
-    printf(",");
-    print_times("stock", bare.ns);
-    printf(",");
-    print_times("stops", stopping.ns);
+    for (const stock_arm & arm : arms) {
+        printf(",");
+        print_times(arm.name, arm.ns);
+    }
     printf(",");
     print_times("misses", misses);
     printf("}\n");
