@@ -1,9 +1,13 @@
 /**
  * Counts what is told falsely: a device's lease has run out, so that every operator sees it offline, while the device
- * has its stream. Redis itself says when a lease runs out; a lease that is given back says nothing.
+ * has its stream. Redis itself says when a lease runs out; a lease that is given back says nothing. A device that comes back
+ * just as the lease of its stream before runs out is no such case: the lease of the new one is fresh.
  */
 import { Redis } from 'ioredis';
 import type { HollowFleet } from './hollow-fleet/hollow-fleet';
+
+/** A lease lasts 15 s, so it cannot be that of a stream younger than this. */
+const SETTLED_MS = 5000;
 
 export class FalseOffline {
   private readonly subscriber: Redis;
@@ -36,6 +40,6 @@ export class FalseOffline {
     const id = new RegExp(`^${this.prefix}:\\{dev:(.+)\\}:lease$`).exec(key)?.[1];
     if (!id) return;
     this.expired += 1;
-    this.asked.push(this.fleet.connected([id]).then((connected) => { this.falsely += connected.length; }, () => {}));
+    this.asked.push(this.fleet.connected([id], SETTLED_MS).then((connected) => { this.falsely += connected.length; }, () => {}));
   }
 }

@@ -25,6 +25,7 @@ export function reportText(figures: LoadFigures): string {
 
 function recovery(name: string, figures: Recovery | null): [string, string][] {
   if (!figures) return [];
-  const change = figures.applied === null ? '' : `; the λ under way applied by ${figures.applied}`;
+  const { rollout } = figures;
+  const change = rollout ? `; the rollout under way ${rollout.state} after ${(rollout.endedAfterMs / 1000).toFixed(1)} s, applied by ${figures.applied}` : '';
   return [[name, `all back after ${(figures.connectedAfterMs / 1000).toFixed(1)} s, ${figures.consistent ? 'consistent' : 'NOT consistent'}, ${figures.falseOffline} falsely told offline${change}; ${figures.tokensCounted} tokens counted of ${figures.tokensTold} told`]];
 }

@@ -1,5 +1,5 @@
 /** One load from its beginning to its end, and the figures it gives. Everything it starts ends with it. */
-import { ChangeConfigRequest, type Rollout } from '@moefleet/proto';
+import { ChangeConfigRequest, type Rollout, type StagedRollout, StagedRollout_State, stagedRollout_StateToJSON, StartRolloutRequest } from '@moefleet/proto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FalseOffline } from './false-offline';
 import { HollowFleet } from './hollow-fleet/hollow-fleet';
@@ -31,7 +31,9 @@ export interface Recovery {
   connectedAfterMs: number;
   consistent: boolean;
   falseOffline: number;
-  /** agents that run the change of λ that was under way; null: there was none */
+  /** in stages, under way as it happened: how it ended, and after how long; null: there was none */
+  rollout: { state: string; endedAfterMs: number } | null;
+  /** agents that run its λ */
   applied: number | null;
   /** decoded tokens that the agents' frames have told of, and what the registry has counted of them */
   tokensTold: number;
@@ -78,8 +80,8 @@ const RECOVERY_TIMEOUT_MS = 120_000;
 const PUSH_TIMEOUT_MS = 60_000;
 /** What is on its way when traffic is summed up has arrived by then, or never will. */
 const DRAIN_TIMEOUT_MS = 10_000;
-/** A change of λ has begun to reach devices by then, and has not reached all. */
-const UNDER_WAY_MS = 150;
+/** Of the rollout that is under way as its coordinator is killed. */
+const STAGING = { stages: '10%,100%', soakMs: 1000, gate: '', maxUnavailable: 0, deadlineMs: 180_000 };
 const SETTLE_MS = 1000;
 
 export class LoadRun {
@@ -263,35 +265,58 @@ export class LoadRun {
     return this.recovered(Date.now(), before);
   }
 
+  /** The coordinator that has begun a rollout in stages, and drives it, dies while the first stage applies. */
   private async kill(): Promise<Recovery> {
     const before = (await this.offline.counted()).falsely;
-    this.progress.step('one of two coordinators is killed');
     const [survivor, victim] = [this.stage.coordinators[0]!, this.stage.coordinators[1]!];
-    // A change is under way as it dies, through the one that lives on.
     await this.expectNext();
     const held = (await victim.metric('devices_online')).get('') ?? 0;
     const { welcomes } = await this.fleet.figures();
-    const change = this.change(survivor);
-    await sleep(UNDER_WAY_MS);
+    const rolloutId = await this.startStaged(victim);
+    while (await this.arrived() === 0) await sleep(20);
+    this.progress.step(`one of two coordinators is killed, with ${held} devices and a rollout in its first stage`);
     victim.child.signal('SIGKILL');
     this.stage.coordinators.length = 1;
     victim.close();
     const begunMs = Date.now();
     // Before they have noticed they all look connected.
     while ((await this.fleet.figures()).welcomes < welcomes + held && Date.now() < begunMs + RECOVERY_TIMEOUT_MS) await sleep(50);
-    const recovery = await this.recovered(begunMs, before, true);
-    change.call.cancel();
-    await change.ended;
-    return recovery;
+    return this.recovered(begunMs, before, () => this.rolloutEnd(survivor, rolloutId, begunMs));
   }
 
-  private async recovered(begunMs: number, falselyBefore: number, changing = false): Promise<Recovery> {
+  private startStaged({ rollouts }: RunningCoordinator): Promise<string> {
+    const request = StartRolloutRequest.fromPartial({
+      change: { target: { kind: { $case: 'all', value: true } }, change: { $case: 'setLambda', value: { lambda: this.lambda, topJ: undefined } }, why: 'load' },
+      staging: STAGING,
+    });
+    return new Promise((resolve, reject) => { rollouts.startRollout(request, (error, answer) => (error ? reject(error) : resolve(answer.rollout!.id))); });
+  }
+
+  /** What has become of it, once it has ended or time is up. */
+  private async rolloutEnd({ rollouts }: RunningCoordinator, rolloutId: string, sinceMs: number): Promise<NonNullable<Recovery['rollout']>> {
+    const deadline = Date.now() + STAGING.deadlineMs;
+    const look = () => new Promise<StagedRollout>((resolve, reject) => {
+      rollouts.getStagedRollout({ rolloutId }, (error, answer) => (error ? reject(error) : resolve(answer.rollout!)));
+    });
+    for (;;) {
+      const { state, updatedMs } = await look();
+      const over = state !== StagedRollout_State.STATE_PLANNED && state !== StagedRollout_State.STATE_RUNNING;
+      if (over || Date.now() > deadline) return { state: stagedRollout_StateToJSON(state).replace('STATE_', ''), endedAfterMs: Number(updatedMs) - sinceMs };
+      await sleep(200);
+    }
+  }
+
+  private async arrived(): Promise<number> {
+    return (await this.fleet.arrivals()).length;
+  }
+
+  /** `rolloutEnd`: of the rollout that is under way. */
+  private async recovered(begunMs: number, falselyBefore: number, rolloutEnd: (() => Promise<NonNullable<Recovery['rollout']>>) | null = null): Promise<Recovery> {
     const all = await this.allConnected(RECOVERY_TIMEOUT_MS);
     const connectedAfterMs = Date.now() - begunMs;
     this.progress.step(`all back after ${(connectedAfterMs / 1000).toFixed(1)} s`);
+    const rollout = await rolloutEnd?.() ?? null;
     const deadline = Date.now() + PUSH_TIMEOUT_MS;
-    const arrived = async () => (await this.fleet.arrivals()).length;
-    while (changing && await arrived() < this.options.agents && Date.now() < deadline) await sleep(100);
     const generations = new Set(Object.values(await this.fleet.generations()));
     const tokensTold = await this.fleet.hush();
     const counted = async () => Number((await this.stage.coordinators[0]!.fleetStatus()).totals?.decodeTokens ?? 0n);
@@ -300,8 +325,8 @@ export class LoadRun {
     await sleep(SETTLE_MS);
     const { falsely } = await this.offline.counted();
     return {
-      connectedAfterMs, consistent: all && (this.options.pushes === 0 && !changing || generations.size === 1), falseOffline: falsely - falselyBefore,
-      applied: changing ? await arrived() : null, tokensTold, tokensCounted: await counted(),
+      connectedAfterMs, consistent: all && (this.options.pushes === 0 && !rollout || generations.size === 1), falseOffline: falsely - falselyBefore,
+      rollout, applied: rollout ? await this.arrived() : null, tokensTold, tokensCounted: await counted(),
     };
   }
 }

@@ -2,7 +2,7 @@
 import { credentials } from '@grpc/grpc-js';
 import { FleetCa } from '@moefleet/coordinator/identity/fleet-ca';
 import { COORDINATOR_NAME } from '@moefleet/runtime';
-import { bearerInterceptor, FleetServiceClient, type GetFleetStatusResponse, IdentityServiceClient, OperatorServiceClient } from '@moefleet/proto';
+import { bearerInterceptor, FleetServiceClient, type GetFleetStatusResponse, IdentityServiceClient, OperatorServiceClient, RolloutServiceClient } from '@moefleet/proto';
 import { Child } from '@moefleet/demo/child-process';
 import { freePort } from '@moefleet/demo/free-port';
 import { CLI_PATH } from '@moefleet/demo/local-fleet';
@@ -28,6 +28,7 @@ export interface OperatorAccess { caPem: string; token: string }
 export class RunningCoordinator {
   readonly operator: OperatorServiceClient;
   readonly identities: IdentityServiceClient;
+  readonly rollouts: RolloutServiceClient;
   private readonly fleet: FleetServiceClient;
 
   /** `access`: the fleet's CA in PEM and an operator's token; null: plaintext, without authentication. */
@@ -37,12 +38,14 @@ export class RunningCoordinator {
     const options = { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, 'grpc.ssl_target_name_override': COORDINATOR_NAME, interceptors: access ? [bearerInterceptor(access.token)] : [] };
     this.operator = new OperatorServiceClient(address, channel, options);
     this.identities = new IdentityServiceClient(address, channel, options);
+    this.rollouts = new RolloutServiceClient(address, channel, options);
     this.fleet = new FleetServiceClient(address, channel, options);
   }
 
   close(): void {
     this.operator.close();
     this.identities.close();
+    this.rollouts.close();
     this.fleet.close();
   }
 

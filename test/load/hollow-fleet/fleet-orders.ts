@@ -25,8 +25,8 @@ export type Order =
   | { t: 'expect'; lambda: number }
   /** When, in milliseconds since 1970, of each agent that has. */
   | { t: 'arrivals' }
-  /** Which of these devices have a stream now. */
-  | { t: 'connected'; ids: string[] }
+  /** Which of these devices have a stream now, and have had it for so long. */
+  | { t: 'connected'; ids: string[]; forMs: number }
   /** That many agents per second lose their process and come back. */
   | { t: 'churn'; perSecond: number }
   /** That many read nothing any more. */

@@ -40,7 +40,7 @@ class FleetProcess {
       case 'figures': return this.counts.figures();
       case 'expect': this.expected = order.lambda; this.arrivals.clear(); return null;
       case 'arrivals': return [...this.arrivals.values()];
-      case 'connected': { const open = new Set(this.agents.filter((agent) => agent.open).map((agent) => agent.id)); return order.ids.filter((id) => open.has(id)); }
+      case 'connected': { const open = new Set(this.agents.filter((agent) => agent.openMs >= order.forMs).map((agent) => agent.id)); return order.ids.filter((id) => open.has(id)); }
       case 'churn': return this.churn(order.perSecond);
       case 'stall': return this.some(order.agents).map((agent) => agent.read(false)).length;
       case 'vanish': return this.vanish();

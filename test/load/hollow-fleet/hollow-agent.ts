@@ -61,6 +61,8 @@ export class HollowAgent {
 
   get id(): string { return this.options.id; }
   get open(): boolean { return this.state.t === 'open'; }
+  /** For how long it has had its stream; -1: it has none. */
+  get openMs(): number { return this.state.t === 'open' ? Date.now() - this.state.sinceMs : -1; }
   get generation(): bigint { return this.reported.appliedGeneration; }
 
   /** Of all its boots, as its latest frames tell. */

@@ -100,8 +100,9 @@ export class HollowFleet {
     return (await this.all<'arrivals'>({ t: 'arrivals' })).flat().sort((a, b) => a - b);
   }
 
-  async connected(ids: string[]): Promise<string[]> {
-    return (await this.all<'connected'>({ t: 'connected', ids })).flat();
+  /** Which of these have had a stream for that long. */
+  async connected(ids: string[], forMs: number): Promise<string[]> {
+    return (await this.all<'connected'>({ t: 'connected', ids, forMs })).flat();
   }
 
   async generations(): Promise<Record<string, string>> {
