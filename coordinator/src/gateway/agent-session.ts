@@ -5,7 +5,6 @@
  */
 import { type ConnectRequest, type DeviceInfo, type ExpertUse, type Hello, type Measure, type MeasureResult, type Reported, SpecState, type TaskProgress, type TelemetryFrame } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { DeviceRefusedError, InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
 import type { Metrics } from '../metrics';
 import { type DesiredRecord, generationOf } from '../registry/device-record';
@@ -14,6 +13,7 @@ import type { Registry } from '../registry/registry';
 import type { DeviceSession } from '../sessions/session-directory';
 import { decideDesired, type KnownDesired, type SentDesired } from './desired-decision';
 import { checkExpertUse, checkHolding, checkInfo, checkReported, checkTelemetry, checkWindow } from './message-check';
+import { nextTurn } from './next-turn';
 import type { Outbox } from './outbox';
 import { PeerPost } from './peer-post';
 import type { PeerExchange } from '../peers/peer-exchange';
@@ -46,7 +46,6 @@ interface Pending { info: boolean; reported: boolean; align: boolean }
 export class AgentSession implements DeviceSession {
   readonly deviceId: string;
   readonly installId: string;
-  private readonly log: Logger;
   private readonly tasks: TaskBoard;
   private readonly telemetry: TelemetryIntake;
   private readonly warm: WarmPost;
@@ -62,8 +61,6 @@ export class AgentSession implements DeviceSession {
   private known: Extract<KnownDesired, { t: 'set' }> | null = null;
   private settledGeneration: bigint | null = null;
   private seenGeneration: bigint | null = null;
-  /** What was written for it here and has not been looked at yet. */
-  private written: Extract<DesiredRecord, { t: 'set' }> | null = null;
   private wanted = false;
   private settling: Promise<void> | null = null;
   /** The last settling failed; the next tick tries again. */
@@ -72,28 +69,28 @@ export class AgentSession implements DeviceSession {
   private closed = false;
 
   constructor(hello: Hello, private readonly lease: Lease, private readonly outbox: Outbox, private readonly deps: SessionDeps, private readonly end: (error: unknown) => void) {
-    this.deviceId = hello.deviceId;
+    const { deviceId } = hello;
+    this.deviceId = deviceId;
     this.installId = hello.installId;
-    this.log = deps.log.child({ deviceId: hello.deviceId });
     this.info = hello.info;
     this.reported = hello.reported;
     this.tasks = new TaskBoard(this.deviceId, outbox);
     this.warm = new WarmPost(deps.warm, outbox, deps.metrics);
-    this.peers = new PeerPost(deps.peers, lease, outbox, async () => (await deps.registry.devices.readSubject(this.deviceId))?.labels[SITE_LABEL] ?? '', this.log);
+    this.peers = new PeerPost(deps.peers, lease, outbox, async () => (await deps.registry.devices.readSubject(this.deviceId))?.labels[SITE_LABEL] ?? '', deps.log);
     const { windows } = deps.registry;
     this.telemetry = new TelemetryIntake(
       { takeFrame: (frame) => this.countFrame(frame), storeWindow: (window) => windows.push(this.deviceId, window) },
       deps.metrics,
       (missing) => {
         deps.metrics.telemetryGaps.inc();
-        this.log.info({ missing: String(missing) }, 'gap in the telemetry; asking for the full state');
+        deps.log.info({ deviceId, missing: String(missing) }, 'gap in the telemetry; asking for the full state');
         outbox.postReportFullState();
       },
-      (err) => this.log.error({ err }, 'telemetry cannot be stored'),
+      (err) => deps.log.error({ deviceId, err }, 'telemetry cannot be stored'),
     );
     this.windows = new WindowAssembly(
       { store: (window) => windows.push(this.deviceId, window), acknowledge: (ack) => outbox.postWindowAck(ack) }, deps.windowRoom, deps.metrics,
-      (err) => this.log.error({ err }, 'router window cannot be stored'),
+      (err) => deps.log.error({ deviceId, err }, 'router window cannot be stored'),
     );
   }
 
@@ -122,7 +119,7 @@ export class AgentSession implements DeviceSession {
    * twice at once. `written`: what has just been written for it here, which need not be read.
    */
   wake(written?: Extract<DesiredRecord, { t: 'set' }>): void {
-    if (written) this.written = written;
+    if (written && this.sendAtOnce(written)) return;
     this.wanted = true;
     this.settling ??= this.settleWhileWanted().finally(() => {
       this.settling = null;
@@ -151,7 +148,7 @@ export class AgentSession implements DeviceSession {
       if (this.unsettled || kept.desiredGeneration !== this.seenGeneration) this.wake();
     } catch (error) {
       if (error instanceof DeviceRefusedError) this.end(error);
-      else if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'lease cannot be prolonged');
+      else if (!(error instanceof RegistryUnavailableError)) this.deps.log.error({ deviceId: this.deviceId, err: error }, 'lease cannot be prolonged');
     }
   }
 
@@ -196,7 +193,7 @@ export class AgentSession implements DeviceSession {
       this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });
     } catch (error) {
       // The lease runs out by itself.
-      if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'lease cannot be released');
+      if (!(error instanceof RegistryUnavailableError)) this.deps.log.error({ deviceId: this.deviceId, err: error }, 'lease cannot be released');
     }
   }
 
@@ -228,7 +225,7 @@ export class AgentSession implements DeviceSession {
 
   private takeReported(reported: Reported): void {
     if (reported.state === SpecState.SPEC_STATE_FAILED && this.reported?.state !== reported.state) {
-      this.log.warn({ generation: String(reported.generation), reason: reported.reason }, 'device refused its desired spec');
+      this.deps.log.warn({ deviceId: this.deviceId, generation: String(reported.generation), reason: reported.reason }, 'device refused its desired spec');
     }
     this.observeAnswer(reported);
     this.reported = reported;
@@ -254,7 +251,7 @@ export class AgentSession implements DeviceSession {
         await this.settle();
       } catch (error) {
         this.unsettled = true;
-        if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'device cannot be brought in line');
+        if (!(error instanceof RegistryUnavailableError)) this.deps.log.error({ deviceId: this.deviceId, err: error }, 'device cannot be brought in line');
         return;
       }
     }
@@ -265,7 +262,7 @@ export class AgentSession implements DeviceSession {
     if (!written) return;
     // A report changes what the device says, seldom what it shall run: then there is nothing to read.
     if (this.known && written.desiredGeneration === this.known.generation && !this.pending.align && await this.act(this.known)) return;
-    let desired: DesiredRecord = this.takeWritten() ?? await this.alignAndRead();
+    let desired = await this.alignAndRead();
     if (highestGeneration(this.reported) > generationOf(desired)) {
       this.pending.align = true;
       desired = await this.alignAndRead();
@@ -282,7 +279,8 @@ export class AgentSession implements DeviceSession {
     if (!info && !reported) return this.closed ? null : { desiredGeneration: null };
     Object.assign(this.pending, { info: false, reported: false });
     const fields = { ...(info && this.info ? { info: this.info } : {}), ...(reported && this.reported ? { reported: this.reported } : {}) };
-    const decision = this.known ? decideDesired(this.known, this.reported, this.sent, Date.now()) : null;
+    const { known } = this;
+    const decision = known ? decideDesired(known, this.reported, this.sent, Date.now()) : null;
     const settled = decision?.t === 'settled' ? decision.generation : null;
     let written: { desiredGeneration: bigint } | null;
     try {
@@ -296,16 +294,23 @@ export class AgentSession implements DeviceSession {
       this.end(new ReplacedError(this.deviceId));
       return null;
     }
-    if (settled === written.desiredGeneration) this.settledGeneration = settled;
-    this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });
+    const runs = known && settled === written.desiredGeneration ? { generation: settled, hash: known.hash } : null;
+    if (runs) this.settledGeneration = runs.generation;
+    this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId, ...(runs ? { runs } : {}) });
     return this.closed ? null : written;
   }
 
-  /** null where it may not be the newest. */
-  private takeWritten(): Extract<DesiredRecord, { t: 'set' }> | null {
-    const { written } = this;
-    this.written = null;
-    return written && !this.pending.align && written.generation > (this.seenGeneration ?? 0n) ? written : null;
+  /** false: something else has to be done first, or it may not be the newest. */
+  private sendAtOnce(written: Extract<DesiredRecord, { t: 'set' }>): boolean {
+    const { generation, hash } = written;
+    const { info, reported, align } = this.pending;
+    if (this.settling || info || reported || align || this.closed || generation <= (this.seenGeneration ?? 0n)) return false;
+    if (decideDesired(written, this.reported, this.sent, Date.now()).t !== 'send') return false;
+    clearTimeout(this.resendTimer);
+    this.seenGeneration = generation;
+    this.known = { t: 'set', generation, hash };
+    this.outbox.postDesired({ generation, spec: written.spec, origin: written.origin });
+    return true;
   }
 
   private async alignAndRead(): Promise<DesiredRecord> {

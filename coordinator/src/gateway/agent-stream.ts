@@ -5,7 +5,6 @@
  */
 import { type ServerDuplexStream, status } from '@grpc/grpc-js';
 import { type ConnectResponse, type Hello, PROTOCOL_VERSION } from '@moefleet/proto';
-import type { Logger } from '@moefleet/runtime';
 import { ClonedDeviceError, DeviceIdTakenError, InvalidRequestError, show, StoppingError } from '../errors';
 import { toGrpcStatus } from '../grpc-status';
 import { checkPeer, type PeerDevice } from '../identity/peer-device';
@@ -46,11 +45,12 @@ export class AgentStream {
   private state: StreamState;
   private readonly outbox: Outbox;
   private readonly budget: StreamBudget;
-  private log: Logger;
+  /** in every line about it; a logger of its own would cost a kilobyte per device */
+  private readonly about: { peer: string; deviceId?: string };
   private finish!: () => void;
 
   constructor(private readonly call: AgentCall, private readonly directory: SessionDirectory<AgentSession>, private readonly deps: SessionDeps, private readonly options: StreamOptions) {
-    this.log = deps.log.child({ peer: call.getPeer() });
+    this.about = { peer: call.getPeer() };
     this.done = new Promise((resolve) => { this.finish = resolve; });
     this.budget = new StreamBudget(options.budget);
     this.outbox = new Outbox(
@@ -67,7 +67,7 @@ export class AgentStream {
   /** Ends the stream with the status that belongs to `error`. */
   fail(error: unknown): void {
     const failure = toGrpcStatus(error);
-    if (failure.unexpected) this.log.error({ err: error }, 'agent stream failed');
+    if (failure.unexpected) this.deps.log.error({ ...this.about, err: error }, 'agent stream failed');
     // grpc-js sends what is emitted as 'error' as the stream's status.
     this.close(failure.code, failure.details, () => this.call.emit('error', failure), error instanceof StoppingError);
   }
@@ -97,7 +97,7 @@ export class AgentStream {
     if (peer) checkPeer(hello, peer);
     // Nothing more is read until the device is in: what comes meanwhile stays with the transport.
     this.call.pause();
-    this.log = this.log.child({ deviceId: hello.deviceId });
+    this.about.deviceId = hello.deviceId;
     this.transition({ t: 'joining', deviceId: hello.deviceId });
     this.admit(hello, peer?.keyHash).catch((error: unknown) => this.fail(error));
   }
@@ -109,7 +109,7 @@ export class AgentStream {
     if (this.closed) return;
     const request = { installId, bootId, coordinatorId: this.options.coordinatorId, hostname: hello.info?.hostname ?? '', ttlMs: this.options.leaseTtlMs, keyHash, peer: this.call.getPeer() };
     const answer = await devices.acquireLease(deviceId, request).catch((error: unknown) => {
-      if (error instanceof ClonedDeviceError && error.marked) this.log.error({ hostname: request.hostname }, error.message);
+      if (error instanceof ClonedDeviceError && error.marked) this.deps.log.error({ ...this.about, hostname: request.hostname }, error.message);
       throw error;
     });
     if (answer.t === 'held') throw new DeviceIdTakenError(deviceId, answer.hostname, answer.coordinatorId);
@@ -145,6 +145,6 @@ export class AgentStream {
     const from = this.state;
     if (from.t === 'awaiting hello') clearTimeout(from.timer);
     this.state = to;
-    this.log.info({ from: from.t, to: to.t, ...(code === undefined ? {} : { code: status[code], why: show(why) }) }, 'agent stream');
+    this.deps.log.info({ ...this.about, from: from.t, to: to.t, ...(code === undefined ? {} : { code: status[code], why: show(why) }) }, 'agent stream');
   }
 }

@@ -57,7 +57,7 @@ export class PeerPost {
   private follow(step: () => Promise<void>): void {
     this.work = this.work.then(step).catch((error: unknown) => {
       // It is written again when it is renewed, and runs out by itself where it is to go.
-      if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error }, 'what the device holds of models cannot be told to others');
+      if (!(error instanceof RegistryUnavailableError)) this.log.error({ deviceId: this.member.deviceId, err: error }, 'what the device holds of models cannot be told to others');
     });
   }
 

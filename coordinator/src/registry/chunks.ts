@@ -1,11 +1,23 @@
-/** Enough in flight to fill the pipe, few enough to leave Redis to others. */
+/** What travels to Redis together, and how many such are under way: while it answers one, the next is made. */
 const CHUNK = 256;
+const LANES = 3;
 
-/** `work` on every item, in order of the items, `CHUNK` at a time. */
+/** `work` on every item, some hundred at a time; results in order of the items. Begins no more once one has failed. */
 export async function inChunks<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
-  const results: R[] = [];
-  for (let at = 0; at < items.length; at += CHUNK) {
-    results.push(...await Promise.all(items.slice(at, at + CHUNK).map(work)));
-  }
+  const results: R[] = new Array<R>(items.length);
+  let next = 0;
+  const lane = async () => {
+    while (next < items.length) {
+      const from = next;
+      next += CHUNK;
+      try {
+        for (const [at, result] of (await Promise.all(items.slice(from, from + CHUNK).map(work))).entries()) results[from + at] = result;
+      } catch (error) {
+        next = items.length;
+        throw error;
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: LANES }, lane));
   return results;
 }

@@ -18,6 +18,8 @@ export interface FleetEvent {
   deviceId: string;
   /** of `desired`, in the coordinator that has just written it: what a read would find */
   written?: Extract<DesiredRecord, { t: 'set' }>;
+  /** of `device`, in the coordinator that has its stream and has just written so: it runs this, and nothing newer is on its way to it */
+  runs?: { generation: bigint; /** hex */ hash: string };
 }
 
 const KINDS: readonly string[] = ['desired', 'device', 'taken', 'measure', 'identity', 'token', 'peers'] satisfies FleetEvent['kind'][];

@@ -3,12 +3,12 @@
  * logs each change of that once, and turns whatever a command fails with into an error of ours. Whoever keeps state
  * that must be written or read again after an outage listens with `onUp`.
  */
-import { Cluster, type Redis, ReplyError } from 'ioredis';
+import { Cluster, ReplyError } from 'ioredis';
 import type { Logger, Service } from '@moefleet/runtime';
 import { reasonOf, RegistryDataError, RegistryUnavailableError } from '../errors';
 import { keepNodesCurrent, onNewMaster } from './cluster-nodes';
 import { createRedisClient, type RedisAddress, type RedisClient, shownUrl } from './redis-client';
-import { manyTimes, type ScriptArgument, ScriptBatch } from './script-batch';
+import { type ScriptArgument, ScriptBatch } from './script-batch';
 import { type Script, SCRIPTS } from './scripts';
 
 type LinkState =
@@ -42,10 +42,9 @@ export class RedisLink implements Service {
     this.commands = createRedisClient(address, 'moefleet-coordinator');
     this.subscriber = createRedisClient(address, 'moefleet-coordinator-subscriber');
     for (const script of SCRIPTS) {
-      this.define(script);
+      this.commands.defineCommand(script.name, { lua: script.lua, ...(script.keys === 'any' ? {} : { numberOfKeys: script.keys }) });
       if (!script.batched || this.commands instanceof Cluster) continue;
-      this.define(manyTimes(script));
-      this.batches.set(script, new ScriptBatch(script, (sent, keys, args) => this.sendNow(sent, keys, args)));
+      this.batches.set(script, new ScriptBatch(script, this.commands, onAnswer, (key, error) => this.failure(key, error)));
     }
     this.watch(this.commands, () => this.commandsReady());
     this.watch(this.subscriber, () => void this.subscribeAll());
@@ -114,30 +113,17 @@ export class RedisLink implements Service {
   /** The script's answer, bytes as Buffer. */
   script(script: Script, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
     const batch = this.batches.get(script);
-    if (!batch) return this.run(keys[0]!, (client) => callOf(client, script, keys, args) as Promise<unknown>);
-    if (this.state.t !== 'up') return Promise.reject(new RegistryUnavailableError(this.url, this.lastError));
-    return batch.call(keys, args).catch((error: unknown) => { throw this.failure(keys[0]!, error); });
+    if (batch) return this.state.t === 'up' ? batch.call(keys, args) : Promise.reject(new RegistryUnavailableError(this.url, this.lastError));
+    return this.run(keys[0]!, (client) => {
+      const call = (client as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[`${script.name}Buffer`]!;
+      return call.apply(client, [...(script.keys === 'any' ? [keys.length] : []), ...keys, ...args.map((arg) => (typeof arg === 'bigint' ? String(arg) : arg))]);
+    });
   }
 
   /** From now on, and again after every reconnect. Messages that pass during an outage are lost. */
   subscribe(channel: string, listener: (message: string) => void): void {
     this.channels.set(channel, listener);
     if (this.subscriber.status === 'ready') void this.subscribeAll();
-  }
-
-  private define({ name, keys, lua }: Script): void {
-    this.commands.defineCommand(name, { lua, ...(keys === 'any' ? {} : { numberOfKeys: keys }) });
-  }
-
-  /** In this turn of the event loop; alone what `run` sends waits for the end of the turn. */
-  private async sendNow(script: Script, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
-    const beganMs = performance.now();
-    const pipeline = (this.commands as Redis).pipeline();
-    callOf(pipeline, script, keys, args);
-    const [[error, answer]] = await pipeline.exec() as [[Error | null, unknown]];
-    this.onAnswer(performance.now() - beganMs);
-    if (error) throw error;
-    return answer;
   }
 
   /** What a command that failed with `error` tells its caller; `key` names what it was about. */
@@ -203,12 +189,6 @@ export class RedisLink implements Service {
       this.announce(this.downListeners);
     }
   }
-}
-
-/** `on` a client, or a pipeline that is sent later. */
-function callOf(on: unknown, script: Script, keys: readonly string[], args: readonly ScriptArgument[]): unknown {
-  const call = (on as Record<string, (...args: unknown[]) => unknown>)[`${script.name}Buffer`]!;
-  return call.apply(on, [...(script.keys === 'any' ? [keys.length] : []), ...keys, ...args.map((arg) => (typeof arg === 'bigint' ? String(arg) : arg))]);
 }
 
 function isReplyError(error: unknown): error is Error {

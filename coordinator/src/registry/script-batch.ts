@@ -3,7 +3,8 @@
  * or the reports of thousands, otherwise spend more on commands than on what they do. Each call has its own keys,
  * arguments and answer, and fails alone. Not for a Redis Cluster, where one script sees one slot.
  */
-import { ReplyError } from 'ioredis';
+import { createHash } from 'node:crypto';
+import { Command, type Redis, ReplyError } from 'ioredis';
 import type { Script } from './scripts';
 
 export type ScriptArgument = string | number | bigint | Buffer;
@@ -13,44 +14,87 @@ interface Call { keys: readonly string[]; args: readonly ScriptArgument[]; resol
 /** Redis serves nobody else meanwhile; each takes some 10 µs. */
 const MOST_TOGETHER = 128;
 
-/** Runs `script` on many sets of keys and arguments. */
-export function manyTimes(script: Script): Script {
-  return {
-    name: `${script.name}Many`,
-    keys: 'any',
-    /*
-     * in:  KEYS of all calls, one after the other; ARGV number of calls, then per call how many keys and arguments it has, and the arguments
-     * out: the answer per call, in place of which an error may stand. A Redis that has become a replica fails them all.
-     */
-    lua: `
+/**
+ * Runs a script on many sets of keys and arguments. They come packed into one argument, as a command of thousands costs both
+ * sides more than what it does; that keys are not named as such matters to a Redis Cluster alone.
+ * in:  ARGV MessagePack of {keys, arguments} per call
+ * out: the answer per call, in place of which an error may stand. A Redis that has become a replica fails them all.
+ */
+function manyTimes(script: Script): string {
+  return `
     local function once(KEYS, ARGV)${script.lua}
     end
-    local answers, key, arg = {}, 0, 1
-    for call = 1, tonumber(ARGV[1]) do
-      local keys, args = {}, {}
-      local keyCount, argCount = tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2])
-      for at = 1, keyCount do keys[at] = KEYS[key + at] end
-      for at = 1, argCount do args[at] = ARGV[arg + 2 + at] end
-      key = key + keyCount
-      arg = arg + 2 + argCount
-      local fine, answer = pcall(once, keys, args)
+    local answers = {}
+    for at, call in ipairs(cmsgpack.unpack(ARGV[1])) do
+      local fine, answer = pcall(once, call[1], call[2])
       if not fine then
         answer = type(answer) == 'table' and answer or redis.error_reply(tostring(answer))
         if string.find(answer.err or '', '^READONLY') then return answer end
       end
-      answers[call] = answer == nil and false or answer
+      answers[at] = answer == nil and false or answer
     end
-    return answers`,
-  };
+    return answers`;
+}
+
+/** Lua that Redis is sent once, and then named by its digest. */
+class SentScript {
+  private readonly sha: string;
+
+  constructor(private readonly lua: string) {
+    this.sha = createHash('sha1').update(lua).digest('hex');
+  }
+
+  async run(client: Redis, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
+    const given = [keys.length, ...keys, ...args.map((arg) => (typeof arg === 'bigint' ? String(arg) : arg))];
+    try {
+      return await client.sendCommand(new Command('evalsha', [this.sha, ...given]));
+    } catch (error) {
+      if (!(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error;
+      return await client.sendCommand(new Command('eval', [this.lua, ...given]));
+    }
+  }
+}
+
+/** As Redis' Lua reads it. Numbers go as their digits, which is how arguments of a script come. */
+function pack(calls: readonly Pick<Call, 'keys' | 'args'>[]): Buffer {
+  // One string of a character per byte, made into bytes at once: a write per argument would cost several times as much.
+  let packed = arrayHead(calls.length);
+  for (const { keys, args } of calls) {
+    packed += '\x92' + arrayHead(keys.length);
+    for (const key of keys) packed += packedBytes(key);
+    packed += arrayHead(args.length);
+    for (const arg of args) packed += packedBytes(arg);
+  }
+  return Buffer.from(packed, 'latin1');
+}
+
+function arrayHead(length: number): string {
+  return length < 16 ? String.fromCharCode(0x90 | length) : String.fromCharCode(0xdc, length >> 8, length & 0xff);
+}
+
+function packedBytes(value: ScriptArgument): string {
+  const bytes = typeof value === 'string' && ASCII.test(value) ? value : bytesOf(value).toString('latin1');
+  const { length } = bytes;
+  if (length < 32) return String.fromCharCode(0xa0 | length) + bytes;
+  if (length < 0x10000) return String.fromCharCode(0xda, length >> 8, length & 0xff) + bytes;
+  return String.fromCharCode(0xdb, length >>> 24, (length >> 16) & 0xff, (length >> 8) & 0xff, length & 0xff) + bytes;
+}
+
+const ASCII = /^[\x00-\x7f]*$/;
+
+function bytesOf(value: ScriptArgument): Buffer {
+  return Buffer.isBuffer(value) ? value : Buffer.from(String(value));
 }
 
 export class ScriptBatch {
   private waiting: Call[] = [];
-  private readonly many: Script;
+  private readonly once: SentScript;
+  private readonly many: SentScript;
 
-  /** `send` runs a script as it is. */
-  constructor(private readonly script: Script, private readonly send: (script: Script, keys: readonly string[], args: readonly ScriptArgument[]) => Promise<unknown>) {
-    this.many = manyTimes(script);
+  /** `onAnswer` is told how long each command took; `failure` makes of what a call failed with what its caller is told. */
+  constructor(script: Script, private readonly client: Redis, private readonly onAnswer: (ms: number) => void, private readonly failure: (key: string, error: unknown) => Error) {
+    this.once = new SentScript(script.lua);
+    this.many = new SentScript(manyTimes(script));
   }
 
   call(keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
@@ -67,24 +111,31 @@ export class ScriptBatch {
 
   private sendTogether(calls: readonly Call[]): void {
     if (calls.length === 1) {
-      const { keys, args, resolve, reject } = calls[0]!;
-      this.send(this.script, keys, args).then(resolve, reject);
+      const { keys, args, resolve } = calls[0]!;
+      this.timed(this.once.run(this.client, keys, args)).then(resolve, (error: unknown) => this.fail(calls[0]!, error));
       return;
     }
-    const allKeys: string[] = [];
-    const allArgs: ScriptArgument[] = [calls.length];
-    for (const { keys, args } of calls) {
-      allKeys.push(...keys);
-      allArgs.push(keys.length, args.length, ...args);
-    }
-    this.send(this.many, allKeys, allArgs).then(
-      (answers) => { for (const [at, answer] of (answers as unknown[]).entries()) settle(calls[at]!, answer); },
-      (error: unknown) => { for (const { reject } of calls) reject(error); },
+    this.timed(this.many.run(this.client, [], [pack(calls)])).then(
+      (answers) => { for (const [at, answer] of (answers as unknown[]).entries()) this.settle(calls[at]!, answer); },
+      (error: unknown) => { for (const call of calls) this.fail(call, error); },
     );
   }
-}
 
-function settle({ resolve, reject }: Call, answer: unknown): void {
-  if (answer instanceof ReplyError) reject(answer);
-  else resolve(answer);
+  private async timed<T>(answer: Promise<T>): Promise<T> {
+    const beganMs = performance.now();
+    try {
+      return await answer;
+    } finally {
+      this.onAnswer(performance.now() - beganMs);
+    }
+  }
+
+  private settle(call: Call, answer: unknown): void {
+    if (answer instanceof ReplyError) this.fail(call, answer);
+    else call.resolve(answer);
+  }
+
+  private fail({ keys, reject }: Call, error: unknown): void {
+    reject(this.failure(keys[0]!, error));
+  }
 }

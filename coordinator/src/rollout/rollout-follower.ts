@@ -26,6 +26,10 @@ export class RolloutFollower {
   readonly finished: Promise<RolloutRecord>;
   private readonly listeners = new Set<(rollout: RolloutRecord) => void>();
   private readonly stale: Set<string>;
+  /** of devices that are stale: what their sessions here have written that they run, which need not be read */
+  private readonly running = new Map<string, NonNullable<FleetEvent['runs']>>();
+  /** place of a device in the rows */
+  private readonly places: ReadonlyMap<string, number>;
   private readonly timers: NodeJS.Timeout[];
   private readonly stopListening: () => void;
   private looking: Promise<void> | null = null;
@@ -35,6 +39,7 @@ export class RolloutFollower {
   /** `rollout` has been stored. */
   constructor(private rollout: RolloutRecord, private readonly registry: Registry, private readonly log: Logger) {
     this.stale = new Set(rollout.rows.filter((row) => !isFinal(row)).map((row) => row.deviceId));
+    this.places = new Map(rollout.rows.map((row, at) => [row.deviceId, at]));
     this.finished = new Promise((resolve, reject) => {
       this.settle = (outcome) => ('rollout' in outcome ? resolve(outcome.rollout) : reject(outcome.error));
     });
@@ -44,6 +49,7 @@ export class RolloutFollower {
     this.stopListening = registry.events.on((event: FleetEvent) => {
       if (!open.has(event.deviceId)) return;
       this.stale.add(event.deviceId);
+      if (event.runs) this.running.set(event.deviceId, event.runs);
       this.look();
     });
     this.timers = [
@@ -83,14 +89,23 @@ export class RolloutFollower {
     const ids = [...this.stale];
     this.stale.clear();
     try {
-      const readings = new Map(await inChunks(ids, async (id) => [id, await this.readDevice(id)] as const));
-      const rows = this.rollout.rows.map((row) => this.judge(row, readings.get(row.deviceId)));
+      const applied = new Set(ids.filter((id) => this.knownToRun(id)));
+      const readings = new Map(await inChunks(ids.filter((id) => !applied.has(id)), async (id) => [id, await this.readDevice(id)] as const));
+      const rows = this.rollout.rows.map((row) => (applied.has(row.deviceId) && !isFinal(row) ? { ...row, state: 'applied' as const, reason: '' } : this.judge(row, readings.get(row.deviceId))));
       const changed = rows.some((row, at) => row.state !== this.rollout.rows[at]!.state);
       await this.advance(judgeRollout(this.rollout, rows, Date.now()), changed);
     } catch (error) {
       for (const id of ids) this.stale.add(id);
       throw error;
     }
+  }
+
+  /** Whether its session here has written that it runs what its row asks for. */
+  private knownToRun(id: string): boolean {
+    const running = this.running.get(id);
+    this.running.delete(id);
+    const row = this.rollout.rows[this.places.get(id)!]!;
+    return running !== undefined && running.hash === row.hash && running.generation >= BigInt(row.generation);
   }
 
   private async readDevice(id: string): Promise<{ device: DeviceProgress | null } | { damage: string }> {
@@ -127,6 +142,7 @@ export class RolloutFollower {
     this.stopListening();
     for (const timer of this.timers) clearTimeout(timer);
     this.stale.clear();
+    this.running.clear();
     this.settle(outcome);
     this.listeners.clear();
   }
