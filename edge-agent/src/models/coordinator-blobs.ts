@@ -11,11 +11,17 @@ import { type Chunk, MAX_MANIFEST_BYTES, short } from './manifest';
 import { verify, WrongBytesError } from './part-file';
 
 const RANGES_AT_ONCE = 4;
-/** Shorter ones are not worth a request. */
+/** After a chunk that took longer than this: where packets are lost, a connection's pauses are what takes the time. */
+const SLOW_CHUNK_MS = 5_000;
+const RANGES_AT_ONCE_SLOW = 8;
+/** Short, so that all connections have work until the chunk ends; shorter ones are not worth a request. */
+const RANGES_PER_CHUNK = 16;
 const LEAST_RANGE_BYTES = 64 * 1024;
 const BACKOFF = { baseMs: 500, maxMs: 30_000 };
 /** A coordinator that has just lost its store's disk may get it back, and another may answer the next time. */
 const TRIES_IN_VAIN = 5;
+/** What has come of a chunk goes with it. */
+const TRIES_BEFORE_GIVING_UP = 3;
 /** Quiet hours may be changed while they last. */
 const QUIET_LOOK_MS = 5_000;
 const AWAY = 'the coordinator is away';
@@ -40,6 +46,8 @@ export interface CoordinatorBlobsOptions {
 }
 
 export class CoordinatorBlobs {
+  private slow = false;
+
   constructor(private readonly options: CoordinatorBlobsOptions) {}
 
   /** Whole, not verified. Rejects with BlobGoneError, or when `signal` aborts. */
@@ -76,32 +84,38 @@ export class CoordinatorBlobs {
 
   private async unverified({ sha256, bytes }: Chunk, progress: FetchProgress, signal: AbortSignal, giveUp: () => boolean): Promise<Buffer> {
     const data = Buffer.allocUnsafe(bytes);
-    const rangeBytes = Math.max(LEAST_RANGE_BYTES, Math.ceil(bytes / RANGES_AT_ONCE));
+    const rangeBytes = Math.max(LEAST_RANGE_BYTES, Math.ceil(bytes / RANGES_PER_CHUNK));
     const ended = new AbortController();
     const either = AbortSignal.any([signal, ended.signal]);
-    const ranges: Promise<void>[] = [];
-    for (let offset = 0; offset < bytes; offset += rangeBytes) {
-      let at = offset;
-      const end = Math.min(bytes, offset + rangeBytes);
-      ranges.push(this.persist(sha256, progress, either, giveUp, () => at, async (client) => {
-        while (at < end) {
-          const total = await client.read({ sha256, offset: at, bytes: end - at }, async (part) => {
-            part.copy(data, at);
-            at += part.length;
-            progress.moved();
-            await this.options.allowance.take(part.length, either);
-          }, either);
-          if (total !== bytes) throw new BlobGoneError(`the coordinator has ${total} bytes under ${short(sha256)}, the manifest says ${bytes}`);
-        }
-      }));
-    }
+    let next = 0;
+    const lane = async (): Promise<void> => {
+      while (next < bytes) {
+        let at = next;
+        const end = Math.min(bytes, at + rangeBytes);
+        next = end;
+        await this.persist(sha256, progress, either, giveUp, () => at, async (client) => {
+          while (at < end) {
+            const total = await client.read({ sha256, offset: at, bytes: end - at }, async (part) => {
+              part.copy(data, at);
+              at += part.length;
+              progress.moved();
+              await this.options.allowance.take(part.length, either);
+            }, either);
+            if (total !== bytes) throw new BlobGoneError(`the coordinator has ${total} bytes under ${short(sha256)}, the manifest says ${bytes}`);
+          }
+        });
+      }
+    };
+    const beganMs = performance.now();
+    const lanes = Array.from({ length: this.slow ? RANGES_AT_ONCE_SLOW : RANGES_AT_ONCE }, lane);
     try {
-      await Promise.all(ranges);
+      await Promise.all(lanes);
     } catch (error) {
       ended.abort();
-      await Promise.allSettled(ranges);
+      await Promise.allSettled(lanes);
       throw error;
     }
+    this.slow = performance.now() - beganMs > SLOW_CHUNK_MS / (this.slow ? 2 : 1);
     return data;
   }
 
@@ -120,7 +134,7 @@ export class CoordinatorBlobs {
         if (error instanceof BlobAnswerError && error.status === 404) absences += 1;
         if (absences === TRIES_IN_VAIN) throw new BlobGoneError(`the coordinator does not keep ${short(sha256)} any more; push the model again: moefleet model push FILE`, { cause: error });
         attempt = reached() > before ? 0 : attempt + 1;
-        if (attempt > 0 && giveUp()) throw new GivenUpError((error as Error).message, { cause: error });
+        if (attempt >= TRIES_BEFORE_GIVING_UP && giveUp()) throw new GivenUpError((error as Error).message, { cause: error });
         const asked = error instanceof BlobAnswerError ? error.retryAfterMs : null;
         const waitMs = backoffMs(attempt, { ...backoff, random }) + (asked ?? 0);
         const { message } = error as Error;

@@ -3,7 +3,6 @@
  * requests. What was fetched before stays until the new one has served a token; the file that the device was set up with is
  * never touched. One that cannot be had or does not run is not tried again under the same generation of the spec.
  */
-import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ModelFetch, ModelFile } from '@moefleet/proto';
 import type { Logger, Service } from '@moefleet/runtime';
@@ -122,7 +121,7 @@ export class ModelKeeper implements Service {
 
   /** Loads a file of the device's own, which stays unless a spec names another. Rejects as ModelSwitch.load, and where one does. */
   async loadOwn(path: string): Promise<void> {
-    if (this.named !== null) throw new Error(`the fleet has this device run the model ${this.named}; take that off first: moefleet model unset --device ID`);
+    if (this.named !== null) throw new Error(`the fleet has this device run the model ${this.named}; take that off first: moefleet model auto --device ID`);
     await this.options.load(path);
     this.setUp = path;
   }
@@ -169,14 +168,7 @@ export class ModelKeeper implements Service {
     const { signal } = work.abort;
     signal.throwIfAborted();
     if (wanted) await this.fetchTo(work, wanted, signal);
-    try {
-      await this.putInPlace(work.path, signal);
-    } catch (error) {
-      signal.throwIfAborted();
-      // Verified and not to be run: what lies there is of no use to anybody.
-      if (wanted) await this.remove(wanted.manifestSha256);
-      throw error;
-    }
+    await this.putInPlace(work.path, signal);
   }
 
   private async fetchTo(work: Work, wanted: ModelFile, signal: AbortSignal): Promise<void> {
@@ -221,14 +213,7 @@ export class ModelKeeper implements Service {
     if (this.work === work) this.work = null;
   }
 
-  private async remove(id: string): Promise<void> {
-    const { folder, holdings, exchange } = this.options;
-    holdings.forget(id);
-    await rm(folder.modelPath(id), { force: true });
-    exchange?.tell(id);
-  }
-
-  /** A token was served: what was fetched before has nothing left to be kept for. */
+  /** A token was served: what else was fetched, before or in vain, has nothing left to be kept for. */
   private tidy(): void {
     if (!this.untidy || this.work?.state.t === 'on the way') return;
     this.untidy = false;

@@ -3,6 +3,7 @@
  * else does, and lets only those in. Without certificates nobody can be told from anybody, so that it stays off then unless an
  * address was given for it or the coordinator is on this machine.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import type { PeerCertificate } from 'node:tls';
 import { ModelHolding, type ModelPeers } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
@@ -61,16 +62,13 @@ export class PeerExchange {
     const known = this.named.get(id);
     if (known) set.update(known.peers);
     await this.opening;
-    if (this.connected && this.tell(id) && !known) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, ANSWER_MS);
-        this.answered.set(id, () => {
-          clearTimeout(timer);
-          resolve();
-        });
-      });
-      this.answered.delete(id);
+    const answer = new Promise<void>((resolve) => this.answered.set(id, resolve));
+    if (this.tell(id) && !known) {
+      const timer = new AbortController();
+      await Promise.race([answer, delay(ANSWER_MS, undefined, { signal: timer.signal })]);
+      timer.abort();
     }
+    this.answered.delete(id);
     return set;
   }
 

@@ -16,6 +16,7 @@ import type { Holdings } from './holdings';
 /** More would take the flash, and the processor, from the engine. */
 const ANSWERS_AT_ONCE = 8;
 const RETRY_AFTER_S = 1;
+const MOST_CONNECTIONS = 256;
 const SILENCE_MS = 60_000;
 const READ_BYTES = 256 * 1024;
 
@@ -64,6 +65,7 @@ export class PeerListener {
       ? createTlsServer({ ...identity, requestCert: true, rejectUnauthorized: true, minVersion: 'TLSv1.3' }, answer)
       : createServer(answer);
     server.timeout = SILENCE_MS;
+    server.maxConnections = MOST_CONNECTIONS;
     const { host, port } = this.options.listen;
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
