@@ -17,6 +17,8 @@ const STALL_MS = 30_000;
 /** On a slow link that a site shares, of what a chunk takes this device. */
 const STALL_CHUNKS = 4;
 const NOT_YET_MS = 1_000;
+/** Of a device that has been asked in vain several times; twenty that ask each other every second do little else. */
+const NOT_YET_MOST_MS = 8_000;
 const FAILURES = 3;
 const ASIDE_MS = 5 * 60_000;
 /** Of the devices that would be responsible were this one not here: they may have been so before it came. */
@@ -29,7 +31,8 @@ export interface Peer {
   whole: boolean;
   /** not asked before then */
   notBeforeMs: number;
-  /** in a row */
+  /** in a row: asked in vain, and failed */
+  inVain: number;
   failures: number;
   asideUntilMs: number;
   /** what it last said it has, and when that last grew; Infinity before it has been asked */
@@ -74,8 +77,8 @@ export class PeerSet {
     for (const [id, peer] of this.peers) if (named.get(id)?.address !== peer.address) this.drop(id);
     for (const [id, { address, whole }] of named) {
       const known = this.peers.get(id);
-      if (!known) this.peers.set(id, { id, address, whole, client: connect(id, address), notBeforeMs: 0, failures: 0, asideUntilMs: 0, held: 0, movedMs: Infinity });
-      else if (known.whole !== whole) Object.assign(known, { whole, notBeforeMs: 0, movedMs: Infinity });
+      if (!known) this.peers.set(id, { id, address, whole, client: connect(id, address), notBeforeMs: 0, inVain: 0, failures: 0, asideUntilMs: 0, held: 0, movedMs: Infinity });
+      else if (known.whole !== whole) Object.assign(known, { whole, notBeforeMs: 0, inVain: 0, movedMs: Infinity });
     }
     this.wake();
   }
@@ -130,13 +133,14 @@ export class PeerSet {
   }
 
   delivered(peer: Peer): void {
-    Object.assign(peer, { failures: 0, notBeforeMs: 0, movedMs: this.options.now() });
+    Object.assign(peer, { failures: 0, inVain: 0, notBeforeMs: 0, movedMs: this.options.now() });
   }
 
   /** It is there and does not have the chunk, or has no time. `held`: null where it does not say. */
   notYet(peer: Peer, retryAfterMs: number | null, held: number | null): void {
     const now = this.options.now();
-    const waitMs = retryAfterMs ?? NOT_YET_MS;
+    const waitMs = Math.min((retryAfterMs ?? NOT_YET_MS) * 2 ** peer.inVain, NOT_YET_MOST_MS);
+    peer.inVain += 1;
     peer.notBeforeMs = now + waitMs * (0.5 + this.options.random());
     if (peer.movedMs === Infinity || (held !== null && held > peer.held)) Object.assign(peer, { held: held ?? 0, movedMs: now });
   }

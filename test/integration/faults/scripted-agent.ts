@@ -90,7 +90,7 @@ const session: AgentSession = new AgentSession({
   coordinator, deviceId: id, installId: state.installId(), bootId, outbox, log, keepalive: KEEPALIVE,
   // No growing waits: one test follows another.
   random: () => 0,
-  info: () => deviceInfo({ labels: {}, limits: LIMITS, httpUrl: '', host: { state: engine.state, crashes: 0, lastTrouble: '' } }),
+  info: () => deviceInfo({ labels: {}, limits: LIMITS, httpUrl: '', host: { state: engine.state, crashes: 0, lastTrouble: '' }, modelFetch: undefined, manifestOf: () => null }),
   reported: () => applier.reported,
   telemetry: async () => telemetry(),
   onDesired: ({ generation, spec, origin }) => {
