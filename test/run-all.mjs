@@ -4,7 +4,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const root = join(import.meta.dirname ?? new URL('.', import.meta.url).pathname, '..');
@@ -51,7 +51,8 @@ function nativeTests(title, script) {
 function jestTests(title, project) {
   const report = join(scratch, `jest-${project}.json`);
   const ok = run(title, process.execPath, ['node_modules/jest/bin/jest.js', '--selectProjects', project, '--json', '--outputFile', report,
-    ...(project === 'system' ? ['--runInBand'] : [])]);
+    // Left alone, jest would keep one core of two for itself, which has nothing to do meanwhile.
+    ...(project === 'system' ? ['--runInBand'] : ['--maxWorkers', String(Math.min(availableParallelism(), 4))])]);
   if (!existsSync(report)) return add(title, 0, 1, 0);
   const result = JSON.parse(readFileSync(report, 'utf8'));
   // A suite that could not even be loaded has no failed test of its own.

@@ -122,7 +122,7 @@ if (fuzzSeconds !== null) {
 }
 
 if (wantTests) {
-  const tests = spawnSync('ctest', ['--test-dir', folder, '--output-on-failure', ...(junit ? ['--output-junit', junit] : [])], { stdio: 'inherit' });
+  const tests = spawnSync('ctest', ['--test-dir', folder, '--parallel', jobs, '--output-on-failure', ...(junit ? ['--output-junit', junit] : [])], { stdio: 'inherit' });
   process.exit(tests.status ?? 1);
 }
 
