@@ -12,6 +12,7 @@ import { AgentGateway, type GatewayOptions } from './gateway/agent-gateway';
 import type { AgentSession } from './gateway/agent-session';
 import { TelemetryBatch } from './gateway/telemetry-batch';
 import { WindowRoom } from './gateway/window-assembly';
+import { readBundleKey } from './identity/bundle-key';
 import { Enrolment } from './identity/enrolment';
 import { RevocationJournal } from './identity/revocation-journal';
 import { ServerCertificate } from './identity/server-certificate';
@@ -69,7 +70,9 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
     { redis, redisPrefix: config.redisPrefix, lockMs: tuning.rolloutLockMs }, link, log);
   const learnerRollouts = new LearnerRollouts(registry, staged, config.learnerStaging, now);
   const pinExpiry = new PinExpiry({ registry, rollouts, staged, now, log });
-  const enrolment = certificate && new Enrolment({ registry, ca: () => certificate.ca, now, lifeMs: config.certificateLifeMs, graceMs: config.reenrolGraceMs, log });
+  const enrolment = certificate && new Enrolment({
+    registry, ca: () => certificate.ca, bundleKey: () => readBundleKey(config.tlsFolder!, log), now, lifeMs: config.certificateLifeMs, graceMs: config.reenrolGraceMs, log,
+  });
   const journal = config.tlsFolder === null ? null : new RevocationJournal({ folder: config.tlsFolder, registry, log });
   const artifacts = new ArtifactStore(config.artifactFolder, now);
   const objects = config.artifactS3 ? new S3Objects(config.artifactS3) : config.artifactFolder === null ? null : new FolderObjects(config.artifactFolder);

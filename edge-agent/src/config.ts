@@ -38,7 +38,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--quiet-hours <from-to>', env: 'MOEFLEET_QUIET_HOURS', description: 'when no model is fetched from the coordinator, by this device\'s clock, such as 07:00-19:00 or 22:00-06:00, beside those that the fleet sets', fallback: 'none' },
   { flags: '--peer-listen <host:port>', env: 'MOEFLEET_PEER_LISTEN', description: 'where devices beside this one get chunks of models, port 0: any free one; in a fleet without TLS whoever reaches it does', fallback: 'any port, on all interfaces in a fleet with TLS, on loopback with a coordinator there, else nowhere' },
   { flags: '--no-peers', env: 'MOEFLEET_NO_PEERS', description: 'models come from the coordinator alone, and go to nobody' },
-  { flags: '--bundle-key <file>', env: 'MOEFLEET_BUNDLE_KEY', description: 'public key that releases of the agent have to be signed with (npm run bundle:keygen)', fallback: 'bundle-key.pub in the state folder' },
+  { flags: '--bundle-key <file>', env: 'MOEFLEET_BUNDLE_KEY', description: 'public key that releases of the agent have to be signed with (npm run bundle:keygen)', fallback: 'the one that the fleet tells at enrolment, which stays in the state folder' },
   { flags: '--trial <seconds>', env: 'MOEFLEET_TRIAL', description: 'how long another release of the agent has to be healthy', fallback: '120' },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
 ];
@@ -82,8 +82,8 @@ export interface AgentConfig {
   /** null: as the fleet's security allows */
   readonly peerListen: { readonly host: string; readonly port: number } | null;
   readonly peers: boolean;
-  /** file */
-  readonly bundleKey: string;
+  /** file; null: the key that was pinned at enrolment */
+  readonly bundleKey: string | null;
   readonly trialMs: number;
   readonly logLevel: string;
 }
@@ -128,7 +128,7 @@ export function readConfig(values: Env): AgentConfig {
     fetchLimits: Object.freeze({ bytesPerSecond: readSize('--fetch-bytes-per-second', values['MOEFLEET_FETCH_BYTES_PER_SECOND'], 0) || null, quietHours: readQuietHours(values['MOEFLEET_QUIET_HOURS']) }),
     peerListen: values['MOEFLEET_PEER_LISTEN'] ? Object.freeze(readAddress('--peer-listen', values['MOEFLEET_PEER_LISTEN'], 0)) : null,
     peers: !readBoolean('--no-peers', values['MOEFLEET_NO_PEERS'], false),
-    bundleKey: resolve(values['MOEFLEET_BUNDLE_KEY'] || join(stateFolder, 'bundle-key.pub')),
+    bundleKey: values['MOEFLEET_BUNDLE_KEY'] ? resolve(values['MOEFLEET_BUNDLE_KEY']) : null,
     trialMs: Math.round(1000 * readNumber('--trial', values['MOEFLEET_TRIAL'], 120, 1, 86_400)),
     logLevel,
   });

@@ -37,6 +37,7 @@ import { ModelFetching } from './models/model-fetching';
 import { ModelsFolder } from './models/models-folder';
 import { ServiceManager } from './service-manager';
 import { AgentUpgrade } from './upgrade/agent-upgrade';
+import { BundleKey } from './upgrade/bundle-key';
 import { CoordinatorArtifacts } from './upgrade/artifact-source';
 import { Slots } from './upgrade/slots';
 import { MissAccount, OtlpExporter, TraceRecorder, TraceSpool } from './trace';
@@ -191,8 +192,9 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   });
   applier.keepModels(models.keeper);
   const info = (): DeviceInfo => deviceInfo({ labels: config.labels, limits, httpUrl: http.url, host, modelFetch: models.keeper.fetch, manifestOf: (path) => modelsFolder.idOf(path) });
+  const bundleKey = new BundleKey(folder, config.bundleKey, log);
   const enrolment = config.coordinator === null ? null : new DeviceEnrolment({
-    identity, coordinator: config.coordinator, deviceId: config.deviceId, installId, log, now: Date.now, random: Math.random, channel: () => session?.channel ?? null,
+    identity, bundleKey, coordinator: config.coordinator, deviceId: config.deviceId, installId, log, now: Date.now, random: Math.random, channel: () => session?.channel ?? null,
   });
   const session: AgentSession | null = config.coordinator === null ? null : new AgentSession({
     coordinator: config.coordinator, deviceId: config.deviceId, installId, bootId, security: () => enrolment!.security(), outbox, info, log,
@@ -223,7 +225,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   const artifacts = config.coordinator === null ? null : new CoordinatorArtifacts(config.coordinator, () => session?.channel ?? null);
   const slots = Slots.of(env);
   const upgrade = new AgentUpgrade({
-    slots, source: artifacts, keyFile: config.bundleKey, arch: process.arch, trialMs: config.trialMs, httpUrl: () => http.url, apiKey: config.apiKey,
+    slots, source: artifacts, key: bundleKey, arch: process.arch, trialMs: config.trialMs, httpUrl: () => http.url, apiKey: config.apiKey,
     connected: () => session?.connected ?? false, serving: () => host.state.t === 'ready', log,
   });
   applier.keepReleases(upgrade);

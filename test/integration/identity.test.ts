@@ -1,7 +1,8 @@
 /** A device's identity from its first contact on: the agent's own session and enrolment against a real coordinator. */
 import { IdentityServiceClient } from '@moefleet/proto';
-import { createLogger, type Logger, parseEnrolmentToken } from '@moefleet/runtime';
-import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { createLogger, type Logger, parseEnrolmentToken, publicKeyOf } from '@moefleet/runtime';
+import { generateKeyPairSync } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { initFleet } from '../../coordinator/src/identity/init-fleet';
@@ -12,6 +13,7 @@ import { DeviceIdentity } from '../../edge-agent/src/control/identity';
 import { DeviceEnrolment } from '../../edge-agent/src/control/identity-enrolment';
 import { StateFolder } from '../../edge-agent/src/control/state-folder';
 import { StreamOutbox } from '../../edge-agent/src/control/stream-outbox';
+import { BundleKey } from '../../edge-agent/src/upgrade/bundle-key';
 import { TelemetryFrame } from '@moefleet/proto';
 import { until } from '../harness/ports';
 import { startRedis, type TestRedis } from '../harness/redis';
@@ -59,6 +61,7 @@ class Device {
   readonly lines: string[] = [];
   readonly folder: StateFolder;
   readonly identity: DeviceIdentity;
+  readonly bundleKey: BundleKey;
   readonly enrolment: DeviceEnrolment;
   readonly session: AgentSession;
   aheadMs = 0;
@@ -69,7 +72,8 @@ class Device {
     const now = () => Date.now() + this.aheadMs;
     this.identity = new DeviceIdentity(this.folder, token === null ? null : { text: token, parsed: parseEnrolmentToken(token)! }, now, log);
     const installId = `install-${id}`;
-    this.enrolment = new DeviceEnrolment({ identity: this.identity, coordinator: at, deviceId: id, installId, log, now, random: () => 0.5, channel: () => this.session.channel });
+    this.bundleKey = new BundleKey(this.folder, null, log);
+    this.enrolment = new DeviceEnrolment({ identity: this.identity, bundleKey: this.bundleKey, coordinator: at, deviceId: id, installId, log, now, random: () => 0.5, channel: () => this.session.channel });
     this.session = new AgentSession({
       coordinator: at, deviceId: id, installId, bootId: `boot-${id}`, outbox: new StreamOutbox(), log, random: () => 0,
       info: () => testInfo({ id }), reported: noReport, telemetry: async () => TelemetryFrame.decode(new Uint8Array()),
@@ -181,4 +185,35 @@ test('what is kept is damaged: told, and a token gets it anew with the same key 
   const again = await new Device('damaged', coordinator.gateway, await token()).start();
   await again.told(/the stored identity cannot be read; enrol again/);
   await again.connected();
+});
+
+test('pins the bundle key that the fleet tells at enrolment, and no other that it tells later', async () => {
+  const file = join(root, 'fleet', 'bundle-key.pub');
+  const newKey = () => publicKeyOf(generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }) as string);
+  const before = await new Device('before-the-key', coordinator.gateway, await token()).start();
+  await before.connected();
+  expect(() => before.bundleKey.read()).toThrow(/no key is pinned.*state-before-the-key\/bundle-key\.pub/);
+  writeFileSync(file, 'nonsense');
+  await (await new Device('no-key', coordinator.gateway, await token()).start()).connected();
+
+  const [first, second] = [newKey(), newKey()];
+  writeFileSync(file, `untrusted comment: a key\n${first.text}\n`);
+  const device = await new Device('pins', coordinator.gateway, await token()).start();
+  await device.connected();
+  expect(device.bundleKey.read().keyId).toBe(first.keyId);
+  expect(statSync(join(root, 'state-pins', 'bundle-key.pub')).mode & 0o777).toBe(0o600);
+  await device.stop();
+
+  writeFileSync(file, second.text);
+  await device.folder.start();
+  device.folder.write('device-cert.pem', 'nonsense');
+  await device.folder.stop();
+  const again = await new Device('pins', coordinator.gateway, await token()).start();
+  await again.connected();
+  await again.told(new RegExp(`"told":"${second.keyId}","pinned":"${first.keyId}".*the pinned one, which stays`));
+  expect(again.bundleKey.read().keyId).toBe(first.keyId);
+  // What whoever installed it has named counts first.
+  writeFileSync(join(root, 'brought.pub'), second.text);
+  expect(new BundleKey(again.folder, join(root, 'brought.pub'), createLogger('test', 'silent')).read().keyId).toBe(second.keyId);
+  rmSync(file);
 });

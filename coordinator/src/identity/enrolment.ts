@@ -3,7 +3,7 @@
  * installation and its key; after that the key alone renews, and re-enrols within a grace period after expiry. The
  * registry decides who has an id (registry/identity-store.ts); the private key never leaves the device.
  */
-import type { EnrolRequest, IssuedCertificate, ReenrolRequest, RenewRequest } from '@moefleet/proto';
+import type { EnrolRequest, EnrolResponse, IssuedCertificate, ReenrolRequest, RenewRequest } from '@moefleet/proto';
 import { type Logger, parseEnrolmentToken, printEnrolmentToken } from '@moefleet/runtime';
 import { createHash, randomBytes, X509Certificate } from 'node:crypto';
 import { BusyError, DeviceEnrolledError, DeviceRefusedError, InvalidRequestError, NoCertificateError, NotAllowedNowError, TokenRefusedError } from '../errors';
@@ -21,6 +21,8 @@ export interface EnrolmentOptions {
   registry: Registry;
   /** valid once the coordinator has started */
   ca: () => FleetCa;
+  /** in minisign's notation; empty where the fleet has none */
+  bundleKey: () => string;
   now: () => number;
   /** of a device's certificate */
   lifeMs: number;
@@ -48,7 +50,7 @@ export class Enrolment {
   }
 
   /** Throws TokenRefusedError, DeviceEnrolledError, DeviceRefusedError, InvalidRequestError, BusyError. */
-  enrol({ token, certificateRequest, deviceId, installId, hostname }: EnrolRequest): Promise<IssuedCertificate> {
+  enrol({ token, certificateRequest, deviceId, installId, hostname }: EnrolRequest): Promise<EnrolResponse> {
     return this.bounded(async () => {
       const parsedToken = parseEnrolmentToken(token);
       if (!parsedToken) throw new InvalidRequestError('token', `${token.length} characters`, 'an enrolment token such as moefleet token create prints');
@@ -66,7 +68,7 @@ export class Enrolment {
       if (claim.t === 'revoked') throw revoked(deviceId, claim.why);
       if (claim.t === 'taken') throw new DeviceEnrolledError(deviceId, claim.hostname);
       this.options.log.info({ deviceId, installId, tokenId: id, hostname }, 'device enrolled');
-      return this.issue(request, { deviceId, installId, keyHash: request.keyHash });
+      return { issued: await this.issue(request, { deviceId, installId, keyHash: request.keyHash }), bundleKey: this.options.bundleKey() };
     });
   }
 

@@ -10,6 +10,7 @@ import { hostname } from 'node:os';
 import { credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { EnrolmentServiceClient, type IssuedCertificate } from '@moefleet/proto';
 import type { Logger, Service } from '@moefleet/runtime';
+import type { BundleKey } from '../upgrade/bundle-key';
 import { type ChannelSecurity, type DeviceIdentity, type LiveChannel, secureChannel } from './identity';
 import { fetchPinnedCa, FirstContactError, speaksTls } from './identity-first-contact';
 
@@ -19,6 +20,7 @@ const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256' } as const;
 
 export interface EnrolmentOptions {
   identity: DeviceIdentity;
+  bundleKey: BundleKey;
   /** host:port */
   coordinator: string;
   deviceId: string;
@@ -31,7 +33,7 @@ export interface EnrolmentOptions {
   lookEveryMs?: number;
 }
 
-type Answer = (error: ServiceError | null, response: { issued: IssuedCertificate | undefined }) => void;
+type Answer = (error: ServiceError | null, response: { issued: IssuedCertificate | undefined; bundleKey?: string }) => void;
 
 export class DeviceEnrolment implements Service {
   readonly name = 'device identity';
@@ -116,15 +118,17 @@ export class DeviceEnrolment implements Service {
 
   /** Calls by the live channel or by one of its own, and keeps what comes back. */
   private async ask(live: LiveChannel | null, caPem: string, call: (client: EnrolmentServiceClient, done: Answer) => Promise<unknown>): Promise<void> {
-    const { coordinator, identity } = this.options;
+    const { coordinator, identity, bundleKey } = this.options;
     const { credentials: secured, options } = secureChannel({ ca: caPem });
     const client = live ? new EnrolmentServiceClient(coordinator, credentials.createInsecure(), { channelOverride: live })
       : new EnrolmentServiceClient(coordinator, secured, { ...options, 'grpc.use_local_subchannel_pool': 1, 'grpc.enable_retries': 0 });
     try {
-      const issued = await new Promise<IssuedCertificate>((resolve, reject) => {
-        call(client, (error, response) => (error ? reject(error) : resolve(response.issued!))).catch(reject);
+      const response = await new Promise<Parameters<Answer>[1]>((resolve, reject) => {
+        call(client, (error, given) => (error ? reject(error) : resolve(given))).catch(reject);
       });
-      identity.keep(issued.chainPem, caPem);
+      // First, since whoever has a certificate does not enrol again.
+      bundleKey.pin(response.bundleKey ?? '');
+      identity.keep(response.issued!.chainPem, caPem);
     } finally {
       if (!live) client.close();
     }

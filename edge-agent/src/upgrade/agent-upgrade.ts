@@ -7,11 +7,12 @@
  * signature says who made a release, not that it is still fit to run. Going back to a release that is still unpacked here is
  * what a rollback does, and always possible.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { readdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { compareVersions, type Logger, parsePublicKey, parseVersion, unpackBundle, VERSION, verifyBundle } from '@moefleet/runtime';
+import { compareVersions, type Logger, parseVersion, unpackBundle, VERSION, verifyBundle } from '@moefleet/runtime';
 import type { ArtifactSource } from './artifact-source';
+import type { BundleKey } from './bundle-key';
 import { firstTokens } from './first-tokens';
 import type { Expectation } from './judge';
 import type { SlotName, Slots } from './slots';
@@ -26,8 +27,8 @@ export interface AgentUpgradeOptions {
   slots: Slots | null;
   /** null: it runs without a coordinator */
   source: ArtifactSource | null;
-  /** file with the public key that releases are signed with */
-  keyFile: string;
+  /** what releases are signed with */
+  key: BundleKey;
   arch: string;
   trialMs: number;
   httpUrl: () => string;
@@ -111,7 +112,7 @@ export class AgentUpgrade {
   private async fetch(wanted: WantedRelease, slots: Slots): Promise<SlotName> {
     const { source, arch, log } = this.options;
     if (!wanted.allowDowngrade) refuseOlder(wanted.version, slots.floor);
-    const key = parsePublicKey(this.readKey());
+    const key = this.options.key.read();
     if (!source) throw new Error('there is no coordinator to fetch it from');
     const artifact = await source.find(`moefleet-agent-${wanted.version}-linux-${arch}.tar.zst`);
     if (artifact.signature === '') throw new Error(`${artifact.name} is not signed; build it with --key and push it again`);
@@ -124,14 +125,6 @@ export class AgentUpgrade {
       return await unpackInto(slots, file, wanted.version, arch);
     } finally {
       await rm(file, { force: true });
-    }
-  }
-
-  private readKey(): string {
-    try {
-      return readFileSync(this.options.keyFile, 'utf8');
-    } catch (cause) {
-      throw new Error(`no key is pinned that releases would be signed with (${this.options.keyFile}); put the fleet's bundle-key.pub there`, { cause });
     }
   }
 

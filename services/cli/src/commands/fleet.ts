@@ -15,7 +15,8 @@ export function addFleet(program: Command, context: Context): void {
     .option('--host <names>', 'names and addresses that coordinators are reached at, between commas, for other clients than ours', '')
     .addHelpText('after', `
 Makes ca.pem (give it to operators), ca-key.pem (keep it secret: whoever has it is the fleet) and fleet.json. Every
-coordinator runs with this folder or a copy of it. Our own agents and commands know a coordinator by the CA alone,
+coordinator runs with this folder or a copy of it. Put bundle-key.pub beside them (npm run bundle:keygen -- --dir DIR):
+devices pin it when they enrol, and take no release of the agent that it has not signed. Our own agents and commands know a coordinator by the CA alone,
 whatever its address; --host is for programs that compare names.
 
 Examples:

@@ -2,7 +2,7 @@
 import { accessSync, constants, existsSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { CoordinatorConfig, RedisCheckup } from '@moefleet/coordinator/main';
-import { formatSize } from '@moefleet/runtime';
+import { formatSize, parsePublicKey } from '@moefleet/runtime';
 import { older } from '../deploy/device-check';
 import { type Check, Checks } from './check';
 import { checkCa } from './operator-machine';
@@ -45,10 +45,21 @@ export function checkFleetFolder(config: Pick<CoordinatorConfig, 'tlsFolder'>, l
     if (!existsSync(key)) checks.add('broken', 'CA\'s key', `${key} is missing: nobody can enrol or renew`, 'copy it from where the fleet was made');
     else if ((statSync(key).mode & 0o077) !== 0) checks.add('broken', 'CA\'s key', `${key} can be read by others: whoever has it is the fleet`, `chmod 600 ${key}`);
     else checks.add('ok', 'CA\'s key', key);
+    checkBundleKey(checks, join(tlsFolder, 'bundle-key.pub'));
   }
   const descriptors = Number(/^Max open files\s+(\d+)/m.exec(limits)?.[1] ?? Infinity);
   if (descriptors < FEW_DESCRIPTORS) checks.add('slow', 'open files', `at most ${descriptors}, and each device takes one`, 'ulimit -n 65536, or LimitNOFILE= in its unit');
   return checks.all;
+}
+
+function checkBundleKey(checks: Checks, file: string): void {
+  const make = 'npm run bundle:keygen, and its bundle-key.pub there; it counts from the next enrolment on';
+  if (!existsSync(file)) return checks.add('note', 'bundle key', `${file} is missing: devices that enrol pin none, and cannot be upgraded from here`, make);
+  try {
+    checks.add('ok', 'bundle key', `${parsePublicKey(readFileSync(file, 'utf8')).keyId}, pinned by devices that enrol`);
+  } catch (error) {
+    checks.add('broken', 'bundle key', `${file}: ${(error as Error).message}`, make);
+  }
 }
 
 /** Where what devices fetch is kept: a folder is looked at, a bucket is asked by whoever serves from it. */

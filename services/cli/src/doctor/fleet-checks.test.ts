@@ -70,7 +70,7 @@ test('a store that cannot be written, and one that has room', () => {
 
 test('a fleet folder that is not there, and few open files', () => {
   expect(checkFleetFolder({ tlsFolder: '/nowhere' }, 'Max open files            1024                 4096                 files\n', NOW).map(({ state, check }) => `${state} ${check}`))
-    .toEqual(['broken fleet\'s CA', 'broken CA\'s key', 'slow open files']);
+    .toEqual(['broken fleet\'s CA', 'broken CA\'s key', 'note bundle key', 'slow open files']);
 });
 
 test('the worst comes first, and what mends it below', () => {

@@ -31,7 +31,14 @@ export interface EnrolRequest {
 }
 
 export interface EnrolResponse {
-  issued: IssuedCertificate | undefined;
+  issued:
+    | IssuedCertificate
+    | undefined;
+  /**
+   * Public key that the fleet's bundles are signed with, in minisign's notation; empty: the fleet has none. The device pins
+   * the first that it is told and takes no other from a coordinator after that.
+   */
+  bundleKey: string;
 }
 
 export interface RenewRequest {
@@ -331,13 +338,16 @@ export const EnrolRequest: MessageFns<EnrolRequest> = {
 };
 
 function createBaseEnrolResponse(): EnrolResponse {
-  return { issued: undefined };
+  return { issued: undefined, bundleKey: "" };
 }
 
 export const EnrolResponse: MessageFns<EnrolResponse> = {
   encode(message: EnrolResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.issued !== undefined) {
       IssuedCertificate.encode(message.issued, writer.uint32(10).fork()).join();
+    }
+    if (message.bundleKey !== "") {
+      writer.uint32(18).string(message.bundleKey);
     }
     return writer;
   },
@@ -363,6 +373,14 @@ export const EnrolResponse: MessageFns<EnrolResponse> = {
             message.issued = IssuedCertificate.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.bundleKey = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -376,13 +394,23 @@ export const EnrolResponse: MessageFns<EnrolResponse> = {
   },
 
   fromJSON(object: any): EnrolResponse {
-    return { issued: isSet(object.issued) ? IssuedCertificate.fromJSON(object.issued) : undefined };
+    return {
+      issued: isSet(object.issued) ? IssuedCertificate.fromJSON(object.issued) : undefined,
+      bundleKey: isSet(object.bundleKey)
+        ? globalThis.String(object.bundleKey)
+        : isSet(object.bundle_key)
+        ? globalThis.String(object.bundle_key)
+        : "",
+    };
   },
 
   toJSON(message: EnrolResponse): unknown {
     const obj: any = {};
     if (message.issued !== undefined) {
       obj.issued = IssuedCertificate.toJSON(message.issued);
+    }
+    if (message.bundleKey !== "") {
+      obj.bundleKey = message.bundleKey;
     }
     return obj;
   },
@@ -395,6 +423,7 @@ export const EnrolResponse: MessageFns<EnrolResponse> = {
     message.issued = (object.issued !== undefined && object.issued !== null)
       ? IssuedCertificate.fromPartial(object.issued)
       : undefined;
+    message.bundleKey = object.bundleKey ?? "";
     return message;
   },
 };
