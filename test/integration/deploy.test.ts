@@ -156,7 +156,8 @@ onDevices('five at once serve tokens and appear in the fleet; a second run chang
   const trees = new Map(BOARDS.map((name) => [name, hosts.get(name)!.tree()]));
   const one = await deploy(['board-1'], '--labels', 'site=attic');
   expect(one).toMatchObject({ code: 0, hosts: [{ outcome: 'deployed' }] });
-  await undeploy(['board-1']);
+  await undeploy(['board-1'], '--keep-record');
+  expect(await devices()).toEqual([expect.objectContaining({ id: 'board-1', online: false })]);
 
   const first = await deploy(BOARDS, '--labels', 'site=attic');
   expect(first.hosts.map(({ id, outcome, failure }) => ({ id, outcome, failure }))).toEqual(BOARDS.map((id) => ({ id, outcome: 'deployed', failure: null })));
@@ -190,6 +191,7 @@ onDevices('five at once serve tokens and appear in the fleet; a second run chang
 
   const gone = await undeploy(BOARDS);
   expect(gone.hosts.map(({ id, removed, released, failure }) => ({ id, removed, released, failure }))).toEqual(BOARDS.map((id) => ({ id, removed: true, released: true, failure: null })));
+  expect(await devices()).toEqual([]);
   for (const name of BOARDS) {
     expect(differences(trees.get(name)!, hosts.get(name)!.tree())).toEqual([]);
     expect(hosts.get(name)!.processes('node')).toEqual([]);
@@ -246,7 +248,7 @@ onDevices('without root everything lies below the home of who logs in, and goes 
   await until('the launcher has started it again', () => board.processes('node').some((pid) => pid !== supervisor && board.processes('node').length === 2));
 
   const gone = await moefleet('undeploy', ...reach);
-  expect(gone.stdout).toMatch(/removed +free/);
+  expect(gone.stdout).toMatch(/removed +removed/);
   expect(differences(before, board.tree())).toEqual([]);
   expect(board.processes('node')).toEqual([]);
 });

@@ -1,7 +1,7 @@
 import { status } from '@grpc/grpc-js';
 import {
   type ClearCloneResponse, type CreateEnrolmentTokenResponse, IdentityServiceClient, type IssuedCertificate, type ListDeviceIdentitiesResponse, type ListEnrolmentTokensResponse,
-  type ReleaseDeviceResponse, type RevokeDeviceResponse, type RevokeEnrolmentTokenResponse, type UnrevokeDeviceResponse,
+  type ReleaseDeviceResponse, type RemoveDeviceResponse, type RevokeDeviceResponse, type RevokeEnrolmentTokenResponse, RouterWindow, type UnrevokeDeviceResponse,
 } from '@moefleet/proto';
 import { randomBytes, X509Certificate } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -48,7 +48,7 @@ const start = (id: string, prefix?: string) => startCoordinator(redis.url, { id,
 
 interface Answers {
   createEnrolmentToken: CreateEnrolmentTokenResponse; listEnrolmentTokens: ListEnrolmentTokensResponse; revokeEnrolmentToken: RevokeEnrolmentTokenResponse;
-  revokeDevice: RevokeDeviceResponse; unrevokeDevice: UnrevokeDeviceResponse; releaseDevice: ReleaseDeviceResponse; clearClone: ClearCloneResponse;
+  revokeDevice: RevokeDeviceResponse; unrevokeDevice: UnrevokeDeviceResponse; releaseDevice: ReleaseDeviceResponse; removeDevice: RemoveDeviceResponse; clearClone: ClearCloneResponse;
   listDeviceIdentities: ListDeviceIdentitiesResponse;
 }
 
@@ -158,6 +158,26 @@ describe('enrolment', () => {
     expect(await refusal(join_(device, issued))).toMatchObject({ code: status.PERMISSION_DENIED, details: expect.stringMatching(/another installation has enrolled/) });
     await (await join_(other, again)).leave();
   });
+});
+
+test('a device that is removed is cut off and forgotten, and its id is the next installation\'s, with nothing of its own', async () => {
+  const { device, issued } = await enrolled('scrapped', { labels: { class: 'phone' } });
+  const agent = await join_(device, issued);
+  const { registry } = coordinator;
+  await registry.windows.push('scrapped', RouterWindow.fromPartial({ modelHash: 'm' }));
+  await registry.devices.changeLabels('scrapped', { site: 'attic' }, []);
+  expect((await ask('removeDevice', { deviceId: 'scrapped', why: 'water' })).identity).toMatchObject({ deviceId: 'scrapped', keyHash: expect.stringMatching(/^[0-9a-f]{64}$/) });
+  await until('its stream is cut', () => agent.ended);
+  expect(await registry.devices.ids()).not.toContain('scrapped');
+  expect((await registry.link.run('', (client) => client.keys('*:{dev:scrapped}:*'))).map((key) => key.split(':').at(-1)).sort()).toEqual(['fence', 'identity']);
+  expect(await refusal(join_(device, issued))).toMatchObject({ code: status.PERMISSION_DENIED, details: expect.stringMatching(/the id was released/) });
+  expect(await refusal(ask('removeDevice', { deviceId: 'scrapped', why: '' }))).toEqual({ code: status.NOT_FOUND, details: 'device scrapped is not known; see the list of devices' });
+  expect(await refusal(ask('removeDevice', { deviceId: 'ghost', why: '' }))).toMatchObject({ code: status.NOT_FOUND });
+
+  const next = await testDevice('scrapped', 'install-next');
+  await (await join_(next, await stranger.enrol(await token(), next))).leave();
+  expect(await registry.devices.read('scrapped')).toMatchObject({ operatorLabels: {}, desired: { t: 'none' } });
+  expect(await registry.windows.list('scrapped')).toEqual([]);
 });
 
 describe('the agents\' stream', () => {

@@ -29,12 +29,12 @@ export function identityService({ registry, enrolment, now, log }: IdentityDeps)
   const { identities, events } = registry;
   const identityOf = async (deviceId: string): Promise<IdentityRecord> => await identities.read(deviceId) ?? { ...UNKNOWN, deviceId };
   /** Tells the audit log, changes, wakes whoever has the stream. */
-  const change = (what: string, make: (deviceId: string, why: string) => Promise<void>, allow: (identity: IdentityRecord) => void = () => {}) =>
+  const change = (what: string, make: (deviceId: string, why: string) => Promise<void>, allow: (identity: IdentityRecord) => void | Promise<void> = () => {}) =>
     async (request: ChangeRequest, caller: Caller) => {
       const deviceId = checkId('device_id', request.deviceId);
       const why = checkWhy(request.why);
       const before = await identityOf(deviceId);
-      allow(before);
+      await allow(before);
       const entry = { who: caller.name, what: `${what} device ${deviceId}`, why, subject: { t: 'devices', ids: [deviceId] } as const, before: marksOf(before) };
       await registry.audit.around(entry, () => make(deviceId, why));
       events.emit({ kind: 'identity', deviceId });
@@ -64,6 +64,12 @@ export function identityService({ registry, enrolment, now, log }: IdentityDeps)
     unrevokeDevice: unary(log, change('unrevoke', (deviceId) => identities.unrevoke(deviceId, now()))),
     releaseDevice: unary(log, change('release the id of', (deviceId) => identities.release(deviceId, now()), ({ deviceId, keyHash }) => {
       if (!keyHash) throw new NotFoundError(`device ${deviceId} has not enrolled, so its id is free`);
+    })),
+    removeDevice: unary(log, change('remove', async (deviceId) => {
+      if ((await identityOf(deviceId)).keyHash) await identities.release(deviceId, now());
+      await registry.devices.remove(deviceId);
+    }, async ({ deviceId, keyHash, releasedMs }) => {
+      if (!(keyHash && !releasedMs) && !await registry.devices.knows(deviceId)) throw new NotFoundError(`device ${deviceId} is not known; see the list of devices`);
     })),
     clearClone: unary(log, change('clear the clone mark of', (deviceId) => identities.clearClone(deviceId))),
     listDeviceIdentities: unary(log, async ({ deviceId }) => {

@@ -26,6 +26,7 @@ const NEEDS: Readonly<Record<string, Need>> = {
   '/moefleet.v1.IdentityService/RevokeDevice': 'operator',
   '/moefleet.v1.IdentityService/UnrevokeDevice': 'admin',
   '/moefleet.v1.IdentityService/ReleaseDevice': 'admin',
+  '/moefleet.v1.IdentityService/RemoveDevice': 'admin',
   '/moefleet.v1.IdentityService/ClearClone': 'operator',
   '/moefleet.v1.IdentityService/ListDeviceIdentities': 'viewer',
   '/moefleet.v1.RolloutService/GetKillSwitch': 'viewer',

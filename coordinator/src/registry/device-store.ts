@@ -89,6 +89,22 @@ export class DeviceStore {
     return Number(answer[0]) === 1 ? { desiredGeneration: decodeCount(answer[1] as Buffer) ?? 0n } : null;
   }
 
+  /** Whether it has been seen, and not been removed since. */
+  async knows(deviceId: string): Promise<boolean> {
+    return await this.link.run(this.keys.devices, (client) => client.sismember(this.keys.devices, deviceId)) === 1;
+  }
+
+  /**
+   * Forgets it, save for its identity, so that marks and the refusal of its certificate stay. What was last counted of its boots
+   * stays for as long as frames may come late. One in plaintext that still runs is seen again when it next connects.
+   */
+  async remove(deviceId: string): Promise<void> {
+    await this.link.script(LUA.removeDevice, [this.keys.fence(deviceId), ...this.keys.deviceRecord(deviceId)], []);
+    for (const key of [this.keys.frame(deviceId), this.keys.ring(deviceId)]) await this.link.run(key, (client) => client.del(key));
+    // Last, so that one that was cut off half-way is still there to be removed.
+    await this.link.run(this.keys.devices, (client) => client.srem(this.keys.devices, deviceId));
+  }
+
   async readDesired(deviceId: string): Promise<DesiredRecord> {
     return decodeDesired((await this.hashes([this.keys.desired(deviceId)]))[0]!);
   }

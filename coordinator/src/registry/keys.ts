@@ -106,6 +106,11 @@ export class Keys {
   /** set with a time to live: devices that have taken a use */
   enrolmentTokenUsers(id: string): string { return `${this.prefix}:{enrol}:token:${id}:by`; }
 
+  /** All of a device in one slot but its fence and its identity. */
+  deviceRecord(id: string): string[] {
+    return [this.state(id), this.desired(id), this.lease(id), this.devicePins(id), this.labels(id), this.learned(id), this.knowledge(id), this.windows(id), this.windowBytes(id), this.measure(id), this.use(id), this.boots(id)];
+  }
+
   private device(id: string, what: string): string { return `${this.prefix}:{dev:${id}}:${what}`; }
 }
 

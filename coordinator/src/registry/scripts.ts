@@ -141,6 +141,19 @@ const writeState: Script = {
 };
 
 /**
+ * Forgets a device. A stream that is still open is fenced off, so that it writes nothing of it again.
+ * in:  KEYS fence, then all that is to go
+ * out: number of keys that went
+ */
+const removeDevice: Script = {
+  name: 'moefleetRemoveDevice',
+  keys: 'any',
+  lua: `
+    if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('INCR', KEYS[1]) end
+    return redis.call('DEL', unpack(KEYS, 2))`,
+};
+
+/**
  * A device as one step: all that its keys hold. A key of another type gives its error in place of its fields.
  * in:  KEYS any number of hashes
  * out: per key {field, value, ...} or the text of an error
@@ -388,5 +401,5 @@ const putOperator: Script = {
     return 1`,
 };
 
-export const LUA = { ...IDENTITY_LUA, ...PEER_LUA, ...WARM_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, readHashes, readChangeSubject, readProgress, writeDesired, pushWindow, deleteWindows, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
+export const LUA = { ...IDENTITY_LUA, ...PEER_LUA, ...WARM_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, removeDevice, readHashes, readChangeSubject, readProgress, writeDesired, pushWindow, deleteWindows, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

@@ -96,5 +96,8 @@ test('a device is revoked, which cuts its stream, let in again, and its id given
   expect(JSON.parse((await run('device', 'unrevoke', 'phone-1', '--json')).stdout)).toMatchObject({ identity: { deviceId: 'phone-1', revokedMs: 0, installId: 'install-phone-1' } });
   expect((await run('device', 'release', 'phone-1', '--why', 'new SD card')).stdout).toMatch(/^phone-1 .* released$/m);
   expect((await run('device', 'clear-clone', 'phone-1')).code).toBe(0);
+  expect((await run('device', 'remove', 'phone-1', '--why', 'scrapped')).stdout).toMatch(/^phone-1 .* released$/m);
+  expect((await run('devices', '--json')).stdout).not.toContain('phone-1');
+  expect(await run('device', 'remove', 'phone-1')).toEqual({ code: 1, stdout: '', stderr: 'moefleet: device phone-1 is not known; see the list of devices\n' });
   expect((await run('audit', '--device', 'phone-1')).stdout).toMatch(/revoke device phone-1\n +why +lost on a train/);
 });

@@ -1,4 +1,4 @@
-/** `moefleet device revoke`, `unrevoke`, `release`, `clear-clone` and `identities`: who may be in the fleet. */
+/** `moefleet device revoke`, `unrevoke`, `release`, `remove`, `clear-clone` and `identities`: who may be in the fleet. */
 import type { Command } from 'commander';
 import type { DeviceIdentity } from '@moefleet/proto';
 import { addCommonOptions } from '../config';
@@ -24,6 +24,8 @@ export function addDeviceIdentity(program: Command, context: Context): void {
     change('unrevoke', 'let it in again', 'phone-1 --why found', (operator, request) => operator.unary(operator.identity.unrevokeDevice.bind(operator.identity), request));
     change('release', 'give its id free: the next installation that enrols under it gets it, the present one is cut off', 'phone-1 --why "new SD card"',
       (operator, request) => operator.unary(operator.identity.releaseDevice.bind(operator.identity), request));
+    change('remove', 'forget it: its certificate is refused, its id free, its record, pins, labels and windows go', 'phone-1 --why scrapped',
+      (operator, request) => operator.unary(operator.identity.removeDevice.bind(operator.identity), request));
     change('clear-clone', 'take the mark from a device that was found to run twice, after one of the two has gone', 'phone-1 --why "second card destroyed"',
       (operator, request) => operator.unary(operator.identity.clearClone.bind(operator.identity), request));
 

@@ -13,19 +13,22 @@ import { SshLink } from '../deploy/ssh-link';
 import { EXIT, Failure } from '../failure';
 import { jsonText } from '../json-text';
 import { operatorAction, type Run } from '../operator-command';
-import { table } from '../table';
+import { NONE, table } from '../table';
 import { addHostOptions, readHosts, readSsh } from './deploy-hosts';
 
 export function addUndeploy(program: Command, context: Context): void {
   const undeploy = addCommonOptions(program.command('undeploy').description('take agents from devices'), { operator: true });
   const ssh = addHostOptions(undeploy.command('ssh').description('stop the agent and remove it, its user, its models and its state'))
-    .option('--keep-device', 'leave the device\'s id to its certificate at the coordinator; without it the id is free, and the certificate is refused')
+    .option('--keep-record', 'leave the device in the list, offline, with its pins, labels and history, for whoever gets its id next; its certificate is refused all the same')
+    .option('--keep-device', 'say nothing to the coordinator: the id stays its certificate\'s')
     .addHelpText('after', `
 Removes the service, /opt/moefleet, /etc/moefleet, /var/lib/moefleet (models included) and the service user where deploy
-made it; without root ~/.moefleet. Run it again after a failure.
+made it; without root ~/.moefleet. At the coordinator the device's certificate is refused from then on, its id is free and
+its record is gone (moefleet device remove). Run it again after a failure.
 
 Examples:
   moefleet undeploy ssh pi@board-1
+  moefleet undeploy ssh pi@board-1 --keep-record            (it comes back with another card)
   moefleet undeploy ssh --inventory hosts.ini --limit jetson --keep-device --json
 `);
   addCommonOptions(ssh, { operator: true }).action(operatorAction(context)((run) => undeploySsh(context, run)));
@@ -53,7 +56,7 @@ async function undeploySsh(context: Context, run: Run): Promise<void> {
       progress.update(id, 'remove');
       const said = await installStep(link, facts, SERVICE_USER, 'remove');
       progress.update(id, 'release');
-      const released = await fleet.release(id);
+      const released = await fleet.release(id, options['keepRecord'] === true);
       progress.update(id, 'done');
       return { removed: said.includes('found=yes'), released };
     } catch (error) {
@@ -71,8 +74,8 @@ async function undeploySsh(context: Context, run: Run): Promise<void> {
   });
   if (run.json) run.out(jsonText({ hosts, logFolder: logs.folder }));
   else {
-    run.out(table(['DEVICE', 'OUTCOME', 'ID AT THE COORDINATOR'], hosts.map(({ id, removed, released, failure }) => [
-      id, failure ? 'FAILED' : removed ? 'removed' : 'nothing was there', failure ? '-' : released ? 'free' : options['keepDevice'] ? 'kept' : 'was not enrolled',
+    run.out(table(['DEVICE', 'OUTCOME', 'AT THE COORDINATOR'], hosts.map(({ id, removed, released, failure }) => [
+      id, failure ? 'FAILED' : removed ? 'removed' : 'nothing was there', failure ? NONE : released ? options['keepRecord'] ? 'id free, record kept' : 'removed' : options['keepDevice'] ? 'kept' : 'was not known',
     ])));
     for (const { id, failure, logFile } of hosts) if (failure) run.out(`\n${id}: ${failure.message}\n  ${failure.remedy}\n  log: ${logFile}\n`);
   }

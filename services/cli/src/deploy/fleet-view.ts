@@ -16,8 +16,8 @@ export interface FleetView {
   createToken(id: string, ttlMs: number): Promise<string>;
   /** Rejects with DeployError when the coordinator has not seen the device connected, with its spec applied, in time. */
   waitApplied(id: string, patienceMs: number): Promise<void>;
-  /** Lets the next installation have the id and refuses the present one; false where the coordinator does not know it. */
-  release(id: string): Promise<boolean>;
+  /** Lets the next installation have the id and refuses the present one; false where the coordinator does not know it. `keepRecord`: it stays listed, with its pins and labels. */
+  release(id: string, keepRecord: boolean): Promise<boolean>;
 }
 
 export const NO_FLEET: FleetView = {
@@ -51,9 +51,11 @@ export async function fleetView(operator: OperatorConnection, enrols: boolean, s
         if (Date.now() > deadline) throw new DeployError(why, 'see the host\'s log');
       }
     },
-    async release(id) {
+    async release(id, keepRecord) {
       try {
-        await operator.unary(identity.releaseDevice.bind(identity), { deviceId: id, why: 'undeployed' });
+        const request = { deviceId: id, why: 'undeployed' };
+        if (keepRecord) await operator.unary(identity.releaseDevice.bind(identity), request);
+        else await operator.unary(identity.removeDevice.bind(identity), request);
         return true;
       } catch (error) {
         if (statusOf(error) === status.NOT_FOUND) return false;

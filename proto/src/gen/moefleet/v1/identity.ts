@@ -149,6 +149,16 @@ export interface ReleaseDeviceResponse {
   identity: DeviceIdentity | undefined;
 }
 
+export interface RemoveDeviceRequest {
+  deviceId: string;
+  why: string;
+}
+
+export interface RemoveDeviceResponse {
+  /** What is kept, so that its certificate stays refused. */
+  identity: DeviceIdentity | undefined;
+}
+
 export interface ClearCloneRequest {
   deviceId: string;
   why: string;
@@ -2218,6 +2228,164 @@ export const ReleaseDeviceResponse: MessageFns<ReleaseDeviceResponse> = {
   },
 };
 
+function createBaseRemoveDeviceRequest(): RemoveDeviceRequest {
+  return { deviceId: "", why: "" };
+}
+
+export const RemoveDeviceRequest: MessageFns<RemoveDeviceRequest> = {
+  encode(message: RemoveDeviceRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.deviceId !== "") {
+      writer.uint32(10).string(message.deviceId);
+    }
+    if (message.why !== "") {
+      writer.uint32(18).string(message.why);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RemoveDeviceRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRemoveDeviceRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.deviceId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.why = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RemoveDeviceRequest {
+    return {
+      deviceId: isSet(object.deviceId)
+        ? globalThis.String(object.deviceId)
+        : isSet(object.device_id)
+        ? globalThis.String(object.device_id)
+        : "",
+      why: isSet(object.why) ? globalThis.String(object.why) : "",
+    };
+  },
+
+  toJSON(message: RemoveDeviceRequest): unknown {
+    const obj: any = {};
+    if (message.deviceId !== "") {
+      obj.deviceId = message.deviceId;
+    }
+    if (message.why !== "") {
+      obj.why = message.why;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<RemoveDeviceRequest>, I>>(base?: I): RemoveDeviceRequest {
+    return RemoveDeviceRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RemoveDeviceRequest>, I>>(object: I): RemoveDeviceRequest {
+    const message = createBaseRemoveDeviceRequest();
+    message.deviceId = object.deviceId ?? "";
+    message.why = object.why ?? "";
+    return message;
+  },
+};
+
+function createBaseRemoveDeviceResponse(): RemoveDeviceResponse {
+  return { identity: undefined };
+}
+
+export const RemoveDeviceResponse: MessageFns<RemoveDeviceResponse> = {
+  encode(message: RemoveDeviceResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.identity !== undefined) {
+      DeviceIdentity.encode(message.identity, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RemoveDeviceResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRemoveDeviceResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.identity = DeviceIdentity.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RemoveDeviceResponse {
+    return { identity: isSet(object.identity) ? DeviceIdentity.fromJSON(object.identity) : undefined };
+  },
+
+  toJSON(message: RemoveDeviceResponse): unknown {
+    const obj: any = {};
+    if (message.identity !== undefined) {
+      obj.identity = DeviceIdentity.toJSON(message.identity);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<RemoveDeviceResponse>, I>>(base?: I): RemoveDeviceResponse {
+    return RemoveDeviceResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RemoveDeviceResponse>, I>>(object: I): RemoveDeviceResponse {
+    const message = createBaseRemoveDeviceResponse();
+    message.identity = (object.identity !== undefined && object.identity !== null)
+      ? DeviceIdentity.fromPartial(object.identity)
+      : undefined;
+    return message;
+  },
+};
+
 function createBaseClearCloneRequest(): ClearCloneRequest {
   return { deviceId: "", why: "" };
 }
@@ -3125,6 +3293,20 @@ export const IdentityServiceService = {
       Buffer.from(ReleaseDeviceResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ReleaseDeviceResponse => ReleaseDeviceResponse.decode(value),
   },
+  /**
+   * Releases the id and forgets the device: its record, pins, labels and windows. What was counted of it stays in the fleet's
+   * sums. NOT_FOUND where it is not known.
+   */
+  removeDevice: {
+    path: "/moefleet.v1.IdentityService/RemoveDevice" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: RemoveDeviceRequest): Buffer => Buffer.from(RemoveDeviceRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): RemoveDeviceRequest => RemoveDeviceRequest.decode(value),
+    responseSerialize: (value: RemoveDeviceResponse): Buffer =>
+      Buffer.from(RemoveDeviceResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): RemoveDeviceResponse => RemoveDeviceResponse.decode(value),
+  },
   /** Lets a device that was found to run twice connect again as usual. */
   clearClone: {
     path: "/moefleet.v1.IdentityService/ClearClone" as const,
@@ -3159,6 +3341,11 @@ export interface IdentityServiceServer extends UntypedServiceImplementation {
   unrevokeDevice: handleUnaryCall<UnrevokeDeviceRequest, UnrevokeDeviceResponse>;
   /** Gives the device id free: the next installation that enrols under it with a token gets it. */
   releaseDevice: handleUnaryCall<ReleaseDeviceRequest, ReleaseDeviceResponse>;
+  /**
+   * Releases the id and forgets the device: its record, pins, labels and windows. What was counted of it stays in the fleet's
+   * sums. NOT_FOUND where it is not known.
+   */
+  removeDevice: handleUnaryCall<RemoveDeviceRequest, RemoveDeviceResponse>;
   /** Lets a device that was found to run twice connect again as usual. */
   clearClone: handleUnaryCall<ClearCloneRequest, ClearCloneResponse>;
   listDeviceIdentities: handleUnaryCall<ListDeviceIdentitiesRequest, ListDeviceIdentitiesResponse>;
@@ -3258,6 +3445,25 @@ export interface IdentityServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ReleaseDeviceResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Releases the id and forgets the device: its record, pins, labels and windows. What was counted of it stays in the fleet's
+   * sums. NOT_FOUND where it is not known.
+   */
+  removeDevice(
+    request: RemoveDeviceRequest,
+    callback: (error: ServiceError | null, response: RemoveDeviceResponse) => void,
+  ): ClientUnaryCall;
+  removeDevice(
+    request: RemoveDeviceRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: RemoveDeviceResponse) => void,
+  ): ClientUnaryCall;
+  removeDevice(
+    request: RemoveDeviceRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: RemoveDeviceResponse) => void,
   ): ClientUnaryCall;
   /** Lets a device that was found to run twice connect again as usual. */
   clearClone(
