@@ -8,6 +8,8 @@ shift 5
 fail() { printf 'moefleet: %s\n' "$1" >&2; exit 1; }
 # In the system's scope files belong to the service's user, in a user's own scope to that user as they are.
 give() { if [ "$(id -u)" = 0 ]; then chown -R "$service_user" "$@"; fi; }
+# Refuses what did not arrive as it was sent.
+whole() { [ "$(sha256sum "$1" | cut -d' ' -f1)" = "$2" ] || { rm -f "$1"; fail "$1 arrived damaged: its SHA-256 is another"; }; }
 
 case $step in
   user)
@@ -26,12 +28,9 @@ case $step in
     mkdir -p "$(dirname "$1")"
     if [ -s "$1" ]; then printf '%s %s\n' "$(wc -c <"$1" | tr -d ' ')" "$(sha256sum "$1" | cut -d' ' -f1)"; else echo '0 -'; fi ;;
 
-  # FILE SHA256: refuses what did not arrive as it was sent
-  whole)
-    [ "$(sha256sum "$1" | cut -d' ' -f1)" = "$2" ] || { rm -f "$1"; fail "$1 arrived damaged: its SHA-256 is another"; } ;;
-
-  # ARCHIVE FORMAT SHA256-OF-THE-BUNDLE
+  # ARCHIVE FORMAT SHA256-OF-THE-BUNDLE SHA256
   bundle)
+    whole "$1" "$4"
     release=$prefix/releases/$(printf %.12s "$3")
     rm -rf "$release.new"; mkdir -p "$release.new"
     case $2 in
@@ -42,7 +41,7 @@ case $step in
     inside=$release.new
     if [ ! -e "$inside/bin/moefleet-agent" ]; then inside=$(dirname "$(dirname "$(ls -d "$inside"/*/bin/moefleet-agent 2>/dev/null || echo "$inside/none/none")")"); fi
     [ -x "$inside/bin/moefleet-agent" ] || { rm -rf "$release.new"; fail "the bundle holds no bin/moefleet-agent"; }
-    "$inside/bin/moefleet-agent" --version >/dev/null || { rm -rf "$release.new"; fail "the bundle does not run on this device"; }
+    "$inside/bin/node" --version >/dev/null || { rm -rf "$release.new"; fail "the bundle does not run on this device"; }
     printf '%s\n' "$3" >"$inside/.bundle-sha256"
     if [ "$(id -u)" = 0 ]; then chown -R 0:0 "$inside"; chmod -R go+rX,go-w "$inside"; fi
     sync -f "$inside" 2>/dev/null || sync
@@ -55,19 +54,23 @@ case $step in
 
   # PART NAME SHA256
   model)
+    whole "$1" "$3"
     mv -f "$1" "$state/models/$2"
     chmod 0644 "$state/models/$2"
     printf '%s\n%s-%s\n' "$3" "$(ls -ln "$state/models/$2" | awk '{print $5}')" "$(date -r "$state/models/$2" +%s 2>/dev/null || true)" >"$state/models/$2.sha256"
     give "$state/models"
     sync -f "$state/models" 2>/dev/null || sync ;;
 
-  # FILE MODE OWNER: what $content holds, in base64. OWNER is root, or service for the service's user
-  file)
-    mkdir -p "$(dirname "$1")"
-    (umask 077; printf '%s' "$content" | base64 -d >"$1.new")
-    chmod "$2" "$1.new"
-    if [ "$(id -u)" = 0 ] && [ "$3" = service ]; then chown "$service_user" "$1.new"; fi
-    mv -f "$1.new" "$1" ;;
+  # $content: a line per file, with MODE, OWNER (root, or service for the service's user), path and content in base64
+  files)
+    printf '%s\n' "$content" | while read -r mode owner path data; do
+      path=$(printf '%s' "$path" | base64 -d)
+      mkdir -p "$(dirname "$path")"
+      (umask 077; printf '%s' "$data" | base64 -d >"$path.new")
+      chmod "$mode" "$path.new"
+      if [ "$(id -u)" = 0 ] && [ "$owner" = service ]; then chown "$service_user" "$path.new"; fi
+      mv -f "$path.new" "$path"
+    done ;;
 
   # systemd | launcher: makes the service known, and runs what is installed now
   start)

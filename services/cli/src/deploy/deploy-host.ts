@@ -78,44 +78,60 @@ export async function deployHost(job: HostJob, partial: Partial<HostOutcome>): P
   const outcome: HostOutcome = { facts, findings, steps: partial.steps, changed: steps.length > 0, seconds };
   if (job.dryRun) return outcome;
 
-  for (const step of steps) await phase(PHASES[step.t], () => carryOut(step, job, facts, bundle));
+  for (const step of steps) if (isPlaced(step)) await phase(PHASES[step.t], () => carryOut(step, job, facts, bundle));
+  if (steps.some(({ t }) => t === 'file' || t === 'enrol')) await phase('install', () => writeFiles(steps, job, facts));
+  for (const step of steps) if (step.t === 'start') await phase('start', () => install(job, facts, 'start', [step.by]));
   if (steps.length > 0 || fleet.asks) await phase('serve', () => seeItServe(job, facts));
   if (fleet.enrols) await install(job, facts, 'forget', [`${facts.config}/enrol.env`]);
   onPhase('done', null);
   return outcome;
 }
 
-const PHASES: Record<Step['t'], string> = { user: 'install', bundle: 'bundle', model: 'model', file: 'install', enrol: 'enrol', start: 'start' };
+type Placed = Extract<Step, { t: 'user' | 'bundle' | 'model' }>;
 
-async function carryOut(step: Step, job: HostJob, facts: DeviceFacts, bundle: BundleCargo): Promise<void> {
+const PHASES: Record<Placed['t'], string> = { user: 'install', bundle: 'bundle', model: 'model' };
+
+function isPlaced(step: Step): step is Placed {
+  return step.t in PHASES;
+}
+
+async function carryOut(step: Placed, job: HostJob, facts: DeviceFacts, bundle: BundleCargo): Promise<void> {
   switch (step.t) {
     case 'user': return void await install(job, facts, 'user', []);
     case 'bundle': return copyBundle(job, facts, bundle);
     case 'model': return copyModel(job, facts, job.model!, step.name);
-    case 'file': return writeFile(job, facts, step.file.path, step.file.mode, step.file.owner, step.file.content);
-    case 'enrol': {
-      const token = await job.fleet.createToken(job.wanted.id, ENROL_TTL_MS);
-      return writeFile(job, facts, `${facts.config}/enrol.env`, '0600', 'service', `MOEFLEET_ENROL_TOKEN="${token}"\n`);
-    }
-    case 'start': return void await install(job, facts, 'start', [step.by]);
   }
+}
+
+/** All in one session: each costs a process at both ends and the way there and back. */
+async function writeFiles(steps: readonly Step[], job: HostJob, facts: DeviceFacts): Promise<void> {
+  const files = steps.flatMap((step) => (step.t === 'file' ? [step.file] : []));
+  if (steps.some(({ t }) => t === 'enrol')) {
+    const token = await job.fleet.createToken(job.wanted.id, ENROL_TTL_MS);
+    files.push({ path: `${facts.config}/enrol.env`, mode: '0600', owner: 'service', content: `MOEFLEET_ENROL_TOKEN="${token}"\n` });
+  }
+  const base64 = (text: string) => Buffer.from(text).toString('base64');
+  await install(job, facts, 'files', [], files.map(({ path, mode, owner, content }) => `${mode} ${owner} ${base64(path)} ${base64(content)}`).join('\n'));
 }
 
 async function copyBundle(job: HostJob, facts: DeviceFacts, bundle: BundleCargo): Promise<void> {
   const format = formatFor(facts.tools);
   const part = `${facts.prefix}/incoming/${bundle.sha256.slice(0, 12)}.tar.${format}`;
-  await copy(job, facts, await bundle.as(format), part, 'bundle');
-  await install(job, facts, 'bundle', [part, format, bundle.sha256]);
+  const archive = await bundle.as(format);
+  await copy(job, facts, archive, part, 'bundle');
+  job.onPhase('bundle: verify, unpack', null);
+  await install(job, facts, 'bundle', [part, format, bundle.sha256, archive.sha256]);
 }
 
 async function copyModel(job: HostJob, facts: DeviceFacts, model: CargoFile, name: string): Promise<void> {
   const part = `${facts.state}/models/${name}.${model.sha256.slice(0, 12)}.part`;
   await copy(job, facts, model, part, 'model');
+  job.onPhase('model: verify', null);
   await install(job, facts, 'model', [part, name, model.sha256]);
 }
 
-/** Goes on after what has arrived, where that is the beginning of the same file. */
-async function copy(job: HostJob, facts: DeviceFacts, { path, bytes, sha256 }: CargoFile, part: string, what: string): Promise<void> {
+/** Goes on after what has arrived, where that is the beginning of the same file. Whether it has arrived whole is for the step after it to see. */
+async function copy(job: HostJob, facts: DeviceFacts, { path, bytes }: CargoFile, part: string, what: string): Promise<void> {
   const [arrived = '0', hash = '-'] = (await install(job, facts, 'part', [part])).trim().split(' ');
   let offset = Number(arrived);
   if (!(offset > 0 && offset <= bytes && await fileSha256(path, offset) === hash)) {
@@ -124,12 +140,6 @@ async function copy(job: HostJob, facts: DeviceFacts, { path, bytes, sha256 }: C
   }
   if (offset > 0) job.onPhase(`${what}: goes on at ${formatSize(offset)}`, null);
   if (offset < bytes) await job.link.append(path, part, offset, (sent) => job.onPhase(what, sent / bytes));
-  job.onPhase(`${what}: verify`, null);
-  await install(job, facts, 'whole', [part, sha256]);
-}
-
-async function writeFile(job: HostJob, facts: DeviceFacts, path: string, mode: string, owner: string, content: string): Promise<void> {
-  await install(job, facts, 'file', [path, mode, owner], Buffer.from(content).toString('base64'));
 }
 
 function install(job: HostJob, facts: DeviceFacts, step: string, args: readonly string[], content = ''): Promise<string> {

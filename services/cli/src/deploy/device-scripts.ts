@@ -24,7 +24,7 @@ function probeArguments({ user = SERVICE_USER, model = '', flash }: ProbeOptions
   return [user, model, flash ? 'yes' : 'no'];
 }
 
-/** Resolves with what the step prints. `content`: of a file, in base64, by way of standard input, so that it shows in no list of processes. Throws DeployError. */
+/** Resolves with what the step prints. `content`: without quotes; by way of standard input, so that it shows in no list of processes. Throws DeployError. */
 export function installStep(link: SshLink, { prefix, config, state }: DeviceFacts, user: string, step: string, args: readonly string[] = [], content = ''): Promise<string> {
   return link.script(step, `content='${content}'\n${deployFile('device/install.sh')}`, [step, prefix, config, state, user, ...args]);
 }
