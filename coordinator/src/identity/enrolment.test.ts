@@ -76,7 +76,7 @@ describe('enrolment', () => {
     const { device, issued } = await enrolled('phone-1', { labels: { class: 'phone', region: 'eu' } });
     const certificate = new X509Certificate(issued.chainPem);
     expect(certificate.subject).toBe('CN=phone-1\nOU=install-phone-1');
-    expect(certificate.keyUsage).toEqual(['1.3.6.1.5.5.7.3.2']);
+    expect(certificate.keyUsage).toEqual(['1.3.6.1.5.5.7.3.2', '1.3.6.1.5.5.7.3.1']);
     expect(Number(issued.notAfterMs) - Date.now()).toBeGreaterThan(6.9 * DAY_MS);
     const agent = await join_(device, issued);
     const { identities } = await ask('listDeviceIdentities', { deviceId: 'phone-1' });
