@@ -53,6 +53,8 @@ const PEERS = 32;
 const MESSAGES_PER_CALL = 12;
 const IDS = 64;
 const CALL_TIMEOUT_MS = 5_000;
+/** Node closes a stream within it, or never: one whose connection ended before it was up. */
+const CLOSE_TIMEOUT_MS = 1_000;
 const AGENT_PATH = '/moefleet.v1.AgentService/Connect';
 const OPERATOR_PATHS = ['ListDevices', 'GetDevice', 'GetRollout', 'MeasureDevice', 'GetLearner'].map((name) => `/moefleet.v1.OperatorService/${name}`);
 const LAMBDA = 0.31;
@@ -234,18 +236,25 @@ export class GatewayFuzz {
       let status = 'none';
       let welcomed = false;
       const stream = session.request({ ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers' });
-      const timer = setTimeout(() => stream.close(), CALL_TIMEOUT_MS);
+      let over = false;
+      const finish = () => {
+        if (over) return;
+        over = true;
+        clearTimeout(timer);
+        this.statuses[status] = (this.statuses[status] ?? 0) + 1;
+        resolve({ welcomed, status });
+      };
+      let timer = setTimeout(() => {
+        stream.close();
+        timer = setTimeout(() => { session.destroy(); finish(); }, CLOSE_TIMEOUT_MS);
+      }, CALL_TIMEOUT_MS);
       for (const event of ['response', 'trailers'] as const) stream.on(event, (headers: Record<string, unknown>) => {
         status = String(headers['grpc-status'] ?? status);
         if (status === INTERNAL) this.noteInternal(path, String(headers['grpc-message'] ?? ''));
       });
       stream.on('data', () => { welcomed = true; });
       stream.on('error', () => {});
-      stream.on('close', () => {
-        clearTimeout(timer);
-        this.statuses[status] = (this.statuses[status] ?? 0) + 1;
-        resolve({ welcomed, status });
-      });
+      stream.on('close', finish);
       for (const frame of frames) stream.write(frame);
       stream.end();
     });
