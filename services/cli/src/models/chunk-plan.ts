@@ -2,9 +2,10 @@
  * Where a packed model is cut into chunks, so that another version of it shares as many as can be. Cuts follow the file's
  * structure: its header stands alone, and so does each expert's part of a tensor, each tensor; what is small is joined with
  * its neighbours, what is large is cut at fixed distances from its own beginning. So a chunk changes only where what is in
- * it has changed, and a longer header, which moves everything, moves no cut. Cuts by content (a rolling hash) find such
- * places again too, but a few hundred kilobytes late on either side: with one expert of each layer changed they would send
- * about twice as much, and know nothing of where an expert ends. Pure.
+ * it has changed, and a longer header, which moves everything, moves no cut. Cuts by content (FastCDC, 128 KiB to 2 MiB, 512 KiB
+ * on average) find such places again too, but some way behind them on either side: with one of 32 experts changed in each
+ * layer they send 4.2 times as much as has changed where an expert's part of a tensor has 208 KiB, 2.7 times where it has
+ * 864 KiB, and these send 1.0 times; with 26 KiB, 22 against 7.6 times. Pure.
  */
 import type { ModelInfo } from '@moefleet/edge-agent/engine';
 
@@ -14,7 +15,7 @@ const KIB = 1024;
 /** What is smaller is joined with what comes after it, of whatever kind. */
 const LEAST = 128 * KIB;
 /** Neighbours of a kind are joined up to it. */
-const JOINED = 512 * KIB;
+const JOINED = 256 * KIB;
 /** As large as a chunk may be; an expert's part up to this is one. */
 const MOST = 2048 * KIB;
 const PIECE = 1024 * KIB;
