@@ -445,7 +445,7 @@ test('answers reflection, so that tools need no proto files', async () => {
   const stream = client.ServerReflectionInfo();
   const ask = (request: object): Promise<Answer> => new Promise((resolve) => { stream.once('data', resolve); stream.write(request); });
   const services = (await ask({ list_services: '*' })).list_services_response!.service.map((service) => service.name);
-  expect(services.sort()).toEqual(['grpc.health.v1.Health', ...['Access', 'ArtifactStore', 'Fleet', 'Identity', 'Inventory', 'Knowledge', 'Learner', 'Operator', 'Rollout', 'Window'].map((name) => `moefleet.v1.${name}Service`)]);
+  expect(services.sort()).toEqual(['grpc.health.v1.Health', ...['Access', 'ArtifactStore', 'Fleet', 'Identity', 'Inventory', 'Knowledge', 'Learner', 'ModelStore', 'Operator', 'Rollout', 'Window'].map((name) => `moefleet.v1.${name}Service`)]);
   const described = await ask({ file_containing_symbol: 'moefleet.v1.OperatorService' });
   expect(Buffer.concat(described.file_descriptor_response!.file_descriptor_proto).includes('ChangeConfig')).toBe(true);
   const ended = new Promise((resolve) => stream.once('end', resolve));
