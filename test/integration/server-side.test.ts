@@ -24,7 +24,7 @@ const OF_THE_FILES = ['MOEFLEET_IMAGE', 'MOEFLEET_FLEET_NAME', 'MOEFLEET_REDIS_M
 test('every setting that is named is one of the coordinator or the learner', () => {
   const known = new Set([...COORDINATOR, ...LEARNER].map(({ env }) => env).concat(OF_THE_FILES, 'MOEFLEET_TOKEN'));
   const files = [textOf(COMPOSE, 'compose.yaml'), ...readdirSync(join(CHART, 'templates')).map((file) => textOf(CHART, 'templates', file))];
-  const named = new Set(files.flatMap((file) => file.match(/MOEFLEET_[A-Z_]+/g) ?? []));
+  const named = new Set(files.flatMap((file) => file.match(/MOEFLEET_[A-Z0-9_]+/g) ?? []));
   expect(named.size).toBeGreaterThan(12);
   expect([...named].filter((name) => !known.has(name))).toEqual([]);
 });

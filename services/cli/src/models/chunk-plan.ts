@@ -12,7 +12,7 @@ import type { ModelInfo } from '@moefleet/edge-agent/engine';
 export interface ChunkPlace { readonly offset: number; readonly bytes: number }
 
 const KIB = 1024;
-/** What is smaller is joined with what comes after it, of whatever kind. */
+/** Small tensors are joined with those after them up to it. */
 const LEAST = 128 * KIB;
 /** Neighbours of a kind are joined up to it. */
 const JOINED = 256 * KIB;
@@ -22,15 +22,15 @@ const PIECE = 1024 * KIB;
 const HEADER = '';
 const EXPERTS = /^blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\.weight$/;
 
-/** What is cut nowhere inside, unless it is too large; `kind`: a tensor's name. */
-interface Unit { readonly kind: string; readonly bytes: number }
+/** What is cut nowhere inside, unless it is too large; `kind`: a tensor's name; `alone`: what is of it is joined with nothing else. */
+interface Unit { readonly kind: string; readonly bytes: number; readonly alone: boolean }
 
 /** In file order, without gaps. `info`: of a model in one file. */
 export function chunkPlan(info: Pick<ModelInfo, 'fileBytes' | 'tensors' | 'moeLayers' | 'experts'>): ChunkPlace[] {
   const chunks: ChunkPlace[] = [];
   let offset = 0;
   let joined = 0;
-  let kind = HEADER;
+  let before: Pick<Unit, 'kind' | 'alone'> = { kind: HEADER, alone: true };
   const cut = (bytes: number) => {
     if (bytes > 0) chunks.push({ offset, bytes });
     offset += bytes;
@@ -40,9 +40,9 @@ export function chunkPlan(info: Pick<ModelInfo, 'fileBytes' | 'tensors' | 'moeLa
     joined = 0;
   };
   for (const unit of unitsOf(info)) {
-    const another = unit.kind !== kind && (joined >= LEAST || kind === HEADER);
+    const another = unit.kind !== before.kind && (joined >= LEAST || before.alone || unit.alone);
     if (another || joined + unit.bytes > JOINED) close();
-    kind = unit.kind;
+    before = unit;
     joined += unit.bytes;
     // The last piece takes what is left, up to half a piece more.
     while (unit.bytes > MOST && joined >= PIECE * 3 / 2) {
@@ -57,15 +57,15 @@ export function chunkPlan(info: Pick<ModelInfo, 'fileBytes' | 'tensors' | 'moeLa
 /** The space after a tensor, up to the next, is its own. */
 function* unitsOf({ fileBytes, tensors, moeLayers, experts }: Parameters<typeof chunkPlan>[0]): Generator<Unit> {
   const inOrder = [...tensors].filter(({ bytes }) => bytes > 0).sort((a, b) => a.offset - b.offset);
-  yield { kind: HEADER, bytes: inOrder[0]?.offset ?? fileBytes };
+  yield { kind: HEADER, bytes: inOrder[0]?.offset ?? fileBytes, alone: true };
   for (const [at, { name, offset, bytes }] of inOrder.entries()) {
     const whole = (inOrder[at + 1]?.offset ?? fileBytes) - offset;
     const each = bytes / experts;
     if (!moeLayers.includes(Number(EXPERTS.exec(name)?.[1] ?? -1)) || !Number.isInteger(each)) {
-      yield { kind: name, bytes: whole };
+      yield { kind: name, bytes: whole, alone: false };
       continue;
     }
-    for (let expert = 1; expert < experts; expert += 1) yield { kind: name, bytes: each };
-    yield { kind: name, bytes: whole - each * (experts - 1) };
+    for (let expert = 1; expert < experts; expert += 1) yield { kind: name, bytes: each, alone: true };
+    yield { kind: name, bytes: whole - each * (experts - 1), alone: true };
   }
 }
