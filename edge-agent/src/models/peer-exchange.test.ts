@@ -100,9 +100,9 @@ test('what is held is told as it changes, with the networks that it is served on
   expect(a.told.at(-1)).toMatchObject({ port: 0, whole: false });
 });
 
-test.each([
+test.each<[string, Partial<PeerExchangeOptions>]>([
   ['without certificates and without an address', { identity: () => null, listen: null }],
-  ['with a certificate that is not for serving', { identity: () => 'cannot serve' as const }],
+  ['with a certificate that is not for serving', { identity: () => 'cannot serve' }],
 ])('%s nothing is served, and nothing told', async (_, over) => {
   const a = await holder('a', over);
   expect(a.told).toEqual([]);
