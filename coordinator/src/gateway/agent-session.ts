@@ -3,7 +3,7 @@
  * the device says to the registry, reads what it shall run, and sends that if it differs. What could not be written
  * while Redis was away is kept here (the newest of each) and written when it is back, so an outage loses nothing.
  */
-import { type ConnectRequest, type DeviceInfo, type ExpertUse, type Hello, type Measure, type MeasureResult, type Reported, SpecState, type TaskProgress, type TelemetryFrame } from '@moefleet/proto';
+import { type ConnectRequest, type DeviceInfo, type ExpertUse, type Hello, type Measure, type MeasureResult, type Reported, type RouterWindow, SpecState, type TaskProgress, type TelemetryFrame } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { DeviceRefusedError, InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
 import type { Metrics } from '../metrics';
@@ -75,11 +75,10 @@ export class AgentSession implements DeviceSession {
     this.info = hello.info;
     this.reported = hello.reported;
     this.tasks = new TaskBoard(this.deviceId, outbox);
-    this.warm = new WarmPost(deps.warm, outbox, deps.metrics);
+    this.warm = new WarmPost(deps.warm, deps.registry.uses, outbox, deps.metrics);
     this.peers = new PeerPost(deps.peers, lease, outbox, async () => (await deps.registry.devices.readSubject(this.deviceId))?.labels[SITE_LABEL] ?? '', deps.log);
-    const { windows } = deps.registry;
     this.telemetry = new TelemetryIntake(
-      { takeFrame: (frame) => this.countFrame(frame), storeWindow: (window) => windows.push(this.deviceId, window) },
+      { takeFrame: (frame) => this.countFrame(frame), storeWindow: (window) => this.storeWindow(window) },
       deps.metrics,
       (missing) => {
         deps.metrics.telemetryGaps.inc();
@@ -89,7 +88,7 @@ export class AgentSession implements DeviceSession {
       (err) => deps.log.error({ deviceId, err }, 'telemetry cannot be stored'),
     );
     this.windows = new WindowAssembly(
-      { store: (window) => windows.push(this.deviceId, window), acknowledge: (ack) => outbox.postWindowAck(ack) }, deps.windowRoom, deps.metrics,
+      { store: (window) => this.storeWindow(window), acknowledge: (ack) => outbox.postWindowAck(ack) }, deps.windowRoom, deps.metrics,
       (err) => deps.log.error({ deviceId, err }, 'router window cannot be stored'),
     );
   }
@@ -207,8 +206,23 @@ export class AgentSession implements DeviceSession {
   }
 
   private async takeExpertUse(use: ExpertUse): Promise<void> {
-    await this.warm.takeUse({ deviceId: this.deviceId, bootId: this.lease.request.bootId }, this.info, use);
+    try {
+      await this.warm.takeUse(this.reporter(), this.info, use);
+    } catch (error) {
+      this.deps.log.error({ deviceId: this.deviceId, err: error }, 'expert use cannot be kept');
+    }
     if (!this.closed) await this.warm.offer(this.info);
+  }
+
+  /** How many older ones went for it. */
+  private async storeWindow(window: RouterWindow): Promise<number> {
+    const dropped = await this.deps.registry.windows.push(this.deviceId, window);
+    await this.warm.takeWindow(this.reporter(), this.info, window);
+    return dropped;
+  }
+
+  private reporter() {
+    return { deviceId: this.deviceId, bootId: this.lease.request.bootId, effective: this.reported?.effective };
   }
 
   private countFrame(frame: TelemetryFrame): void {

@@ -95,6 +95,7 @@ export function checkHolding({ manifestSha256, port, networks }: ModelHolding): 
 export function checkWindow(window: RouterWindow): void {
   checkShare('router_window.lambda', window.lambda);
   checkText('router_window.window_id', window.windowId);
+  checkLength('router_window.entropy_bits', window.entropyBits.length, MOST_LAYERS);
   if (window.data.length === 0) throw new InvalidRequestError('router_window.data', 'nothing', 'logits');
 }
 

@@ -2,7 +2,8 @@
 import type { DeviceKnowledge, KnowledgeServiceServer, QualitySurface } from '@moefleet/proto';
 import { InvalidRequestError, NotFoundError, RegistryDataError } from '../errors';
 import { checkDigest, checkId } from '../names';
-import { unary } from './call-handler';
+import { DEVICES_PER_MESSAGE, pages } from '../registry/chunks';
+import { orderedStream, unary } from './call-handler';
 import { viewDevice } from './device-view';
 import type { OperatorDeps } from './operator-service';
 import { finite } from './value-check';
@@ -15,6 +16,15 @@ const MOST_LAYERS = 4096;
 export function knowledgeService({ registry, jaegerUrl, log }: Pick<OperatorDeps, 'registry' | 'jaegerUrl' | 'log'>): KnowledgeServiceServer {
   return {
     listKnowledge: unary(log, async () => ({ devices: await registry.knowledge.some(await registry.devices.ids()) })),
+    streamKnowledge: orderedStream(log, async (_request, send) => {
+      for (const ids of pages(await registry.devices.ids(), DEVICES_PER_MESSAGE)) await send({ devices: await registry.knowledge.some(ids) });
+    }),
+    streamUse: orderedStream(log, async ({ modelHash, sinceMs }, send) => {
+      for (const ids of pages(await registry.devices.ids(), DEVICES_PER_MESSAGE)) {
+        const uses = (await registry.uses.some(ids)).filter((use) => use.modelHash === modelHash && use.timeMs >= sinceMs);
+        if (uses.length > 0) await send({ uses });
+      }
+    }),
     putKnowledge: unary(log, async ({ devices }) => {
       await registry.knowledge.put(devices.map(checkKnowledge));
       return {};

@@ -1,6 +1,6 @@
 /** What the learner knows of devices: kept, explained, and not trusted when it is read back, over real gRPC and real Redis. */
 import { credentials, type ServiceError, status } from '@grpc/grpc-js';
-import { DeviceKnowledge, type ExplainLearnerResponse, KnowledgeServiceClient, QualitySurface } from '@moefleet/proto';
+import { DeviceKnowledge, DeviceUse, type ExplainLearnerResponse, KnowledgeServiceClient, QualitySurface } from '@moefleet/proto';
 import { Redis } from 'ioredis';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
 import { call, startCoordinator, type TestCoordinator } from '../testing/test-coordinator';
@@ -26,6 +26,12 @@ function ask<Request, Response>(method: (request: Request, done: (error: Service
   return new Promise((resolve, reject) => method.call(client, request, (error, response) => (error ? reject(error) : resolve(response))));
 }
 
+async function streamed<Message>(stream: AsyncIterable<unknown>): Promise<Message[]> {
+  const messages: Message[] = [];
+  for await (const message of stream) messages.push(message as Message);
+  return messages;
+}
+
 const put = (...devices: DeviceKnowledge[]) => ask(client.putKnowledge as never, { devices });
 const list = async () => (await ask<object, { devices: DeviceKnowledge[] }>(client.listKnowledge as never, {})).devices;
 const explain = (deviceId: string) => ask<object, ExplainLearnerResponse>(client.explainLearner as never, { deviceId });
@@ -38,9 +44,23 @@ test('keeps what a learner knows of each device, and explains one with the surfa
   for (const id of ['a', 'b']) await coordinator.join({ id });
   await put(of('a'), of('b'));
   expect(await list()).toEqual([of('a'), of('b')]);
+  expect((await streamed<{ devices: DeviceKnowledge[] }>(client.streamKnowledge({}))).flatMap(({ devices }) => devices)).toEqual([of('a'), of('b')]);
   const surface = { ...QualitySurface.fromPartial({ domain: 'wiki', tokens: 512 }), modelHash: MODEL, textHash: TEXT };
   await call(coordinator, 'putSurface', { surface });
   expect(await explain('a')).toMatchObject({ device: { id: 'a' }, knowledge: of('a'), surfaces: [surface] });
+});
+
+test('streams what devices use of a model\'s experts, of those that have told since, and every device there is', async () => {
+  const ids = Array.from({ length: 130 }, (_, i) => `d-${String(i).padStart(3, '0')}`);
+  await coordinator.join({ id: 'd-000' });
+  for (const id of ids) await coordinator.registry.devices.remember(id);
+  for (const [i, deviceId] of ids.entries()) await coordinator.registry.uses.update(deviceId, () => DeviceUse.fromPartial({ deviceId, modelHash: i === 5 ? 'other' : MODEL, timeMs: BigInt(i), experts: 32 }));
+  const asked = await streamed<{ uses: DeviceUse[] }>(client.streamUse({ modelHash: MODEL, sinceMs: 3n }));
+  expect(asked).toHaveLength(2);
+  expect(asked.flatMap(({ uses }) => uses.map(({ deviceId }) => deviceId))).toEqual(ids.filter((_, i) => i >= 3 && i !== 5));
+  const learnable = (await streamed<{ devices: { id: string }[] }>(coordinator.learner.streamLearnable({}))).flatMap(({ devices }) => devices);
+  expect(learnable).toEqual((await call(coordinator, 'listLearnable', {})).devices);
+  expect(learnable.map(({ id }) => id)).toEqual(['d-000']);
 });
 
 test('explains a device that no learner has looked at, and none that nobody knows', async () => {

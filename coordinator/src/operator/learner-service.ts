@@ -2,7 +2,8 @@
 import type { LearnerServiceServer } from '@moefleet/proto';
 import { InvalidRequestError, NotFoundError } from '../errors';
 import { checkDigest } from '../names';
-import { unary } from './call-handler';
+import { DEVICES_PER_MESSAGE, pages } from '../registry/chunks';
+import { orderedStream, unary } from './call-handler';
 import { viewDevice } from './device-view';
 import type { OperatorDeps } from './operator-service';
 import { checkProposal, checkSurface } from './request-check';
@@ -14,6 +15,13 @@ export function learnerService({ registry, learnerRollouts, jaegerUrl, log }: Pi
     listLearnable: unary(log, async () => {
       const [devices, shared] = await Promise.all([registry.devices.readAll(), registry.pins.shared()]);
       return { devices: devices.filter((device) => device.info?.model?.hash).map((device) => viewDevice(device, shared, jaegerUrl)) };
+    }),
+    streamLearnable: orderedStream(log, async (_request, send) => {
+      const [ids, shared] = await Promise.all([registry.devices.ids(), registry.pins.shared()]);
+      for (const some of pages(ids, DEVICES_PER_MESSAGE)) {
+        const devices = await registry.devices.readSome(some);
+        await send({ devices: devices.filter((device) => device.info?.model?.hash).map((device) => viewDevice(device, shared, jaegerUrl)) });
+      }
     }),
     getSurface: unary(log, async ({ modelHash, textHash }) => {
       const surface = await registry.learner.getSurface(checkDigest('model_hash', modelHash), checkDigest('text_hash', textHash));

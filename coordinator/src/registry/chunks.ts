@@ -21,3 +21,11 @@ export async function inChunks<T, R>(items: readonly T[], work: (item: T) => Pro
   await Promise.all(Array.from({ length: LANES }, lane));
   return results;
 }
+
+/** Of what is streamed device by device: some hundred KiB a message. */
+export const DEVICES_PER_MESSAGE = 100;
+
+/** The items in order, `size` at a time. */
+export function* pages<T>(items: readonly T[], size: number): Generator<T[]> {
+  for (let at = 0; at < items.length; at += size) yield items.slice(at, at + size);
+}

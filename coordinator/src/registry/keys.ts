@@ -91,6 +91,8 @@ export class Keys {
   private shard(shard: number, what: string): string { return `${this.prefix}:{count:${shard}}:${what}`; }
   /** hash with a time to live: boot, sequence, countedMs of the latest ExpertUse that counted */
   use(id: string): string { return this.device(id, 'use'); }
+  /** string with a time to live: bytes of the DeviceUse */
+  expertUse(id: string): string { return this.device(id, 'expert-use'); }
   /** sorted set: models (`<hash>:<layers>x<experts>`) that warm lists are kept of, by when they were last written */
   get warmModels(): string { return `${this.prefix}:{warm}:models`; }
   /** hash with a time to live: `use|<workload>` → bytes of a profile (warm/warm-profile.ts), `rev|<workload>` → its revision */

@@ -17,6 +17,7 @@ import type { RedisLink } from './redis-link';
 import { RolloutStore } from './rollout-store';
 import { StagedRolloutStore } from './staged-rollout-store';
 import { TelemetryStore } from './telemetry-store';
+import { UseStore } from './use-store';
 import { WarmStore } from './warm-store';
 import { TurnStore } from './turn-store';
 import { type WindowBound, WindowStore } from './window-store';
@@ -47,6 +48,7 @@ export class Registry {
   readonly coordinators: CoordinatorStore;
   readonly operators: OperatorStore;
   readonly warm: WarmStore;
+  readonly uses: UseStore;
   readonly windows: WindowStore;
   readonly turns: TurnStore;
   readonly peers: PeerStore;
@@ -65,6 +67,7 @@ export class Registry {
     this.stagedRollouts = new StagedRolloutStore(link, keys, log);
     this.measures = new MeasureStore(link, keys);
     this.warm = new WarmStore(link, keys);
+    this.uses = new UseStore(link, keys, log);
     this.operators = new OperatorStore(link, keys);
     this.peers = new PeerStore(link, keys);
     this.turns = new TurnStore(link, keys);

@@ -1,7 +1,7 @@
 /** An agent for tests: a real gRPC client on the agents' service that does as it is told, or misbehaves on request. */
 import { type ChannelCredentials, type ChannelOptions, type ClientDuplexStream, credentials, type ServiceError } from '@grpc/grpc-js';
 import {
-  AgentServiceClient, ConnectRequest, type ConnectResponse, type Desired, DeviceInfo, DeviceSpec, ModelState, Reported, SpecState,
+  AgentServiceClient, ConnectRequest, type ConnectResponse, type Desired, DeviceInfo, DeviceSpec, EffectiveSpec, ModelState, Reported, Routing, SpecState,
   type Task, TelemetryFrame, type WarmList, type Welcome,
 } from '@moefleet/proto';
 import { createHash } from 'node:crypto';
@@ -19,6 +19,10 @@ export interface TestAgentOptions {
   reported?: Reported;
   /** what to do with a Desired; default: APPLYING, then APPLIED */
   onDesired?: 'apply' | 'refuse' | 'ignore' | 'start only';
+  /** default: that of `testInfo` */
+  info?: DeviceInfo;
+  /** report what is in force of an applied spec, as an agent does that has nothing to correct; default: only that it is applied */
+  effective?: boolean;
   /** default: plaintext */
   channel?: { credentials: ChannelCredentials; options: ChannelOptions };
   onTask?: (task: Task, agent: TestAgent) => void;
@@ -58,7 +62,7 @@ export class TestAgent {
   }
 
   get info(): DeviceInfo {
-    return testInfo(this.options);
+    return this.options.info ?? testInfo(this.options);
   }
 
   hello(protocolVersion = 1): void {
@@ -86,7 +90,7 @@ export class TestAgent {
   }
 
   apply(desired: Desired): void {
-    this.report({ state: SpecState.SPEC_STATE_APPLIED, generation: desired.generation, appliedGeneration: desired.generation, appliedHash: sha256(desired.spec) });
+    this.report({ ...(this.options.effective ? { effective: effectiveOf(desired) } : {}), state: SpecState.SPEC_STATE_APPLIED, generation: desired.generation, appliedGeneration: desired.generation, appliedHash: sha256(desired.spec) });
   }
 
   /** As when the machine loses its power: no status, no farewell. */
@@ -120,6 +124,11 @@ export class TestAgent {
     if (mode === 'apply') this.apply(desired);
     if (mode === 'refuse') this.report({ state: SpecState.SPEC_STATE_FAILED, generation: desired.generation, reason: 'capacity does not fit' });
   }
+}
+
+function effectiveOf({ spec }: Desired): EffectiveSpec {
+  const { lambda = 0, topJ = 2, cache } = DeviceSpec.decode(spec);
+  return EffectiveSpec.fromPartial({ routing: Routing.ROUTING_CACHE_PRIOR, lambda, topJ, capacities: cache?.$case === 'capacities' ? cache.value.experts : [] });
 }
 
 export function noReport(): Reported {

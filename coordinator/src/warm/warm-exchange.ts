@@ -54,8 +54,8 @@ export class WarmExchange {
     return this.options.intervalMs;
   }
 
-  /** Never rejects. */
-  async take(reporter: WarmReporter, use: ExpertUse): Promise<void> {
+  /** Whether the report counts. Never rejects. */
+  async take(reporter: WarmReporter, use: ExpertUse): Promise<boolean> {
     if (this.intervalMs === 0 || use.modelHash !== reporter.model.hash) return this.count('refused');
     const contribution = contributionOf(use, reporter.model);
     if ('refused' in contribution) return this.refuse(reporter, contribution.refused);
@@ -64,9 +64,10 @@ export class WarmExchange {
       const outcome = await this.store.admit(reporter.deviceId, reporter.bootId, use.sequence, this.now(), this.intervalMs / 2);
       if (outcome !== 'counted') return this.count(outcome === 'duplicate' ? 'duplicate' : 'too_soon');
       this.put(reporter, contribution);
+      return true;
     } catch (error) {
-      this.count('shed');
       if (!(error instanceof RegistryUnavailableError)) this.log.error({ err: error, deviceId: reporter.deviceId }, 'a report of expert use cannot be counted');
+      return this.count('shed');
     }
   }
 
@@ -92,7 +93,7 @@ export class WarmExchange {
   private put({ workload, model }: WarmReporter, contribution: Contribution): void {
     const key = keyOf(model, workload);
     const known = this.waiting.get(key);
-    if (!known && this.waiting.size >= MOST_KEPT) return this.count('shed');
+    if (!known && this.waiting.size >= MOST_KEPT) return void this.count('shed');
     if (known) addContribution(known.sum, contribution);
     else this.waiting.set(key, { modelHash: model.hash, workload, sum: contribution });
     this.count('counted');
@@ -135,16 +136,18 @@ export class WarmExchange {
     for (const [key, { ranked }] of this.lists) if (ranked.length === 0) this.lists.delete(key);
   }
 
-  private refuse({ deviceId }: WarmReporter, reason: string): void {
-    this.count('refused');
+  private refuse({ deviceId }: WarmReporter, reason: string): false {
     if (this.told.size >= MOST_TOLD) this.told.clear();
-    if (this.told.has(deviceId)) return;
-    this.told.add(deviceId);
-    this.log.warn({ deviceId, reason }, 'a report of expert use is refused: it cannot be true');
+    if (!this.told.has(deviceId)) {
+      this.told.add(deviceId);
+      this.log.warn({ deviceId, reason }, 'a report of expert use is refused: it cannot be true');
+    }
+    return this.count('refused');
   }
 
-  private count(outcome: string): void {
+  private count(outcome: string): false {
     this.metrics.expertUse.inc({ outcome });
+    return false;
   }
 }
 

@@ -45,15 +45,24 @@ export function contributionOf(use: ExpertUse, { layers, experts, topK }: Shape 
   if (!(tokens >= 1 && tokens <= 2 ** 32)) return { refused: `${use.tokens} tokens` };
   const reports = Math.min(1, tokens / WHOLE_REPORT_TOKENS);
   const counts = new Float32Array(layers * experts);
-  for (const [layer, { wanted }] of use.layers.entries()) {
-    const sum = wanted.reduce((total, count) => total + count, 0);
-    if (wanted.length > experts || sum > tokens * topK) return { refused: `layer ${layer}: ${sum} uses of ${wanted.length} experts by ${tokens} tokens of ${topK} each` };
-    for (const [expert, count] of wanted.entries()) {
-      if (count > tokens) return { refused: `layer ${layer}: expert ${expert} used ${count} times by ${tokens} tokens` };
-      if (sum > 0) counts[layer * experts + expert] = reports * count / sum;
-    }
+  for (const [layer, { wanted, chosen }] of use.layers.entries()) {
+    const wrong = impossible(wanted, { experts, topK, tokens }) ?? impossible(chosen, { experts, topK, tokens });
+    if (wrong) return { refused: `layer ${layer}: ${wrong}` };
+    const sum = total(wanted);
+    for (const [expert, count] of wanted.entries()) if (sum > 0) counts[layer * experts + expert] = reports * count / sum;
   }
   return { layers, experts, reports, counts };
+}
+
+function impossible(uses: readonly number[], { experts, topK, tokens }: { experts: number; topK: number; tokens: number }): string | undefined {
+  const sum = total(uses);
+  if (uses.length > experts || sum > tokens * topK) return `${sum} uses of ${uses.length} experts by ${tokens} tokens of ${topK} each`;
+  const expert = uses.findIndex((count) => count > tokens);
+  return expert < 0 ? undefined : `expert ${expert} used ${uses[expert]} times by ${tokens} tokens`;
+}
+
+function total(counts: readonly number[]): number {
+  return counts.reduce((sum, count) => sum + count, 0);
 }
 
 /** `into` gains `more`; both of one shape. */

@@ -6,6 +6,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { EffectiveSpec, RouterSampling, RouterWindow } from '@moefleet/proto';
+import { routerEntropy } from '../engine/router-entropy';
 import { packScores } from '../engine/router-window';
 import type { ModelInfo, Step } from '../native';
 import type { StepObserver } from '../step-observer';
@@ -109,7 +110,8 @@ export class RouterWindows implements StepObserver {
     this.options.budget.spend(packed.data.length);
     await this.options.keep({
       windowId: randomUUID(), modelHash, timeMs: BigInt(timeMs), tokens: rows.length, layers: moeLayers.length, experts, lambda: spec.lambda,
-      generation: BigInt(generation), topK, moeLayers, expertBytes: expertBytes.map((bytes) => BigInt(bytes)), spec, ...packed,
+      generation: BigInt(generation), topK, moeLayers, expertBytes: expertBytes.map((bytes) => BigInt(bytes)), spec,
+      entropyBits: routerEntropy(scores, moeLayers.length, experts), ...packed,
     });
     this.recordedCount += 1;
   }

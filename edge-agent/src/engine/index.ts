@@ -7,6 +7,7 @@ export {
 } from './engine-error';
 export { checkModel, inspectModel, packModel, quantizeModel, widenModel } from './model-files';
 export { modelHash } from './model-hash';
+export { routerEntropy } from './router-entropy';
 export { MOST_WINDOW_ROW_BYTES, packScores, quantise, unpackWindow, WindowFormatError, type WindowRows } from './router-window';
 export { benchToolPath, EVAL_STEP, EVAL_STEP_FIELDS, MISS_EVENT, MISS_EVENT_FIELDS, PREFETCH } from '../native';
 export type {

@@ -1,4 +1,5 @@
 import { status } from '@grpc/grpc-js';
+import { DeviceUse } from '@moefleet/proto';
 import { createLogger } from '@moefleet/runtime';
 import { until } from '../../../test/harness/ports';
 import { CoordinatorLink, CoordinatorRefusedError } from './coordinator-link';
@@ -34,6 +35,20 @@ test('keeps what is known of devices, however many', async () => {
   const many = Array.from({ length: 1200 }, (_, i) => emptyKnowledge(`d${i}`, 'm', 'phone'));
   await link.putKnowledge(many, signal);
   expect(await link.listKnowledge(signal)).toEqual(many);
+});
+
+test('reads from a coordinator that streams nothing in one message, and knows nothing of uses from it', async () => {
+  registry.old = true;
+  registry.devices = [learnableDevice('a')];
+  await link.putKnowledge([emptyKnowledge('a', 'm', 'phone')], signal);
+  expect((await link.listLearnable(signal)).map(({ id }) => id)).toEqual(['a']);
+  expect(await link.listKnowledge(signal)).toHaveLength(1);
+  expect((await link.useBits('m', 0n, signal)).size).toBe(0);
+});
+
+test('takes uses of the model since a time', async () => {
+  registry.uses = [['a', 'm', 5n], ['b', 'm', 4n], ['c', 'other', 9n]].map(([deviceId, modelHash, timeMs]) => DeviceUse.fromPartial({ deviceId, modelHash, timeMs } as object));
+  expect([...(await link.useBits('m', 5n, signal)).keys()]).toEqual(['a']);
 });
 
 test('waits for a coordinator that is away, and goes on when it is back', async () => {

@@ -4,11 +4,14 @@
  * to measure is not lost to a restart. The one file that reads gRPC status.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type CallOptions, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { bearerInterceptor, type Device, type DeviceKnowledge, KnowledgeServiceClient, LearnerServiceClient, type Proposal, type QualitySurface } from '@moefleet/proto';
+import { type CallOptions, type ClientReadableStream, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
+import { bearerInterceptor, type Device, type DeviceKnowledge, KnowledgeServiceClient, LearnerServiceClient, type Proposal, type QualitySurface, type StreamUseResponse } from '@moefleet/proto';
 import { backoffMs, COORDINATOR_NAME, type Logger } from '@moefleet/runtime';
+import { type UseBits, useBits } from './drift/use-bits';
 
 const DEADLINE_MS = 10_000;
+/** Of what is streamed, a fleet's worth. */
+const STREAM_DEADLINE_MS = 300_000;
 const BACKOFF = { baseMs: 250, maxMs: 10_000 };
 const MAX_MESSAGE_BYTES = 1 << 30;
 /** A few KiB each; a coordinator takes 16 MiB. */
@@ -54,27 +57,26 @@ export class CoordinatorLink {
   }
 
   async listLearnable(signal: AbortSignal): Promise<Device[]> {
-    return (await this.persist('ListLearnable', this.client.listLearnable.bind(this.client), {}, signal)).devices;
+    const streamed = await this.gather('StreamLearnable', () => this.client.streamLearnable({}, this.streamOptions()), ({ devices }) => devices, signal);
+    return streamed ?? (await this.persist('ListLearnable', this.client.listLearnable.bind(this.client), {}, signal)).devices;
   }
 
   /** A coordinator of an earlier release keeps none: every run then begins from the newest frames alone. */
   async listKnowledge(signal: AbortSignal): Promise<DeviceKnowledge[]> {
-    try {
-      return (await this.persist('ListKnowledge', this.knowledge.listKnowledge.bind(this.knowledge), {}, signal)).devices;
-    } catch (error) {
-      if (error instanceof CoordinatorRefusedError && error.code === status.UNIMPLEMENTED) return [];
-      throw error;
-    }
+    const streamed = await this.gather('StreamKnowledge', () => this.knowledge.streamKnowledge({}, this.streamOptions()), ({ devices }) => devices, signal);
+    if (streamed) return streamed;
+    return await known(async () => (await this.persist('ListKnowledge', this.knowledge.listKnowledge.bind(this.knowledge), {}, signal)).devices) ?? [];
+  }
+
+  /** Of devices that have told since (ms, by the coordinators' clocks); a coordinator of an earlier release keeps none. */
+  async useBits(modelHash: string, sinceMs: bigint, signal: AbortSignal): Promise<Map<string, UseBits>> {
+    const each = ({ uses }: StreamUseResponse) => uses.map((use): [string, UseBits] => [use.deviceId, useBits(use)]);
+    return new Map(await this.gather('StreamUse', () => this.knowledge.streamUse({ modelHash, sinceMs }, this.streamOptions()), each, signal));
   }
 
   async putKnowledge(devices: readonly DeviceKnowledge[], signal: AbortSignal): Promise<void> {
     for (let at = 0; at < devices.length; at += KNOWLEDGE_PER_CALL) {
-      try {
-        await this.persist('PutKnowledge', this.knowledge.putKnowledge.bind(this.knowledge), { devices: devices.slice(at, at + KNOWLEDGE_PER_CALL) }, signal);
-      } catch (error) {
-        if (error instanceof CoordinatorRefusedError && error.code === status.UNIMPLEMENTED) return;
-        throw error;
-      }
+      if (!await known(() => this.persist('PutKnowledge', this.knowledge.putKnowledge.bind(this.knowledge), { devices: devices.slice(at, at + KNOWLEDGE_PER_CALL) }, signal))) return;
     }
   }
 
@@ -111,10 +113,23 @@ export class CoordinatorLink {
     this.client.close();
   }
 
-  private async persist<Request, Response>(name: string, method: Unary<Request, Response>, request: Request, signal: AbortSignal): Promise<Response> {
+  private persist<Request, Response>(name: string, method: Unary<Request, Response>, request: Request, signal: AbortSignal): Promise<Response> {
+    return this.untilThere(name, () => this.call(method, request, signal), signal);
+  }
+
+  /** All that a stream sends, from its start again where it breaks off; null: the coordinator has no such call. */
+  private gather<Message, Item>(name: string, open: () => ClientReadableStream<Message>, items: (message: Message) => Item[], signal: AbortSignal): Promise<Item[] | null> {
+    return known(() => this.untilThere(name, () => readAll(open(), items, signal), signal));
+  }
+
+  private streamOptions(): Partial<CallOptions> {
+    return { deadline: this.nowMs() + STREAM_DEADLINE_MS };
+  }
+
+  private async untilThere<Response>(name: string, once: () => Promise<Response>, signal: AbortSignal): Promise<Response> {
     for (let attempt = 0; ; attempt += 1) {
       try {
-        const response = await this.call(method, request, signal);
+        const response = await once();
         this.become({ t: 'up' }, name);
         return response;
       } catch (error) {
@@ -148,5 +163,29 @@ export class CoordinatorLink {
     this.state = next;
     if (next.t === 'away') this.log.warn({ operator: this.address, detail }, 'coordinator away, trying again');
     else this.log.info({ operator: this.address, awayMs: before.t === 'away' ? this.nowMs() - before.sinceMs : 0 }, 'coordinator back');
+  }
+}
+
+/** null where the coordinator is of a release that has no such call. */
+async function known<T>(call: () => Promise<T>): Promise<T | null> {
+  try {
+    return await call();
+  } catch (error) {
+    if (error instanceof CoordinatorRefusedError && error.code === status.UNIMPLEMENTED) return null;
+    throw error;
+  }
+}
+
+async function readAll<Message, Item>(stream: ClientReadableStream<Message>, items: (message: Message) => Item[], signal: AbortSignal): Promise<Item[]> {
+  const cancel = () => stream.cancel();
+  signal.addEventListener('abort', cancel, { once: true });
+  try {
+    signal.throwIfAborted();
+    const all: Item[] = [];
+    for await (const message of stream as AsyncIterable<Message>) for (const item of items(message)) all.push(item);
+    return all;
+  } finally {
+    signal.removeEventListener('abort', cancel);
+    stream.cancel();
   }
 }

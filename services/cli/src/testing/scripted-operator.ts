@@ -2,7 +2,7 @@
 import { Server, ServerCredentials, type ServiceError, status } from '@grpc/grpc-js';
 import {
   type ChangeConfigRequest, type Device, DeviceInfo, DeviceSpec, type ExplainLearnerResponse, type GetLearnerResponse, KnowledgeServiceService, type KnowledgeServiceServer, type MeasureDeviceRequest, type MeasureDeviceResponse,
-  OperatorServiceService, type OperatorServiceServer, Reported, type Rollout, TelemetryFrame, type ListDevicesRequest,
+  OperatorServiceService, type OperatorServiceServer, Reported, type Rollout, type RouterWindow, TelemetryFrame, type ListDevicesRequest, WindowServiceService, type WindowServiceServer,
 } from '@moefleet/proto';
 
 export interface OperatorScript {
@@ -14,13 +14,15 @@ export interface OperatorScript {
   learner: GetLearnerResponse;
   /** null: no such device */
   explained: ExplainLearnerResponse | null;
+  /** of every device */
+  windows: RouterWindow[];
   /** every call ends with it */
   fails: { code: status; details: string } | null;
 }
 
 export class ScriptedOperator {
   readonly script: OperatorScript = {
-    devices: [], rollouts: [], hang: false, measured: [], learner: { proposals: [], activity: '' }, explained: null, fails: null,
+    devices: [], rollouts: [], hang: false, measured: [], learner: { proposals: [], activity: '' }, explained: null, windows: [], fails: null,
   };
   readonly listed: ListDevicesRequest[] = [];
   readonly changes: ChangeConfigRequest[] = [];
@@ -66,10 +68,21 @@ export class ScriptedOperator {
     };
     const knowledge: KnowledgeServiceServer = {
       listKnowledge: (_call, callback) => callback({ code: status.UNIMPLEMENTED }),
+      streamKnowledge: (call) => void call.emit('error', { code: status.UNIMPLEMENTED }),
+      streamUse: (call) => void call.emit('error', { code: status.UNIMPLEMENTED }),
       putKnowledge: (_call, callback) => callback({ code: status.UNIMPLEMENTED }),
       explainLearner: (_call, callback) => callback(failure() ?? (script.explained ? null : { code: status.NOT_FOUND, details: 'no such device' }), script.explained),
     };
+    const windows: WindowServiceServer = {
+      listWindows: (_call, callback) => callback({ code: status.UNIMPLEMENTED }),
+      readWindows: (call) => {
+        for (const window of script.windows) call.write({ window });
+        call.end();
+      },
+      deleteWindows: (_call, callback) => callback({ code: status.UNIMPLEMENTED }),
+    };
     this.server.addService(OperatorServiceService, service);
+    this.server.addService(WindowServiceService, windows);
     this.server.addService(KnowledgeServiceService, knowledge);
     const port = await new Promise<number>((resolve, reject) =>
       this.server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) => (error ? reject(error) : resolve(bound))));

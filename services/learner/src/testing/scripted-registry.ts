@@ -1,17 +1,20 @@
 /** The other side of the wire, for tests: real services whose devices a test writes, and that keep surfaces and knowledge. */
-import { Server, ServerCredentials, type ServiceError, status } from '@grpc/grpc-js';
-import { type Device, type DeviceKnowledge, KnowledgeServiceService, type KnowledgeServiceServer, LearnerServiceService, type LearnerServiceServer, type Proposal, type QualitySurface } from '@moefleet/proto';
+import { Server, ServerCredentials, type ServerWritableStream, type ServiceError, status } from '@grpc/grpc-js';
+import { type Device, type DeviceKnowledge, type DeviceUse, KnowledgeServiceService, type KnowledgeServiceServer, LearnerServiceService, type LearnerServiceServer, type Proposal, type QualitySurface } from '@moefleet/proto';
 
 export class ScriptedRegistry {
   devices: Device[] = [];
   /** by text */
   readonly surfaces = new Map<string, QualitySurface>();
   readonly knowledge = new Map<string, DeviceKnowledge>();
+  uses: DeviceUse[] = [];
   puts = 0;
   readonly proposed: Proposal[][] = [];
   readonly activities: string[] = [];
   /** every call but ReportActivity ends with it */
   fails: { code: status; details: string } | null = null;
+  /** as a coordinator that streams nothing */
+  old = false;
   calls = 0;
   private server: Server | null = null;
   private port = 0;
@@ -26,8 +29,10 @@ export class ScriptedRegistry {
       this.calls += 1;
       return this.fails && Object.assign(new Error(this.fails.details), this.fails) as unknown as ServiceError;
     };
+    const unknown = () => (this.old ? Object.assign(new Error('no such call'), { code: status.UNIMPLEMENTED, details: 'no such call' }) as unknown as ServiceError : null);
     const service: LearnerServiceServer = {
       listLearnable: (_call, callback) => callback(failure(), { devices: this.devices }),
+      streamLearnable: (call) => stream(call, failure() ?? unknown(), { devices: this.devices }),
       getSurface: (call, callback) => {
         const error = failure();
         const surface = this.surfaces.get(call.request.textHash);
@@ -55,6 +60,8 @@ export class ScriptedRegistry {
     server.addService(LearnerServiceService, service);
     const knowledge: KnowledgeServiceServer = {
       listKnowledge: (_call, callback) => callback(failure(), { devices: [...this.knowledge.values()] }),
+      streamKnowledge: (call) => stream(call, failure() ?? unknown(), { devices: [...this.knowledge.values()] }),
+      streamUse: (call) => stream(call, failure() ?? unknown(), { uses: this.uses.filter(({ modelHash, timeMs }) => modelHash === call.request.modelHash && timeMs >= call.request.sinceMs) }),
       putKnowledge: (call, callback) => {
         const error = failure();
         if (!error) for (const one of call.request.devices) this.knowledge.set(one.deviceId, one);
@@ -72,4 +79,10 @@ export class ScriptedRegistry {
     this.server?.forceShutdown();
     this.server = null;
   }
+}
+
+function stream<Request, Response>(call: ServerWritableStream<Request, Response>, error: ServiceError | null, message: Response): void {
+  if (error) return void call.emit('error', error);
+  call.write(message);
+  call.end();
 }

@@ -30,7 +30,7 @@ export async function openBench(text: string, tokens: number): Promise<Bench> {
     evaluate: (spec, recordScores = false) => engine.evaluate({ tokens: ids, context: CONTEXT, spec: specOf(spec), stepped: false, recordScores }),
     windowOf: async (result, spec, exact) => ({
       windowId: 'w', modelHash: 'ab', timeMs: 1n, tokens, layers: info.moeLayers.length, experts: info.experts, lambda: spec.lambda ?? 0, generation: 0n, topK: info.topK,
-      moeLayers: info.moeLayers, expertBytes: info.expertBytes.map((bytes) => BigInt(bytes)), spec: effectiveSpecOf(specOf(spec)), ...await packScores(result.scores!, info.experts, exact),
+      moeLayers: info.moeLayers, expertBytes: info.expertBytes.map((bytes) => BigInt(bytes)), spec: effectiveSpecOf(specOf(spec)), entropyBits: [], ...await packScores(result.scores!, info.experts, exact),
     }),
     close: () => engine.close(),
   };

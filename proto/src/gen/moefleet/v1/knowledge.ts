@@ -11,7 +11,9 @@ import {
   type ChannelCredentials,
   Client,
   type ClientOptions,
+  type ClientReadableStream,
   type ClientUnaryCall,
+  type handleServerStreamingCall,
   type handleUnaryCall,
   makeGenericClientConstructor,
   type Metadata,
@@ -22,12 +24,61 @@ import { Routing, routingFromJSON, routingToJSON } from "./device";
 import { QualitySurface } from "./learner";
 import { Device, Proposal } from "./operator";
 import { TelemetryFrame } from "./telemetry";
+import { LayerUse } from "./warm";
 
 export interface ListKnowledgeRequest {
 }
 
 export interface ListKnowledgeResponse {
   devices: DeviceKnowledge[];
+}
+
+export interface StreamKnowledgeRequest {
+}
+
+export interface StreamKnowledgeResponse {
+  devices: DeviceKnowledge[];
+}
+
+export interface StreamUseRequest {
+  modelHash: string;
+  /** By the coordinators' clocks; 0: all. */
+  sinceMs: bigint;
+}
+
+export interface StreamUseResponse {
+  uses: DeviceUse[];
+}
+
+/** Which experts a device's tokens want and get, under the setting in force and before it came. */
+export interface DeviceUse {
+  deviceId: string;
+  modelHash: string;
+  /** Of each layer. */
+  experts: number;
+  /** When the device last told. */
+  timeMs: bigint;
+  /** Names what is in force. With another one `now` begins anew, and what it was is the reference. */
+  setting: string;
+  now:
+    | UseSight
+    | undefined;
+  /** What tokens wanted when the setting came (without what they got), or first thereafter; unset until it is known. */
+  reference:
+    | UseSight
+    | undefined;
+  /** Of the setting. */
+  lambda: number;
+  topJ: number;
+}
+
+/** Aged: what was counted 2,048 tokens ago counts half. */
+export interface UseSight {
+  tokens: number;
+  /** One per MoE layer, in layer order; sixteenths of a use. */
+  layers: LayerUse[];
+  /** Mean entropy of the router's softmax per MoE layer, in bits, from windows of router logits; empty where none were sent. */
+  entropyBits: number[];
 }
 
 export interface PutKnowledgeRequest {
@@ -75,7 +126,77 @@ export interface DeviceKnowledge {
     | Quarantine
     | undefined;
   /** The last choice; unset where there was none. */
-  choice: Choice | undefined;
+  choice:
+    | Choice
+    | undefined;
+  /** What has changed about its routing under the setting in force; unset where nothing has been seen of it. */
+  drift: DriftKnowledge | undefined;
+}
+
+/** What has changed about a device's routing since its lambda was chosen. */
+export interface DriftKnowledge {
+  /** Decoded under the setting in force, aged: what was decoded 2,048 tokens ago counts half. */
+  tokens: number;
+  /** Mean softmax mass lost per routing event over these. */
+  massLost: number;
+  /** Least and most of it over the texts, at the same setting; absent where that has not been measured. */
+  leastMeasured?: number | undefined;
+  mostMeasured?:
+    | number
+    | undefined;
+  /** The latest under the setting in force, oldest first. */
+  windows: DriftWindow[];
+  /** "model", "workload", "lambda", "lock-in". */
+  causes: string[];
+  /** Of these; 0 while there are none. */
+  sinceMs: bigint;
+  reason: string;
+  /**
+   * Jensen-Shannon divergence in bits per MoE layer, beyond what chance makes: of what is wanted from what was wanted
+   * when the setting came, and of what is chosen from what is wanted. Empty where too little is known.
+   */
+  workloadBits: number[];
+  lambdaBits: number[];
+  /** Change of the routers' entropy in bits, mean over the layers; absent without windows of router logits. */
+  entropyChange?:
+    | number
+    | undefined;
+  /** The report of expert use that this rests on. */
+  useMs: bigint;
+  /** Set while lambda is held back. */
+  hold:
+    | LambdaHold
+    | undefined;
+  /** Loaded before, as long as the device does not run what was chosen for the present one; empty: none that is known of. */
+  earlierModel: string;
+}
+
+/** Selected slots of decode between two frames, in which these missed and these were swapped. */
+export interface DriftWindow {
+  slots: bigint;
+  misses: bigint;
+  swaps: bigint;
+}
+
+/**
+ * The device loses more softmax mass than any text that was measured: lambda is held back until it does not, the texts
+ * are found to lose as much, or the time is up.
+ */
+export interface LambdaHold {
+  /** No setting with more, nor with more mass lost than `most_mass_lost`. */
+  lambda: number;
+  /** Most mass lost on a text at the setting where it was seen, and what the device lost there against it. */
+  mostMassLost: number;
+  factor: number;
+  /** The setting where it was seen. */
+  seenLambda: number;
+  seenTopJ: number;
+  seenCapacities: number[];
+  sinceMs: bigint;
+  untilMs: bigint;
+  reason: string;
+  /** That setting has been measured as it is since. */
+  measuredAnew: boolean;
 }
 
 /** compute in milliseconds per token, reading in milliseconds per MiB read. */
@@ -195,7 +316,7 @@ export interface Choice {
   baseline:
     | Predicted
     | undefined;
-  /** "mean budget", "worst domain budget", "device limit", "speed", "measured", "resident". */
+  /** "mean budget", "worst domain budget", "device limit", "speed", "measured", "resident", "drift". */
   boundBy: string;
   /** The nearest setting beyond that bound, where there is one. */
   beyond:
@@ -334,6 +455,631 @@ export const ListKnowledgeResponse: MessageFns<ListKnowledgeResponse> = {
   fromPartial<I extends Exact<DeepPartial<ListKnowledgeResponse>, I>>(object: I): ListKnowledgeResponse {
     const message = createBaseListKnowledgeResponse();
     message.devices = object.devices?.map((e) => DeviceKnowledge.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseStreamKnowledgeRequest(): StreamKnowledgeRequest {
+  return {};
+}
+
+export const StreamKnowledgeRequest: MessageFns<StreamKnowledgeRequest> = {
+  encode(_: StreamKnowledgeRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StreamKnowledgeRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStreamKnowledgeRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(_: any): StreamKnowledgeRequest {
+    return {};
+  },
+
+  toJSON(_: StreamKnowledgeRequest): unknown {
+    const obj: any = {};
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<StreamKnowledgeRequest>, I>>(base?: I): StreamKnowledgeRequest {
+    return StreamKnowledgeRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<StreamKnowledgeRequest>, I>>(_: I): StreamKnowledgeRequest {
+    const message = createBaseStreamKnowledgeRequest();
+    return message;
+  },
+};
+
+function createBaseStreamKnowledgeResponse(): StreamKnowledgeResponse {
+  return { devices: [] };
+}
+
+export const StreamKnowledgeResponse: MessageFns<StreamKnowledgeResponse> = {
+  encode(message: StreamKnowledgeResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.devices) {
+      DeviceKnowledge.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StreamKnowledgeResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStreamKnowledgeResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.devices.push(DeviceKnowledge.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): StreamKnowledgeResponse {
+    return {
+      devices: globalThis.Array.isArray(object?.devices)
+        ? object.devices.map((e: any) => DeviceKnowledge.fromJSON(e))
+        : [],
+    };
+  },
+
+  toJSON(message: StreamKnowledgeResponse): unknown {
+    const obj: any = {};
+    if (message.devices?.length) {
+      obj.devices = message.devices.map((e) => DeviceKnowledge.toJSON(e));
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<StreamKnowledgeResponse>, I>>(base?: I): StreamKnowledgeResponse {
+    return StreamKnowledgeResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<StreamKnowledgeResponse>, I>>(object: I): StreamKnowledgeResponse {
+    const message = createBaseStreamKnowledgeResponse();
+    message.devices = object.devices?.map((e) => DeviceKnowledge.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseStreamUseRequest(): StreamUseRequest {
+  return { modelHash: "", sinceMs: 0n };
+}
+
+export const StreamUseRequest: MessageFns<StreamUseRequest> = {
+  encode(message: StreamUseRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.modelHash !== "") {
+      writer.uint32(10).string(message.modelHash);
+    }
+    if (message.sinceMs !== 0n) {
+      if (BigInt.asUintN(64, message.sinceMs) !== message.sinceMs) {
+        throw new globalThis.Error("value provided for field message.sinceMs of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.sinceMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StreamUseRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStreamUseRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.modelHash = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sinceMs = reader.uint64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): StreamUseRequest {
+    return {
+      modelHash: isSet(object.modelHash)
+        ? globalThis.String(object.modelHash)
+        : isSet(object.model_hash)
+        ? globalThis.String(object.model_hash)
+        : "",
+      sinceMs: isSet(object.sinceMs) ? BigInt(object.sinceMs) : isSet(object.since_ms) ? BigInt(object.since_ms) : 0n,
+    };
+  },
+
+  toJSON(message: StreamUseRequest): unknown {
+    const obj: any = {};
+    if (message.modelHash !== "") {
+      obj.modelHash = message.modelHash;
+    }
+    if (message.sinceMs !== 0n) {
+      obj.sinceMs = message.sinceMs.toString();
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<StreamUseRequest>, I>>(base?: I): StreamUseRequest {
+    return StreamUseRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<StreamUseRequest>, I>>(object: I): StreamUseRequest {
+    const message = createBaseStreamUseRequest();
+    message.modelHash = object.modelHash ?? "";
+    message.sinceMs = (object.sinceMs !== undefined && object.sinceMs !== null) ? BigInt(object.sinceMs) : 0n;
+    return message;
+  },
+};
+
+function createBaseStreamUseResponse(): StreamUseResponse {
+  return { uses: [] };
+}
+
+export const StreamUseResponse: MessageFns<StreamUseResponse> = {
+  encode(message: StreamUseResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.uses) {
+      DeviceUse.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StreamUseResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStreamUseResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.uses.push(DeviceUse.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): StreamUseResponse {
+    return { uses: globalThis.Array.isArray(object?.uses) ? object.uses.map((e: any) => DeviceUse.fromJSON(e)) : [] };
+  },
+
+  toJSON(message: StreamUseResponse): unknown {
+    const obj: any = {};
+    if (message.uses?.length) {
+      obj.uses = message.uses.map((e) => DeviceUse.toJSON(e));
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<StreamUseResponse>, I>>(base?: I): StreamUseResponse {
+    return StreamUseResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<StreamUseResponse>, I>>(object: I): StreamUseResponse {
+    const message = createBaseStreamUseResponse();
+    message.uses = object.uses?.map((e) => DeviceUse.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseDeviceUse(): DeviceUse {
+  return {
+    deviceId: "",
+    modelHash: "",
+    experts: 0,
+    timeMs: 0n,
+    setting: "",
+    now: undefined,
+    reference: undefined,
+    lambda: 0,
+    topJ: 0,
+  };
+}
+
+export const DeviceUse: MessageFns<DeviceUse> = {
+  encode(message: DeviceUse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.deviceId !== "") {
+      writer.uint32(10).string(message.deviceId);
+    }
+    if (message.modelHash !== "") {
+      writer.uint32(18).string(message.modelHash);
+    }
+    if (message.experts !== 0) {
+      writer.uint32(24).uint32(message.experts);
+    }
+    if (message.timeMs !== 0n) {
+      if (BigInt.asUintN(64, message.timeMs) !== message.timeMs) {
+        throw new globalThis.Error("value provided for field message.timeMs of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.timeMs);
+    }
+    if (message.setting !== "") {
+      writer.uint32(42).string(message.setting);
+    }
+    if (message.now !== undefined) {
+      UseSight.encode(message.now, writer.uint32(50).fork()).join();
+    }
+    if (message.reference !== undefined) {
+      UseSight.encode(message.reference, writer.uint32(58).fork()).join();
+    }
+    if (message.lambda !== 0) {
+      writer.uint32(65).double(message.lambda);
+    }
+    if (message.topJ !== 0) {
+      writer.uint32(72).uint32(message.topJ);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeviceUse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeviceUse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.deviceId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.modelHash = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.experts = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.timeMs = reader.uint64() as bigint;
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.setting = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.now = UseSight.decode(reader, reader.uint32());
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.reference = UseSight.decode(reader, reader.uint32());
+            continue;
+          }
+          case 8: {
+            if (tag !== 65) {
+              break;
+            }
+
+            message.lambda = reader.double();
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.topJ = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DeviceUse {
+    return {
+      deviceId: isSet(object.deviceId)
+        ? globalThis.String(object.deviceId)
+        : isSet(object.device_id)
+        ? globalThis.String(object.device_id)
+        : "",
+      modelHash: isSet(object.modelHash)
+        ? globalThis.String(object.modelHash)
+        : isSet(object.model_hash)
+        ? globalThis.String(object.model_hash)
+        : "",
+      experts: isSet(object.experts) ? globalThis.Number(object.experts) : 0,
+      timeMs: isSet(object.timeMs) ? BigInt(object.timeMs) : isSet(object.time_ms) ? BigInt(object.time_ms) : 0n,
+      setting: isSet(object.setting) ? globalThis.String(object.setting) : "",
+      now: isSet(object.now) ? UseSight.fromJSON(object.now) : undefined,
+      reference: isSet(object.reference) ? UseSight.fromJSON(object.reference) : undefined,
+      lambda: isSet(object.lambda) ? globalThis.Number(object.lambda) : 0,
+      topJ: isSet(object.topJ)
+        ? globalThis.Number(object.topJ)
+        : isSet(object.top_j)
+        ? globalThis.Number(object.top_j)
+        : 0,
+    };
+  },
+
+  toJSON(message: DeviceUse): unknown {
+    const obj: any = {};
+    if (message.deviceId !== "") {
+      obj.deviceId = message.deviceId;
+    }
+    if (message.modelHash !== "") {
+      obj.modelHash = message.modelHash;
+    }
+    if (message.experts !== 0) {
+      obj.experts = Math.round(message.experts);
+    }
+    if (message.timeMs !== 0n) {
+      obj.timeMs = message.timeMs.toString();
+    }
+    if (message.setting !== "") {
+      obj.setting = message.setting;
+    }
+    if (message.now !== undefined) {
+      obj.now = UseSight.toJSON(message.now);
+    }
+    if (message.reference !== undefined) {
+      obj.reference = UseSight.toJSON(message.reference);
+    }
+    if (message.lambda !== 0) {
+      obj.lambda = floatToJson(message.lambda);
+    }
+    if (message.topJ !== 0) {
+      obj.topJ = Math.round(message.topJ);
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<DeviceUse>, I>>(base?: I): DeviceUse {
+    return DeviceUse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<DeviceUse>, I>>(object: I): DeviceUse {
+    const message = createBaseDeviceUse();
+    message.deviceId = object.deviceId ?? "";
+    message.modelHash = object.modelHash ?? "";
+    message.experts = object.experts ?? 0;
+    message.timeMs = (object.timeMs !== undefined && object.timeMs !== null) ? BigInt(object.timeMs) : 0n;
+    message.setting = object.setting ?? "";
+    message.now = (object.now !== undefined && object.now !== null) ? UseSight.fromPartial(object.now) : undefined;
+    message.reference = (object.reference !== undefined && object.reference !== null)
+      ? UseSight.fromPartial(object.reference)
+      : undefined;
+    message.lambda = object.lambda ?? 0;
+    message.topJ = object.topJ ?? 0;
+    return message;
+  },
+};
+
+function createBaseUseSight(): UseSight {
+  return { tokens: 0, layers: [], entropyBits: [] };
+}
+
+export const UseSight: MessageFns<UseSight> = {
+  encode(message: UseSight, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.tokens !== 0) {
+      writer.uint32(9).double(message.tokens);
+    }
+    for (const v of message.layers) {
+      LayerUse.encode(v!, writer.uint32(18).fork()).join();
+    }
+    if (message.entropyBits.length !== 0) {
+      writer.uint32(26).fork();
+      for (const v of message.entropyBits) {
+        writer.double(v);
+      }
+      writer.join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UseSight {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUseSight();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.tokens = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.layers.push(LayerUse.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag === 25) {
+              message.entropyBits.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 26) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.entropyBits.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UseSight {
+    return {
+      tokens: isSet(object.tokens) ? globalThis.Number(object.tokens) : 0,
+      layers: globalThis.Array.isArray(object?.layers) ? object.layers.map((e: any) => LayerUse.fromJSON(e)) : [],
+      entropyBits: globalThis.Array.isArray(object?.entropyBits)
+        ? object.entropyBits.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.entropy_bits)
+        ? object.entropy_bits.map((e: any) => globalThis.Number(e))
+        : [],
+    };
+  },
+
+  toJSON(message: UseSight): unknown {
+    const obj: any = {};
+    if (message.tokens !== 0) {
+      obj.tokens = floatToJson(message.tokens);
+    }
+    if (message.layers?.length) {
+      obj.layers = message.layers.map((e) => LayerUse.toJSON(e));
+    }
+    if (message.entropyBits?.length) {
+      obj.entropyBits = message.entropyBits.map((e) => floatToJson(e));
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<UseSight>, I>>(base?: I): UseSight {
+    return UseSight.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<UseSight>, I>>(object: I): UseSight {
+    const message = createBaseUseSight();
+    message.tokens = object.tokens ?? 0;
+    message.layers = object.layers?.map((e) => LayerUse.fromPartial(e)) || [];
+    message.entropyBits = object.entropyBits?.map((e) => e) || [];
     return message;
   },
 };
@@ -672,6 +1418,7 @@ function createBaseDeviceKnowledge(): DeviceKnowledge {
     outcomes: [],
     quarantine: undefined,
     choice: undefined,
+    drift: undefined,
   };
 }
 
@@ -712,6 +1459,9 @@ export const DeviceKnowledge: MessageFns<DeviceKnowledge> = {
     }
     if (message.choice !== undefined) {
       Choice.encode(message.choice, writer.uint32(90).fork()).join();
+    }
+    if (message.drift !== undefined) {
+      DriftKnowledge.encode(message.drift, writer.uint32(98).fork()).join();
     }
     return writer;
   },
@@ -817,6 +1567,14 @@ export const DeviceKnowledge: MessageFns<DeviceKnowledge> = {
             message.choice = Choice.decode(reader, reader.uint32());
             continue;
           }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.drift = DriftKnowledge.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -864,6 +1622,7 @@ export const DeviceKnowledge: MessageFns<DeviceKnowledge> = {
         : [],
       quarantine: isSet(object.quarantine) ? Quarantine.fromJSON(object.quarantine) : undefined,
       choice: isSet(object.choice) ? Choice.fromJSON(object.choice) : undefined,
+      drift: isSet(object.drift) ? DriftKnowledge.fromJSON(object.drift) : undefined,
     };
   },
 
@@ -902,6 +1661,9 @@ export const DeviceKnowledge: MessageFns<DeviceKnowledge> = {
     if (message.choice !== undefined) {
       obj.choice = Choice.toJSON(message.choice);
     }
+    if (message.drift !== undefined) {
+      obj.drift = DriftKnowledge.toJSON(message.drift);
+    }
     return obj;
   },
 
@@ -933,6 +1695,741 @@ export const DeviceKnowledge: MessageFns<DeviceKnowledge> = {
     message.choice = (object.choice !== undefined && object.choice !== null)
       ? Choice.fromPartial(object.choice)
       : undefined;
+    message.drift = (object.drift !== undefined && object.drift !== null)
+      ? DriftKnowledge.fromPartial(object.drift)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseDriftKnowledge(): DriftKnowledge {
+  return {
+    tokens: 0,
+    massLost: 0,
+    leastMeasured: undefined,
+    mostMeasured: undefined,
+    windows: [],
+    causes: [],
+    sinceMs: 0n,
+    reason: "",
+    workloadBits: [],
+    lambdaBits: [],
+    entropyChange: undefined,
+    useMs: 0n,
+    hold: undefined,
+    earlierModel: "",
+  };
+}
+
+export const DriftKnowledge: MessageFns<DriftKnowledge> = {
+  encode(message: DriftKnowledge, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.tokens !== 0) {
+      writer.uint32(9).double(message.tokens);
+    }
+    if (message.massLost !== 0) {
+      writer.uint32(17).double(message.massLost);
+    }
+    if (message.leastMeasured !== undefined) {
+      writer.uint32(25).double(message.leastMeasured);
+    }
+    if (message.mostMeasured !== undefined) {
+      writer.uint32(33).double(message.mostMeasured);
+    }
+    for (const v of message.windows) {
+      DriftWindow.encode(v!, writer.uint32(42).fork()).join();
+    }
+    for (const v of message.causes) {
+      writer.uint32(50).string(v!);
+    }
+    if (message.sinceMs !== 0n) {
+      if (BigInt.asUintN(64, message.sinceMs) !== message.sinceMs) {
+        throw new globalThis.Error("value provided for field message.sinceMs of type uint64 too large");
+      }
+      writer.uint32(56).uint64(message.sinceMs);
+    }
+    if (message.reason !== "") {
+      writer.uint32(66).string(message.reason);
+    }
+    if (message.workloadBits.length !== 0) {
+      writer.uint32(74).fork();
+      for (const v of message.workloadBits) {
+        writer.double(v);
+      }
+      writer.join();
+    }
+    if (message.lambdaBits.length !== 0) {
+      writer.uint32(82).fork();
+      for (const v of message.lambdaBits) {
+        writer.double(v);
+      }
+      writer.join();
+    }
+    if (message.entropyChange !== undefined) {
+      writer.uint32(89).double(message.entropyChange);
+    }
+    if (message.useMs !== 0n) {
+      if (BigInt.asUintN(64, message.useMs) !== message.useMs) {
+        throw new globalThis.Error("value provided for field message.useMs of type uint64 too large");
+      }
+      writer.uint32(96).uint64(message.useMs);
+    }
+    if (message.hold !== undefined) {
+      LambdaHold.encode(message.hold, writer.uint32(106).fork()).join();
+    }
+    if (message.earlierModel !== "") {
+      writer.uint32(114).string(message.earlierModel);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DriftKnowledge {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDriftKnowledge();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.tokens = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.massLost = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.leastMeasured = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.mostMeasured = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.windows.push(DriftWindow.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.causes.push(reader.string());
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.sinceMs = reader.uint64() as bigint;
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 9: {
+            if (tag === 73) {
+              message.workloadBits.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 74) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.workloadBits.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 10: {
+            if (tag === 81) {
+              message.lambdaBits.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 82) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.lambdaBits.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 11: {
+            if (tag !== 89) {
+              break;
+            }
+
+            message.entropyChange = reader.double();
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.useMs = reader.uint64() as bigint;
+            continue;
+          }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.hold = LambdaHold.decode(reader, reader.uint32());
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.earlierModel = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DriftKnowledge {
+    return {
+      tokens: isSet(object.tokens) ? globalThis.Number(object.tokens) : 0,
+      massLost: isSet(object.massLost)
+        ? globalThis.Number(object.massLost)
+        : isSet(object.mass_lost)
+        ? globalThis.Number(object.mass_lost)
+        : 0,
+      leastMeasured: isSet(object.leastMeasured)
+        ? globalThis.Number(object.leastMeasured)
+        : isSet(object.least_measured)
+        ? globalThis.Number(object.least_measured)
+        : undefined,
+      mostMeasured: isSet(object.mostMeasured)
+        ? globalThis.Number(object.mostMeasured)
+        : isSet(object.most_measured)
+        ? globalThis.Number(object.most_measured)
+        : undefined,
+      windows: globalThis.Array.isArray(object?.windows)
+        ? object.windows.map((e: any) => DriftWindow.fromJSON(e))
+        : [],
+      causes: globalThis.Array.isArray(object?.causes) ? object.causes.map((e: any) => globalThis.String(e)) : [],
+      sinceMs: isSet(object.sinceMs) ? BigInt(object.sinceMs) : isSet(object.since_ms) ? BigInt(object.since_ms) : 0n,
+      reason: isSet(object.reason) ? globalThis.String(object.reason) : "",
+      workloadBits: globalThis.Array.isArray(object?.workloadBits)
+        ? object.workloadBits.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.workload_bits)
+        ? object.workload_bits.map((e: any) => globalThis.Number(e))
+        : [],
+      lambdaBits: globalThis.Array.isArray(object?.lambdaBits)
+        ? object.lambdaBits.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.lambda_bits)
+        ? object.lambda_bits.map((e: any) => globalThis.Number(e))
+        : [],
+      entropyChange: isSet(object.entropyChange)
+        ? globalThis.Number(object.entropyChange)
+        : isSet(object.entropy_change)
+        ? globalThis.Number(object.entropy_change)
+        : undefined,
+      useMs: isSet(object.useMs) ? BigInt(object.useMs) : isSet(object.use_ms) ? BigInt(object.use_ms) : 0n,
+      hold: isSet(object.hold) ? LambdaHold.fromJSON(object.hold) : undefined,
+      earlierModel: isSet(object.earlierModel)
+        ? globalThis.String(object.earlierModel)
+        : isSet(object.earlier_model)
+        ? globalThis.String(object.earlier_model)
+        : "",
+    };
+  },
+
+  toJSON(message: DriftKnowledge): unknown {
+    const obj: any = {};
+    if (message.tokens !== 0) {
+      obj.tokens = floatToJson(message.tokens);
+    }
+    if (message.massLost !== 0) {
+      obj.massLost = floatToJson(message.massLost);
+    }
+    if (message.leastMeasured !== undefined) {
+      obj.leastMeasured = floatToJson(message.leastMeasured);
+    }
+    if (message.mostMeasured !== undefined) {
+      obj.mostMeasured = floatToJson(message.mostMeasured);
+    }
+    if (message.windows?.length) {
+      obj.windows = message.windows.map((e) => DriftWindow.toJSON(e));
+    }
+    if (message.causes?.length) {
+      obj.causes = message.causes;
+    }
+    if (message.sinceMs !== 0n) {
+      obj.sinceMs = message.sinceMs.toString();
+    }
+    if (message.reason !== "") {
+      obj.reason = message.reason;
+    }
+    if (message.workloadBits?.length) {
+      obj.workloadBits = message.workloadBits.map((e) => floatToJson(e));
+    }
+    if (message.lambdaBits?.length) {
+      obj.lambdaBits = message.lambdaBits.map((e) => floatToJson(e));
+    }
+    if (message.entropyChange !== undefined) {
+      obj.entropyChange = floatToJson(message.entropyChange);
+    }
+    if (message.useMs !== 0n) {
+      obj.useMs = message.useMs.toString();
+    }
+    if (message.hold !== undefined) {
+      obj.hold = LambdaHold.toJSON(message.hold);
+    }
+    if (message.earlierModel !== "") {
+      obj.earlierModel = message.earlierModel;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<DriftKnowledge>, I>>(base?: I): DriftKnowledge {
+    return DriftKnowledge.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<DriftKnowledge>, I>>(object: I): DriftKnowledge {
+    const message = createBaseDriftKnowledge();
+    message.tokens = object.tokens ?? 0;
+    message.massLost = object.massLost ?? 0;
+    message.leastMeasured = object.leastMeasured ?? undefined;
+    message.mostMeasured = object.mostMeasured ?? undefined;
+    message.windows = object.windows?.map((e) => DriftWindow.fromPartial(e)) || [];
+    message.causes = object.causes?.map((e) => e) || [];
+    message.sinceMs = (object.sinceMs !== undefined && object.sinceMs !== null) ? BigInt(object.sinceMs) : 0n;
+    message.reason = object.reason ?? "";
+    message.workloadBits = object.workloadBits?.map((e) => e) || [];
+    message.lambdaBits = object.lambdaBits?.map((e) => e) || [];
+    message.entropyChange = object.entropyChange ?? undefined;
+    message.useMs = (object.useMs !== undefined && object.useMs !== null) ? BigInt(object.useMs) : 0n;
+    message.hold = (object.hold !== undefined && object.hold !== null)
+      ? LambdaHold.fromPartial(object.hold)
+      : undefined;
+    message.earlierModel = object.earlierModel ?? "";
+    return message;
+  },
+};
+
+function createBaseDriftWindow(): DriftWindow {
+  return { slots: 0n, misses: 0n, swaps: 0n };
+}
+
+export const DriftWindow: MessageFns<DriftWindow> = {
+  encode(message: DriftWindow, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.slots !== 0n) {
+      if (BigInt.asUintN(64, message.slots) !== message.slots) {
+        throw new globalThis.Error("value provided for field message.slots of type uint64 too large");
+      }
+      writer.uint32(8).uint64(message.slots);
+    }
+    if (message.misses !== 0n) {
+      if (BigInt.asUintN(64, message.misses) !== message.misses) {
+        throw new globalThis.Error("value provided for field message.misses of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.misses);
+    }
+    if (message.swaps !== 0n) {
+      if (BigInt.asUintN(64, message.swaps) !== message.swaps) {
+        throw new globalThis.Error("value provided for field message.swaps of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.swaps);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DriftWindow {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDriftWindow();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.slots = reader.uint64() as bigint;
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.misses = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.swaps = reader.uint64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DriftWindow {
+    return {
+      slots: isSet(object.slots) ? BigInt(object.slots) : 0n,
+      misses: isSet(object.misses) ? BigInt(object.misses) : 0n,
+      swaps: isSet(object.swaps) ? BigInt(object.swaps) : 0n,
+    };
+  },
+
+  toJSON(message: DriftWindow): unknown {
+    const obj: any = {};
+    if (message.slots !== 0n) {
+      obj.slots = message.slots.toString();
+    }
+    if (message.misses !== 0n) {
+      obj.misses = message.misses.toString();
+    }
+    if (message.swaps !== 0n) {
+      obj.swaps = message.swaps.toString();
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<DriftWindow>, I>>(base?: I): DriftWindow {
+    return DriftWindow.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<DriftWindow>, I>>(object: I): DriftWindow {
+    const message = createBaseDriftWindow();
+    message.slots = (object.slots !== undefined && object.slots !== null) ? BigInt(object.slots) : 0n;
+    message.misses = (object.misses !== undefined && object.misses !== null) ? BigInt(object.misses) : 0n;
+    message.swaps = (object.swaps !== undefined && object.swaps !== null) ? BigInt(object.swaps) : 0n;
+    return message;
+  },
+};
+
+function createBaseLambdaHold(): LambdaHold {
+  return {
+    lambda: 0,
+    mostMassLost: 0,
+    factor: 0,
+    seenLambda: 0,
+    seenTopJ: 0,
+    seenCapacities: [],
+    sinceMs: 0n,
+    untilMs: 0n,
+    reason: "",
+    measuredAnew: false,
+  };
+}
+
+export const LambdaHold: MessageFns<LambdaHold> = {
+  encode(message: LambdaHold, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.lambda !== 0) {
+      writer.uint32(9).double(message.lambda);
+    }
+    if (message.mostMassLost !== 0) {
+      writer.uint32(17).double(message.mostMassLost);
+    }
+    if (message.factor !== 0) {
+      writer.uint32(25).double(message.factor);
+    }
+    if (message.seenLambda !== 0) {
+      writer.uint32(33).double(message.seenLambda);
+    }
+    if (message.seenTopJ !== 0) {
+      writer.uint32(40).uint32(message.seenTopJ);
+    }
+    if (message.seenCapacities.length !== 0) {
+      writer.uint32(50).fork();
+      for (const v of message.seenCapacities) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    if (message.sinceMs !== 0n) {
+      if (BigInt.asUintN(64, message.sinceMs) !== message.sinceMs) {
+        throw new globalThis.Error("value provided for field message.sinceMs of type uint64 too large");
+      }
+      writer.uint32(56).uint64(message.sinceMs);
+    }
+    if (message.untilMs !== 0n) {
+      if (BigInt.asUintN(64, message.untilMs) !== message.untilMs) {
+        throw new globalThis.Error("value provided for field message.untilMs of type uint64 too large");
+      }
+      writer.uint32(64).uint64(message.untilMs);
+    }
+    if (message.reason !== "") {
+      writer.uint32(74).string(message.reason);
+    }
+    if (message.measuredAnew !== false) {
+      writer.uint32(80).bool(message.measuredAnew);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LambdaHold {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLambdaHold();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.lambda = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.mostMassLost = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.factor = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.seenLambda = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.seenTopJ = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag === 48) {
+              message.seenCapacities.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 50) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.seenCapacities.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.sinceMs = reader.uint64() as bigint;
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.untilMs = reader.uint64() as bigint;
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.measuredAnew = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): LambdaHold {
+    return {
+      lambda: isSet(object.lambda) ? globalThis.Number(object.lambda) : 0,
+      mostMassLost: isSet(object.mostMassLost)
+        ? globalThis.Number(object.mostMassLost)
+        : isSet(object.most_mass_lost)
+        ? globalThis.Number(object.most_mass_lost)
+        : 0,
+      factor: isSet(object.factor) ? globalThis.Number(object.factor) : 0,
+      seenLambda: isSet(object.seenLambda)
+        ? globalThis.Number(object.seenLambda)
+        : isSet(object.seen_lambda)
+        ? globalThis.Number(object.seen_lambda)
+        : 0,
+      seenTopJ: isSet(object.seenTopJ)
+        ? globalThis.Number(object.seenTopJ)
+        : isSet(object.seen_top_j)
+        ? globalThis.Number(object.seen_top_j)
+        : 0,
+      seenCapacities: globalThis.Array.isArray(object?.seenCapacities)
+        ? object.seenCapacities.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.seen_capacities)
+        ? object.seen_capacities.map((e: any) => globalThis.Number(e))
+        : [],
+      sinceMs: isSet(object.sinceMs) ? BigInt(object.sinceMs) : isSet(object.since_ms) ? BigInt(object.since_ms) : 0n,
+      untilMs: isSet(object.untilMs) ? BigInt(object.untilMs) : isSet(object.until_ms) ? BigInt(object.until_ms) : 0n,
+      reason: isSet(object.reason) ? globalThis.String(object.reason) : "",
+      measuredAnew: isSet(object.measuredAnew)
+        ? globalThis.Boolean(object.measuredAnew)
+        : isSet(object.measured_anew)
+        ? globalThis.Boolean(object.measured_anew)
+        : false,
+    };
+  },
+
+  toJSON(message: LambdaHold): unknown {
+    const obj: any = {};
+    if (message.lambda !== 0) {
+      obj.lambda = floatToJson(message.lambda);
+    }
+    if (message.mostMassLost !== 0) {
+      obj.mostMassLost = floatToJson(message.mostMassLost);
+    }
+    if (message.factor !== 0) {
+      obj.factor = floatToJson(message.factor);
+    }
+    if (message.seenLambda !== 0) {
+      obj.seenLambda = floatToJson(message.seenLambda);
+    }
+    if (message.seenTopJ !== 0) {
+      obj.seenTopJ = Math.round(message.seenTopJ);
+    }
+    if (message.seenCapacities?.length) {
+      obj.seenCapacities = message.seenCapacities.map((e) => Math.round(e));
+    }
+    if (message.sinceMs !== 0n) {
+      obj.sinceMs = message.sinceMs.toString();
+    }
+    if (message.untilMs !== 0n) {
+      obj.untilMs = message.untilMs.toString();
+    }
+    if (message.reason !== "") {
+      obj.reason = message.reason;
+    }
+    if (message.measuredAnew !== false) {
+      obj.measuredAnew = message.measuredAnew;
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<LambdaHold>, I>>(base?: I): LambdaHold {
+    return LambdaHold.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<LambdaHold>, I>>(object: I): LambdaHold {
+    const message = createBaseLambdaHold();
+    message.lambda = object.lambda ?? 0;
+    message.mostMassLost = object.mostMassLost ?? 0;
+    message.factor = object.factor ?? 0;
+    message.seenLambda = object.seenLambda ?? 0;
+    message.seenTopJ = object.seenTopJ ?? 0;
+    message.seenCapacities = object.seenCapacities?.map((e) => e) || [];
+    message.sinceMs = (object.sinceMs !== undefined && object.sinceMs !== null) ? BigInt(object.sinceMs) : 0n;
+    message.untilMs = (object.untilMs !== undefined && object.untilMs !== null) ? BigInt(object.untilMs) : 0n;
+    message.reason = object.reason ?? "";
+    message.measuredAnew = object.measuredAnew ?? false;
     return message;
   },
 };
@@ -2867,7 +4364,7 @@ export const Choice: MessageFns<Choice> = {
  */
 export type KnowledgeServiceService = typeof KnowledgeServiceService;
 export const KnowledgeServiceService = {
-  /** Of all devices that there is something of. */
+  /** Of all devices that there is something of, in one message: for small fleets and learners of earlier releases. */
   listKnowledge: {
     path: "/moefleet.v1.KnowledgeService/ListKnowledge" as const,
     requestStream: false as const,
@@ -2877,6 +4374,28 @@ export const KnowledgeServiceService = {
     responseSerialize: (value: ListKnowledgeResponse): Buffer =>
       Buffer.from(ListKnowledgeResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListKnowledgeResponse => ListKnowledgeResponse.decode(value),
+  },
+  /** The same, some hundred devices a message. */
+  streamKnowledge: {
+    path: "/moefleet.v1.KnowledgeService/StreamKnowledge" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: StreamKnowledgeRequest): Buffer =>
+      Buffer.from(StreamKnowledgeRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): StreamKnowledgeRequest => StreamKnowledgeRequest.decode(value),
+    responseSerialize: (value: StreamKnowledgeResponse): Buffer =>
+      Buffer.from(StreamKnowledgeResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): StreamKnowledgeResponse => StreamKnowledgeResponse.decode(value),
+  },
+  /** Which experts the devices use, of those that have told since. */
+  streamUse: {
+    path: "/moefleet.v1.KnowledgeService/StreamUse" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: StreamUseRequest): Buffer => Buffer.from(StreamUseRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): StreamUseRequest => StreamUseRequest.decode(value),
+    responseSerialize: (value: StreamUseResponse): Buffer => Buffer.from(StreamUseResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): StreamUseResponse => StreamUseResponse.decode(value),
   },
   /** Replaces what was known of each device named. */
   putKnowledge: {
@@ -2904,8 +4423,12 @@ export const KnowledgeServiceService = {
 } as const;
 
 export interface KnowledgeServiceServer extends UntypedServiceImplementation {
-  /** Of all devices that there is something of. */
+  /** Of all devices that there is something of, in one message: for small fleets and learners of earlier releases. */
   listKnowledge: handleUnaryCall<ListKnowledgeRequest, ListKnowledgeResponse>;
+  /** The same, some hundred devices a message. */
+  streamKnowledge: handleServerStreamingCall<StreamKnowledgeRequest, StreamKnowledgeResponse>;
+  /** Which experts the devices use, of those that have told since. */
+  streamUse: handleServerStreamingCall<StreamUseRequest, StreamUseResponse>;
   /** Replaces what was known of each device named. */
   putKnowledge: handleUnaryCall<PutKnowledgeRequest, PutKnowledgeResponse>;
   /** One device's proposal and everything it rests on. NOT_FOUND for an id the registry does not know. */
@@ -2913,7 +4436,7 @@ export interface KnowledgeServiceServer extends UntypedServiceImplementation {
 }
 
 export interface KnowledgeServiceClient extends Client {
-  /** Of all devices that there is something of. */
+  /** Of all devices that there is something of, in one message: for small fleets and learners of earlier releases. */
   listKnowledge(
     request: ListKnowledgeRequest,
     callback: (error: ServiceError | null, response: ListKnowledgeResponse) => void,
@@ -2929,6 +4452,23 @@ export interface KnowledgeServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListKnowledgeResponse) => void,
   ): ClientUnaryCall;
+  /** The same, some hundred devices a message. */
+  streamKnowledge(
+    request: StreamKnowledgeRequest,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<StreamKnowledgeResponse>;
+  streamKnowledge(
+    request: StreamKnowledgeRequest,
+    metadata?: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<StreamKnowledgeResponse>;
+  /** Which experts the devices use, of those that have told since. */
+  streamUse(request: StreamUseRequest, options?: Partial<CallOptions>): ClientReadableStream<StreamUseResponse>;
+  streamUse(
+    request: StreamUseRequest,
+    metadata?: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<StreamUseResponse>;
   /** Replaces what was known of each device named. */
   putKnowledge(
     request: PutKnowledgeRequest,

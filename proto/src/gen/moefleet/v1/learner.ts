@@ -11,7 +11,9 @@ import {
   type ChannelCredentials,
   Client,
   type ClientOptions,
+  type ClientReadableStream,
   type ClientUnaryCall,
+  type handleServerStreamingCall,
   type handleUnaryCall,
   makeGenericClientConstructor,
   type Metadata,
@@ -25,6 +27,13 @@ export interface ListLearnableRequest {
 }
 
 export interface ListLearnableResponse {
+  devices: Device[];
+}
+
+export interface StreamLearnableRequest {
+}
+
+export interface StreamLearnableResponse {
   devices: Device[];
 }
 
@@ -210,6 +219,127 @@ export const ListLearnableResponse: MessageFns<ListLearnableResponse> = {
   },
   fromPartial<I extends Exact<DeepPartial<ListLearnableResponse>, I>>(object: I): ListLearnableResponse {
     const message = createBaseListLearnableResponse();
+    message.devices = object.devices?.map((e) => Device.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseStreamLearnableRequest(): StreamLearnableRequest {
+  return {};
+}
+
+export const StreamLearnableRequest: MessageFns<StreamLearnableRequest> = {
+  encode(_: StreamLearnableRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StreamLearnableRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStreamLearnableRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(_: any): StreamLearnableRequest {
+    return {};
+  },
+
+  toJSON(_: StreamLearnableRequest): unknown {
+    const obj: any = {};
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<StreamLearnableRequest>, I>>(base?: I): StreamLearnableRequest {
+    return StreamLearnableRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<StreamLearnableRequest>, I>>(_: I): StreamLearnableRequest {
+    const message = createBaseStreamLearnableRequest();
+    return message;
+  },
+};
+
+function createBaseStreamLearnableResponse(): StreamLearnableResponse {
+  return { devices: [] };
+}
+
+export const StreamLearnableResponse: MessageFns<StreamLearnableResponse> = {
+  encode(message: StreamLearnableResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.devices) {
+      Device.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StreamLearnableResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStreamLearnableResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.devices.push(Device.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): StreamLearnableResponse {
+    return {
+      devices: globalThis.Array.isArray(object?.devices) ? object.devices.map((e: any) => Device.fromJSON(e)) : [],
+    };
+  },
+
+  toJSON(message: StreamLearnableResponse): unknown {
+    const obj: any = {};
+    if (message.devices?.length) {
+      obj.devices = message.devices.map((e) => Device.toJSON(e));
+    }
+    return obj;
+  },
+
+  create<I extends Exact<DeepPartial<StreamLearnableResponse>, I>>(base?: I): StreamLearnableResponse {
+    return StreamLearnableResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<StreamLearnableResponse>, I>>(object: I): StreamLearnableResponse {
+    const message = createBaseStreamLearnableResponse();
     message.devices = object.devices?.map((e) => Device.fromPartial(e)) || [];
     return message;
   },
@@ -1313,7 +1443,10 @@ export const ReportActivityResponse: MessageFns<ReportActivityResponse> = {
 /** The learner's way to the registry; it has no Redis keys of its own beside its job queue. */
 export type LearnerServiceService = typeof LearnerServiceService;
 export const LearnerServiceService = {
-  /** Every device with a loaded model, with what it runs and reports. */
+  /**
+   * Every device with a loaded model, with what it runs and reports, in one message: for small fleets and learners of
+   * earlier releases.
+   */
   listLearnable: {
     path: "/moefleet.v1.LearnerService/ListLearnable" as const,
     requestStream: false as const,
@@ -1323,6 +1456,18 @@ export const LearnerServiceService = {
     responseSerialize: (value: ListLearnableResponse): Buffer =>
       Buffer.from(ListLearnableResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListLearnableResponse => ListLearnableResponse.decode(value),
+  },
+  /** The same, some hundred devices a message. */
+  streamLearnable: {
+    path: "/moefleet.v1.LearnerService/StreamLearnable" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: StreamLearnableRequest): Buffer =>
+      Buffer.from(StreamLearnableRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): StreamLearnableRequest => StreamLearnableRequest.decode(value),
+    responseSerialize: (value: StreamLearnableResponse): Buffer =>
+      Buffer.from(StreamLearnableResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): StreamLearnableResponse => StreamLearnableResponse.decode(value),
   },
   /** NOT_FOUND where none has been stored for the model and text. */
   getSurface: {
@@ -1372,8 +1517,13 @@ export const LearnerServiceService = {
 } as const;
 
 export interface LearnerServiceServer extends UntypedServiceImplementation {
-  /** Every device with a loaded model, with what it runs and reports. */
+  /**
+   * Every device with a loaded model, with what it runs and reports, in one message: for small fleets and learners of
+   * earlier releases.
+   */
   listLearnable: handleUnaryCall<ListLearnableRequest, ListLearnableResponse>;
+  /** The same, some hundred devices a message. */
+  streamLearnable: handleServerStreamingCall<StreamLearnableRequest, StreamLearnableResponse>;
   /** NOT_FOUND where none has been stored for the model and text. */
   getSurface: handleUnaryCall<GetSurfaceRequest, GetSurfaceResponse>;
   putSurface: handleUnaryCall<PutSurfaceRequest, PutSurfaceResponse>;
@@ -1388,7 +1538,10 @@ export interface LearnerServiceServer extends UntypedServiceImplementation {
 }
 
 export interface LearnerServiceClient extends Client {
-  /** Every device with a loaded model, with what it runs and reports. */
+  /**
+   * Every device with a loaded model, with what it runs and reports, in one message: for small fleets and learners of
+   * earlier releases.
+   */
   listLearnable(
     request: ListLearnableRequest,
     callback: (error: ServiceError | null, response: ListLearnableResponse) => void,
@@ -1404,6 +1557,16 @@ export interface LearnerServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListLearnableResponse) => void,
   ): ClientUnaryCall;
+  /** The same, some hundred devices a message. */
+  streamLearnable(
+    request: StreamLearnableRequest,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<StreamLearnableResponse>;
+  streamLearnable(
+    request: StreamLearnableRequest,
+    metadata?: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<StreamLearnableResponse>;
   /** NOT_FOUND where none has been stored for the model and text. */
   getSurface(
     request: GetSurfaceRequest,

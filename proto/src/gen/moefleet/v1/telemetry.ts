@@ -212,7 +212,14 @@ export interface RouterWindow {
   moeLayers: number[];
   expertBytes: bigint[];
   /** In force while it was captured; what the scores came from. */
-  spec: EffectiveSpec | undefined;
+  spec:
+    | EffectiveSpec
+    | undefined;
+  /**
+   * Mean over the tokens of the entropy of the router's softmax, in bits, per MoE layer in layer order; empty from agents of
+   * earlier releases.
+   */
+  entropyBits: number[];
 }
 
 function createBaseTelemetryFrame(): TelemetryFrame {
@@ -1630,6 +1637,7 @@ function createBaseRouterWindow(): RouterWindow {
     moeLayers: [],
     expertBytes: [],
     spec: undefined,
+    entropyBits: [],
   };
 }
 
@@ -1696,6 +1704,13 @@ export const RouterWindow: MessageFns<RouterWindow> = {
     }
     if (message.spec !== undefined) {
       EffectiveSpec.encode(message.spec, writer.uint32(122).fork()).join();
+    }
+    if (message.entropyBits.length !== 0) {
+      writer.uint32(130).fork();
+      for (const v of message.entropyBits) {
+        writer.double(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -1853,6 +1868,24 @@ export const RouterWindow: MessageFns<RouterWindow> = {
             message.spec = EffectiveSpec.decode(reader, reader.uint32());
             continue;
           }
+          case 16: {
+            if (tag === 129) {
+              message.entropyBits.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 130) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.entropyBits.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1902,6 +1935,11 @@ export const RouterWindow: MessageFns<RouterWindow> = {
         ? object.expert_bytes.map((e: any) => BigInt(e))
         : [],
       spec: isSet(object.spec) ? EffectiveSpec.fromJSON(object.spec) : undefined,
+      entropyBits: globalThis.Array.isArray(object?.entropyBits)
+        ? object.entropyBits.map((e: any) => globalThis.Number(e))
+        : globalThis.Array.isArray(object?.entropy_bits)
+        ? object.entropy_bits.map((e: any) => globalThis.Number(e))
+        : [],
     };
   },
 
@@ -1952,6 +1990,9 @@ export const RouterWindow: MessageFns<RouterWindow> = {
     if (message.spec !== undefined) {
       obj.spec = EffectiveSpec.toJSON(message.spec);
     }
+    if (message.entropyBits?.length) {
+      obj.entropyBits = message.entropyBits.map((e) => floatToJson(e));
+    }
     return obj;
   },
 
@@ -1979,6 +2020,7 @@ export const RouterWindow: MessageFns<RouterWindow> = {
     message.spec = (object.spec !== undefined && object.spec !== null)
       ? EffectiveSpec.fromPartial(object.spec)
       : undefined;
+    message.entropyBits = object.entropyBits?.map((e) => e) || [];
     return message;
   },
 };
