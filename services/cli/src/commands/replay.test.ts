@@ -1,7 +1,9 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DeviceKnowledge, RouterWindow, TelemetryFrame } from '@moefleet/proto';
 import { runCaptured } from '../testing/run-captured';
+import { device, ScriptedOperator } from '../testing/scripted-operator';
 
 const FIXTURES = join(__dirname, '..', '..', '..', '..', 'test', 'fixtures');
 
@@ -32,6 +34,29 @@ test('prints a table, or rows as JSON, of every combination', async () => {
   const of = (lambda: number) => rows.find((row) => row.lambda === lambda && row.capacity === 12)!;
   expect(of(0.2).missRate).toBeLessThan(of(0).missRate);
   expect(of(0.2).tokensPerSecond).toBeGreaterThan(of(0).tokensPerSecond);
+});
+
+test('predicts a device\'s tokens/s as the learner has found it, else from its counters', async () => {
+  const operator = new ScriptedOperator();
+  await operator.start();
+  try {
+    const file = readFileSync(windows);
+    operator.script.windows = [RouterWindow.decode(file.subarray(12, 12 + file.readUInt32LE(8)))];
+    const model = { ...device('a').info!.model!, expertBytes: [2n << 20n, 2n << 20n] };
+    const telemetry = TelemetryFrame.fromPartial({ decodeTokens: 100n, decodeNs: 3_000_000_000n, stallNs: 1_000_000_000n, decodeSlots: { hits: 300n, misses: 100n }, layers: [{}] });
+    operator.script.devices = [device('a', { info: { ...device('a').info!, model }, telemetry })];
+    const rows = async () => (JSON.parse((await runCaptured(['replay', '--device', 'a', '--capacity', '16', '--json'], { MOEFLEET_OPERATOR: operator.address })).stdout) as { rows: { missRate: number; tokensPerSecond: number }[] }).rows[0]!;
+    const predicted = (row: { missRate: number }, computeMs: number, missMs: number) => 1000 / (computeMs + row.missRate * 24 * missMs);
+    const counted = await rows();
+    expect(counted.tokensPerSecond).toBeCloseTo(predicted(counted, 20, 10), 6);
+    const knowledge = (windowsSeen: bigint) => DeviceKnowledge.fromPartial({ deviceId: 'a', modelHash: model.hash, speed: { windows: windowsSeen, mean: { compute: 5, reading: 3 } } });
+    operator.script.explained = { device: operator.script.devices[0], proposal: undefined, knowledge: knowledge(2n), surfaces: [] };
+    expect(await rows()).toEqual(counted);
+    operator.script.explained = { ...operator.script.explained, knowledge: knowledge(3n) };
+    expect((await rows()).tokensPerSecond).toBeCloseTo(predicted(counted, 5, 6), 6);
+  } finally {
+    operator.stop();
+  }
 });
 
 test('draws what it would print', async () => {

@@ -11,6 +11,7 @@ import type { Context } from '../context';
 import { UsageFailure } from '../failure';
 import { jsonText } from '../json-text';
 import { operatorAction } from '../operator-command';
+import type { OperatorConnection } from '../operator-connection';
 import { ProgressLine } from '../progress-line';
 import { fixed, percent, table } from '../table';
 import { readFileBytes, writeFileOver } from '../text-file';
@@ -23,6 +24,9 @@ export interface ReplayFlags {
 }
 
 const DEFAULT_TOP_J = 2;
+const MIB = 1024 * 1024;
+/** Of telemetry; after fewer the learner knows little of the device itself. */
+const LEARNT_WINDOWS = 3n;
 
 export function addReplay(program: Command, context: Context): void {
   const command = program.command('replay')
@@ -48,7 +52,8 @@ export function addReplay(program: Command, context: Context): void {
 Every layer begins with an empty cache; a token's experts are looked up, touched, admitted and others evicted as one event.
 At λ 0 the figures are those of the device. Under any other setting than the recorded one the replay is open-loop: it does not
 know how bent routing would have changed the model's state, and so what its routers would have said. ± is how far closed-loop
-runs were from such a replay (services/replay/README.md).
+runs were from such a replay (services/replay/README.md). Tokens/s of a device are predicted as the learner does, from its model
+of the device (moefleet learner explain), and where it has none from the device's counters.
 
 Examples:
   moefleet engine eval --model model.gguf --text unseen.txt --record-windows run.windows
@@ -68,14 +73,24 @@ async function replayFile(context: Context, flags: ReplayFlags, command: Command
   await report(context, flags, trace, costOf(flags, trace), readCommonOptions(command, context.env).json);
 }
 
-/** Where the costs are not given they are the device's own, by its counters. */
+/** Where the costs are not given they are what the learner has found of the device, or what its counters say. */
 async function replayDevice(context: Context, flags: ReplayFlags, command: Command): Promise<void> {
   await operatorAction(context)(async ({ operator, json }) => {
     const deviceId = flags.device!;
     const device = await operator.getDevice(deviceId);
     const trace = await asUsage(async () => traceOfWindows(deviceId, await operator.readWindows(deviceId)));
-    await report(context, flags, trace, costOf(flags, trace) ?? costOfDevice(device), json);
+    await report(context, flags, trace, costOf(flags, trace) ?? await costOfLearner(operator, device) ?? costOfDevice(device), json);
   })(command);
+}
+
+/** The learner's own model: compute + reading x MiB missed. null where it knows too little, or the coordinator cannot be asked. */
+async function costOfLearner(operator: OperatorConnection, { id, info }: Device): Promise<TokenCost | null> {
+  const knowledge = (await operator.explainLearner(id).catch(() => null))?.knowledge;
+  const model = info?.model;
+  const { mean, windows = 0n } = knowledge?.speed ?? {};
+  if (!mean || !model || knowledge!.modelHash !== model.hash || windows < LEARNT_WINDOWS || model.expertBytes.length === 0) return null;
+  const expertMib = model.expertBytes.reduce((sum, bytes) => sum + Number(bytes), 0) / model.expertBytes.length / MIB;
+  return { computeMs: mean.compute, missMs: mean.reading * expertMib };
 }
 
 function costOfDevice({ telemetry }: Device): TokenCost | null {
