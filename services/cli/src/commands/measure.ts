@@ -70,6 +70,7 @@ export function measuredJson(deviceId: string, result: MeasureResult) {
   const slots = Number(result.hits + result.misses);
   const decodeTokens = Number(result.decodeTokens);
   const scored = result.crossEntropy !== undefined && result.crossEntropyLambdaZero !== undefined;
+  const windows = scored ? result.windowCrossEntropy.map((crossEntropy, i) => ({ crossEntropy, crossEntropyLambdaZero: result.windowCrossEntropyLambdaZero[i]! })) : [];
   const crossEntropyLoss = scored ? result.crossEntropy! - result.crossEntropyLambdaZero! : null;
   return {
     deviceId,
@@ -91,7 +92,16 @@ export function measuredJson(deviceId: string, result: MeasureResult) {
     crossEntropyLambdaZero: result.crossEntropyLambdaZero ?? null,
     crossEntropyLoss,
     perplexityLossPercent: crossEntropyLoss === null ? null : Math.expm1(crossEntropyLoss) * 100,
+    /** of the paired differences, window by window; null for fewer than two */
+    crossEntropyLossStderr: stderrOf(windows.map((one) => one.crossEntropy - one.crossEntropyLambdaZero)),
+    windows,
   };
+}
+
+function stderrOf(values: readonly number[]): number | null {
+  if (values.length < 2) return null;
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1) / values.length);
 }
 
 function measuredText(measured: ReturnType<typeof measuredJson>): string {
@@ -106,7 +116,8 @@ function measuredText(measured: ReturnType<typeof measuredJson>): string {
   }
   if (measured.crossEntropyLoss !== null) {
     rows.push(['cross-entropy', `${fixed(measured.crossEntropy, 4)} nats, ${fixed(measured.crossEntropyLambdaZero, 4)} at λ 0 (${measured.textTokens} tokens)`]);
-    rows.push(['perplexity loss', `${fixed(measured.perplexityLossPercent, 2)}%`]);
+    const stderr = measured.crossEntropyLossStderr === null ? '' : ` ± ${fixed(measured.crossEntropyLossStderr * 100, 2)} (one standard error over ${measured.windows.length} windows)`;
+    rows.push(['perplexity loss', `${fixed(measured.perplexityLossPercent, 2)}%${stderr}`]);
   }
   return pairs(rows);
 }
