@@ -3,7 +3,8 @@
  * and puts the device into quarantine, out of which a few sound windows in a row bring it. Evidence belongs to a model:
  * with another one loaded the learner begins anew.
  */
-import { type Device, DeviceKnowledge, Routing } from '@moefleet/proto';
+import { type Device, type DeviceKnowledge, DriftKnowledge, Routing } from '@moefleet/proto';
+import { withWindow } from './drift/drift-sight';
 import { evidenceOf, emptyKnowledge, isRunning, memoryMessage, memoryOf, outcomeMessages, type OutcomeRecord, outcomesOf, priorOf, speedMessage } from './knowledge';
 import { bytesOfCapacities, type ModelShape, observe, observeMemory, posterior, sameSetting, type Setting, type TelemetryWindow, windowBetween } from './model';
 
@@ -24,7 +25,7 @@ export function lookAt(device: Device, known: DeviceKnowledge | null, nowMs: num
   const modelHash = device.info?.model?.hash ?? '';
   const deviceClass = device.labels['class'] ?? '';
   const shape = shapeOf(device);
-  const before = known && known.modelHash === modelHash ? { ...known, deviceClass } : emptyKnowledge(device.id, modelHash, deviceClass);
+  const before = known?.modelHash === modelHash ? { ...known, deviceClass } : { ...emptyKnowledge(device.id, modelHash, deviceClass), drift: anotherModel(known?.modelHash) };
   const frame = device.telemetry;
   if (!shape || !frame) return before;
   const sameBoot = before.bootId === device.bootId;
@@ -62,6 +63,10 @@ function quarantined(before: DeviceKnowledge, reason: string, nowMs: number): De
   return { ...before, quarantine: { reason, sinceMs: quarantine?.sinceMs ?? BigInt(nowMs), windows: (quarantine?.windows ?? 0n) + 1n, sound: 0 } };
 }
 
+function anotherModel(earlierModel: string | undefined): DriftKnowledge | undefined {
+  return earlierModel ? DriftKnowledge.fromPartial({ earlierModel }) : undefined;
+}
+
 function learnt(next: DeviceKnowledge, setting: Setting, window: TelemetryWindow, nowMs: number): DeviceKnowledge {
   const quarantine = calmer(next.quarantine);
   if (quarantine) return { ...next, quarantine };
@@ -71,6 +76,7 @@ function learnt(next: DeviceKnowledge, setting: Setting, window: TelemetryWindow
   return {
     ...next, quarantine: undefined,
     speed: speedMessage(evidence, prior, posterior(evidence, prior), { readNs: window.readNs, readBytes: window.readBytes }),
+    drift: withWindow(next.drift, isRunning(outcomesOf(next), setting), window),
     outcomes: outcomeMessages(outcomesAfter(next, setting, window, evidence.drifts > before.drifts, nowMs)),
   };
 }

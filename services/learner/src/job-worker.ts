@@ -4,11 +4,14 @@
  * stopped by a shutdown goes back to the queue.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Job, WaitingError, Worker } from 'bullmq';
+import { type Job, Queue, WaitingError, Worker } from 'bullmq';
 import { Redis } from 'ioredis';
 import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
 
 export const QUEUE_NAME = 'learner';
+const JOB_NAME = 'learn';
+/** Finished jobs kept, for whoever looks. */
+const KEPT = { removeOnComplete: { count: 20 }, removeOnFail: { count: 20 } };
 
 /** Another learner takes over this long after the one with the job has died. */
 const LOCK_MS = 60_000;
@@ -31,6 +34,7 @@ export class JobWorker implements Service {
   readonly name = 'job worker';
   private redis: Redis | null = null;
   private worker: Worker | null = null;
+  private queue: Queue | null = null;
   private state: RedisState = { t: 'connecting' };
   private readonly stopping = new AbortController();
   private running: Promise<unknown> = Promise.resolve();
@@ -46,9 +50,12 @@ export class JobWorker implements Service {
     this.redis.on('ready', () => this.become({ t: 'up' }, ''));
     this.redis.on('error', (error) => this.onError(error));
     this.redis.on('close', () => this.become({ t: 'away' }, 'connection closed'));
+    const prefix = `{${redisPrefix}:bull}`;
+    this.queue = new Queue(QUEUE_NAME, { connection: this.redis, prefix, defaultJobOptions: KEPT });
+    this.queue.on('error', (error) => this.onError(error));
     this.worker = new Worker(QUEUE_NAME, (job, token, signal) => this.run(this.process(job, token, signal!)), {
       connection: this.redis,
-      prefix: `{${redisPrefix}:bull}`,
+      prefix,
       concurrency: 1,
       lockDuration: LOCK_MS,
       maxStalledCount: MAX_STALLED,
@@ -61,10 +68,16 @@ export class JobWorker implements Service {
     this.worker.on('failed', (job, error) => this.options.log.error({ jobId: job?.id, err: error }, 'learner run failed'));
   }
 
+  /** A run for this reason, unless one waits already. One that Redis loses is done without: what is to be measured is kept with the coordinator. */
+  queueRun(reason: string): void {
+    this.queue?.add(JOB_NAME, { reason }, { deduplication: { id: reason } }).catch((error: unknown) => this.onError(error as Error));
+  }
+
   async stop(): Promise<void> {
-    const { worker, redis } = this;
+    const { worker, redis, queue } = this;
     if (!worker || !redis) return;
     this.worker = null;
+    this.queue = null;
     this.redis = null;
     // The pause comes first, so that the job that goes back to the queue is not taken again. BullMQ's own orderly close
     // waits for the blocking connection's end, for ever where that one is just reconnecting.
@@ -72,6 +85,7 @@ export class JobWorker implements Service {
     this.stopping.abort(new Error('the learner is stopping'));
     if (await answers(redis)) await Promise.race([this.running, sleep(JOB_PATIENCE_MS, undefined, { ref: false })]);
     await worker.close(true).catch((err: unknown) => this.options.log.warn({ err }, 'queue closed badly'));
+    await queue?.close().catch(() => {});
     redis.disconnect();
   }
 

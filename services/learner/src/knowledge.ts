@@ -1,9 +1,9 @@
 /** What is known of a device as the model works with it, from and to the message that is kept with the coordinator. */
 import { DeviceKnowledge, SpeedKnowledge } from '@moefleet/proto';
-import type { DriftCause, MemoryState, Outcome, Setting, SpeedEvidence, SpeedPosterior, SpeedPrior } from './model';
+import type { MemoryState, Outcome, Setting, SpeedEvidence, SpeedPosterior, SpeedPrior, SpeedTerm } from './model';
 import { NO_EVIDENCE, sameSetting, VAGUE_PRIOR } from './model';
 
-const CAUSES: readonly DriftCause[] = ['compute', 'reading', 'speed'];
+const CAUSES: readonly SpeedTerm[] = ['compute', 'reading', 'speed'];
 /** Settings remembered per device. */
 export const MOST_OUTCOMES = 12;
 

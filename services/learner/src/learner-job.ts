@@ -3,11 +3,13 @@
  * what to propose, and whether exactly that has been measured. It may be run twice, stopped anywhere and started
  * elsewhere: each point is stored as soon as it is measured, and the rest follows from what is stored.
  */
-import { type Device, DeviceKnowledge, type Proposal } from '@moefleet/proto';
+import type { Device, DeviceKnowledge, Proposal } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { measuredLambdas, nextPoint } from './budget-walk';
 import type { EvaluationPoint, EvaluationSubject, Evaluator } from './evaluator';
-import { type FleetProposal, lookAtAll, proposeAll, shapeOfSubject, wantedCapacities, withPriors } from './fleet-learning';
+import type { UseBits } from './drift/use-bits';
+import { type FleetProposal, shapeOfSubject, wantedCapacities } from './fleet-learning';
+import { FleetSight, type SurfaceSoFar } from './fleet-sight';
 import { emptySurface, type MeasuredSurface, toDomain, whyUnusable } from './measured-surface';
 import { type QualityBudget, QualitySurface, sameSetting, type Setting } from './model';
 import { mostFrequentFirst } from './most-frequent';
@@ -19,6 +21,8 @@ import { SurfaceMeasurement } from './surface-measurement';
 export interface LearnerRegistry {
   listLearnable(signal: AbortSignal): Promise<Device[]>;
   listKnowledge(signal: AbortSignal): Promise<DeviceKnowledge[]>;
+  /** of devices with this model that have told since, see use-bits.ts */
+  useBits(modelHash: string, sinceMs: bigint, signal: AbortSignal): Promise<ReadonlyMap<string, UseBits>>;
   putKnowledge(devices: readonly DeviceKnowledge[], signal: AbortSignal): Promise<void>;
   getSurface(modelHash: string, textHash: string, signal: AbortSignal): Promise<MeasuredSurface | null>;
   putSurface(surface: MeasuredSurface, signal: AbortSignal): Promise<void>;
@@ -32,6 +36,8 @@ export interface LearnerJobParts {
   openEvaluator(signal: AbortSignal): Promise<Evaluator>;
   /** what it does now; empty when it does nothing */
   report(activity: string, done: number, total: number): void;
+  /** Another run after this one, unless one for that reason waits. */
+  queueRun(reason: string): void;
   log: Logger;
   tokens: number;
   budget: QualityBudget;
@@ -51,33 +57,27 @@ export async function runLearnerJob(parts: LearnerJobParts, signal: AbortSignal)
   const run = new LearnerRun(parts, signal);
   try {
     report('reading which devices there are', 0, 0);
-    const devices = await registry.listLearnable(signal);
     const subject = await parts.identify(signal);
-    const known = new Map((await registry.listKnowledge(signal)).map((one) => [one.deviceId, one]));
-    const nowMs = parts.nowMs();
-    const sight = lookAtAll(devices, known, subject, nowMs);
-    const { learnt, priors, unclear } = withPriors(sight.learnt);
-    const wanted = wantedCapacities(learnt, subject);
+    const fleet = new FleetSight(parts, subject, signal);
+    await fleet.open();
+    const wanted = wantedCapacities(fleet.learnt, subject);
     if (wanted.length > 0) await run.load(subject);
-    await run.walk(wanted);
-    const propose = () => proposeAll(learnt, { ...parts, surface: run.surface(), subject, priors, unclear, levels: run.evenLevels(), nowMs });
-    const made = await run.checked(propose);
+    const anew = fleet.toMeasureAnew();
+    await fleet.judge(run);
+    await run.anew(anew, fleet);
+    await run.walk(wanted, fleet);
+    const made = await run.checked(fleet);
     report('proposing', wanted.length, wanted.length);
-    const proposals = [...made.proposals, ...sight.others];
-    const changed = made.knowledge.filter((one) => !same(one, known.get(one.deviceId)));
-    if (changed.length > 0) await registry.putKnowledge(changed, signal);
+    const proposals = [...made.proposals, ...fleet.others];
+    await fleet.store(made.knowledge);
     const rolloutId = proposals.length > 0 ? await registry.propose(proposals, signal) : '';
     const proposed = proposals.filter((proposal) => proposal.proposed).length;
-    log.info({ devices: devices.length, proposed, measuredPoints: run.measuredPoints, rolloutId, quarantined: quarantined(made.knowledge) }, 'learner run done');
-    return { devices: devices.length, proposed, measuredPoints: run.measuredPoints, rolloutId };
+    log.info({ devices: fleet.devices.length, proposed, measuredPoints: run.measuredPoints, rolloutId, quarantined: quarantined(made.knowledge) }, 'learner run done');
+    return { devices: fleet.devices.length, proposed, measuredPoints: run.measuredPoints, rolloutId };
   } finally {
     await run.close();
     report('', 0, 0);
   }
-}
-
-function same(a: DeviceKnowledge, b: DeviceKnowledge | undefined): boolean {
-  return b !== undefined && Buffer.compare(DeviceKnowledge.encode(a).finish(), DeviceKnowledge.encode(b).finish()) === 0;
 }
 
 /** Some of them, for the log. */
@@ -86,7 +86,7 @@ function quarantined(knowledge: readonly DeviceKnowledge[]): string[] {
 }
 
 /** The surfaces of one run, and the engine, which is opened where something is missing. */
-class LearnerRun {
+class LearnerRun implements SurfaceSoFar {
   private subject: EvaluationSubject | null = null;
   private surfaces: MeasuredSurface[] = [];
   private evaluator: Evaluator | null = null;
@@ -120,7 +120,14 @@ class LearnerRun {
     return [...even].sort((a, b) => a - b);
   }
 
-  async walk(wanted: readonly number[][]): Promise<void> {
+  /** Settings as they are, where they were read off between points. */
+  async anew(settings: readonly Setting[], fleet: FleetSight): Promise<void> {
+    const some = settings.slice(0, MOST_CHECKED);
+    for (const [index, setting] of some.entries()) await this.measure(setting, ' (devices lose more there than was measured)', index, some.length);
+    if (some.length > 0) await fleet.measuredAnew(some, this);
+  }
+
+  async walk(wanted: readonly number[][], fleet: FleetSight): Promise<void> {
     const budget = loosestBudget(this.parts.budgetRules, this.parts.budget);
     for (const [index, capacities] of wanted.entries()) {
       const limits = { capacities, shape: shapeOfSubject(this.subject!), budget };
@@ -129,19 +136,22 @@ class LearnerRun {
         const point = nextPoint(this.surface(), measuredLambdas(this.surfaces), limits);
         if (!point) break;
         await this.measure({ ...point, capacities }, wanted.length > 1 ? ` (${index + 1} of ${wanted.length})` : '', index, wanted.length);
+        await fleet.again(this);
       }
       if (this.measuredPoints > before) this.parts.log.info({ capacities, points: this.measuredPoints - before }, 'capacity measured');
     }
   }
 
   /** Proposals of which the most frequent settings have been measured as they are, not read off between points. */
-  async checked(propose: () => FleetProposal): Promise<FleetProposal> {
+  async checked(fleet: FleetSight): Promise<FleetProposal> {
+    const propose = () => fleet.propose(this);
     let made = propose();
     for (let round = 0, left = MOST_CHECKED; round < CHECK_ROUNDS; round += 1) {
       const missing = unmeasured(made).slice(0, left);
       if (missing.length === 0) break;
       left -= missing.length;
       for (const [index, setting] of missing.entries()) await this.measure(setting, ' (about to be proposed)', index, missing.length);
+      await fleet.again(this);
       made = propose();
     }
     return made;

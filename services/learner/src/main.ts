@@ -38,7 +38,7 @@ export async function runLearner(flags: Record<string, unknown>, env: NodeJS.Pro
   }
 
   const link = new CoordinatorLink(config.operatorAddress, config.token, log, Math.random, Date.now, config.caPem);
-  const worker = new JobWorker(learnerWork(config, link, subjects, open, log), { redisUrl: config.redisUrl, redisPrefix: config.redisPrefix, log });
+  const worker: JobWorker = new JobWorker(learnerWork(config, link, subjects, open, (reason) => worker.queueRun(reason), log), { redisUrl: config.redisUrl, redisPrefix: config.redisPrefix, log });
   const lifecycle = new Lifecycle([
     { name: 'coordinator link', start: async () => {}, stop: async () => link.close() },
     worker,
@@ -47,7 +47,8 @@ export async function runLearner(flags: Record<string, unknown>, env: NodeJS.Pro
 }
 
 function learnerWork(
-  config: LearnerConfig, link: CoordinatorLink, subjects: SubjectCache, open: (signal: AbortSignal) => Promise<EvaluationProcess>, log: ReturnType<typeof createLogger>,
+  config: LearnerConfig, link: CoordinatorLink, subjects: SubjectCache, open: (signal: AbortSignal) => Promise<EvaluationProcess>,
+  queueRun: (reason: string) => void, log: ReturnType<typeof createLogger>,
 ): Work {
   return (_reason, onProgress, signal) => {
     let reportedMs = 0;
@@ -62,6 +63,7 @@ function learnerWork(
         void link.reportActivity(activity, AbortSignal.timeout(5000));
         onProgress({ activity, done, total });
       },
+      queueRun,
       log,
       tokens: config.tokens,
       budget: config.budget,

@@ -2,7 +2,7 @@
  * What is proposed for a device, in messages: the model's decision, what it was predicted from and what bound it, in
  * words for people and in figures for `moefleet learner explain`. Where there is no decision, the reason.
  */
-import { type Device, type DeviceKnowledge, type Predicted, type Proposal, Routing, ValueSource_Layer } from '@moefleet/proto';
+import { type Device, type DeviceKnowledge, type LambdaHold, type Predicted, type Proposal, Routing, ValueSource_Layer } from '@moefleet/proto';
 import { type DeviceCapacities, splitByMisses } from './device-capacities';
 import { evidenceOf, outcomeMessages, type OutcomeRecord, outcomesOf } from './knowledge';
 import {
@@ -60,7 +60,7 @@ export function proposeFor(device: Device, knowledge: DeviceKnowledge, at: Devic
   const inputs = {
     shape, surface, budget, maxLambda: device.info?.limits?.maxLambda ?? 0, current: currentSetting(device, knowledge, at), history: outcomes, explore: context.explore, noise: evidence.noise,
     speed: evidence.windows > 0 || context.prior.devices > 0 ? posterior(evidence, context.prior) : null,
-    layerRatios: context.layerRatios, observed: observedOf(outcomes.at(-1)), quarantined: knowledge.quarantine?.reason ?? null,
+    hold: knowledge.drift?.hold ?? null, layerRatios: context.layerRatios, observed: observedOf(outcomes.at(-1)), quarantined: knowledge.quarantine?.reason ?? null,
   };
   let decision = proposeSetting({ ...inputs, capacities: at.capacities.length > 0 ? [at.capacities] : [] });
   if (decision.t === 'propose' && at.from !== 'operator') decision = withSplit(decision, inputs.current, context, (capacities) => proposeSetting({ ...inputs, capacities }));
@@ -71,7 +71,7 @@ export function proposeFor(device: Device, knowledge: DeviceKnowledge, at: Devic
   const undone = decision.why === 'undone' ? outcomes.map((one, i) => (i === outcomes.length - 1 ? { ...one, undone: true } : one)) : outcomes;
   return {
     chosen: decision.chosen,
-    proposal: proposalOf(device, decision, at, context),
+    proposal: proposalOf(device, decision, at, knowledge.drift?.hold, context),
     knowledge: { ...knowledge, outcomes: outcomeMessages(undone), choice: choiceOf(decision, inputs.maxLambda, ratio, at, context) },
   };
 }
@@ -106,13 +106,13 @@ function observedOf(outcome: OutcomeRecord | undefined) {
   return outcome && outcome.slots > 0 ? { setting: outcome.setting, slots: outcome.slots, misses: outcome.misses } : null;
 }
 
-function proposalOf(device: Device, decision: SettingDecision, at: DeviceCapacities, { modelHash, textHashes, shape, budget, nowMs }: ProposalContext): Proposal {
+function proposalOf(device: Device, decision: SettingDecision, at: DeviceCapacities, hold: LambdaHold | undefined, { modelHash, textHashes, shape, budget, nowMs }: ProposalContext): Proposal {
   const { chosen, baseline } = decision;
   const { lambda, topJ, capacities } = chosen.setting;
   return {
     deviceId: device.id, modelHash, lambda, topJ: lambda === 0 ? Math.min(DEFAULT_TOP_J, shape.topK) : topJ, capacities: [...capacities],
     predictedMissRate: chosen.missRate, predictedCrossEntropyLoss: chosen.quality.loss.mean, baselineMissRate: baseline.missRate,
-    reason: reasonText(decision, at, budget), proposed: true, timeMs: BigInt(nowMs), textHash: textHashes[0] ?? '',
+    reason: reasonText(decision, at, budget, hold), proposed: true, timeMs: BigInt(nowMs), textHash: textHashes[0] ?? '',
   };
 }
 
@@ -120,7 +120,7 @@ const FROM_TEXT: Record<DeviceCapacities['from'], string> = {
   'device limit': 'the device\'s limit', 'safe memory': 'what it has shown it can spare', operator: 'pinned by an operator',
 };
 
-function reasonText(decision: SettingDecision, at: DeviceCapacities, budget: QualityBudget): string {
+function reasonText(decision: SettingDecision, at: DeviceCapacities, budget: QualityBudget, hold: LambdaHold | undefined): string {
   const { chosen, baseline, boundBy, why, best } = decision;
   const where = `capacity ${capacityText(chosen.setting.capacities)} (${FROM_TEXT[at.from]}${sameCapacities(chosen.setting.capacities, at.capacities) ? '' : ', split by misses'})`;
   if (boundBy.t === 'resident') return `every expert fits into ${where}, λ has nothing to save`;
@@ -132,12 +132,13 @@ function reasonText(decision: SettingDecision, at: DeviceCapacities, budget: Qua
       `at most ${perplexity(loss.upper)} of a budget of ${perplexity(budget.meanNats)}${chosen.quality.domains.length > 1 ? ` (${worst.domain}: at most ${perplexity(worst.upper)} of ${perplexity(budget.worstNats)})` : ''}`;
   const kept = why === 'kept' && best !== chosen ? `; kept, as ${nameOf(best)} would gain too little` : '';
   const other = why === 'exploring' ? '; bent less than it could be for a while, to see what misses cost on such devices' : why === 'undone' ? '; back to it, as the latest change has made the device slower' : '';
-  return `${what}; ${boundText(decision, budget)}${kept}${other}`;
+  return `${what}; ${boundText(decision, budget, hold)}${kept}${other}`;
 }
 
 /** Why nothing faster was taken. */
-function boundText({ boundBy }: SettingDecision, budget: QualityBudget): string {
+function boundText({ boundBy }: SettingDecision, budget: QualityBudget, hold: LambdaHold | undefined): string {
   switch (boundBy.t) {
+    case 'drift': return `λ held at ${boundBy.hold.lambda} or less: ${hold?.reason ?? 'more softmax mass is lost than on any text'} (topJ ${hold?.seenTopJ ?? 0}), ${boundBy.hold.factor.toFixed(2)} times as much; ${nameOf(boundBy.next)} would miss ${share(boundBy.next.missRate)}`;
     case 'maxLambda': return `bound by the device's own limit of λ ${boundBy.maxLambda}`;
     case 'budget': {
       const { quality } = boundBy.next;

@@ -1,7 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { DeviceKnowledge, type ExplainLearnerResponse, Proposal, QualitySurface, Routing } from '@moefleet/proto';
+import { DeviceKnowledge, DriftKnowledge, type ExplainLearnerResponse, Proposal, QualitySurface, Routing } from '@moefleet/proto';
 import { type Captured, runCaptured } from '../testing/run-captured';
 import { device, ScriptedOperator } from '../testing/scripted-operator';
 
@@ -58,12 +58,27 @@ test('tells what was chosen and why, what it rests on, and what was seen after',
   expect(stdout).toMatch(/memory +capacity 16 of 32 experts, 32.0 MiB \(device limit\), split evenly over the layers; short 2 times, ran short at 40.0 MiB/);
   expect(stdout).toMatch(/speed +ms per token = 20.00 ± 0.50 compute \+ 4.00 ± 0.20 per MiB missed \(of late 1.20 MiB per token\), from 12 windows of its own and what 9 devices of class phone share/);
   expect(stdout).toMatch(/reads +2.00 ms for 256.0 KiB each; 50% of it is hidden/);
-  expect(stdout).toMatch(/drift +reading slower in window 7/);
+  expect(stdout).toMatch(/drift of speed +reading slower in window 7/);
   expect(stdout).toMatch(/its own misses +1.10 times those of the texts/);
   expect(stdout).toMatch(/^chosen +0.2 +1 +16 +12.0% +41.0 ± 1.0 +\+0.60% +\+0.68% +\+1.07% \(code\) +yes$/m);
   expect(stdout).toMatch(/^beyond the mean budget +0.23/m);
   expect(stdout).toMatch(/^> +0.2 +1 +13.2% +41.3 +\+0.50% ± 0.10 +\+0.50% ± 0.10 +\+0.50%$/m);
   expect(stdout).toMatch(/0.2 +1 +16 +41.0 +38.0 +12.0% +8 +the device's speed drifted$/m);
+});
+
+test('tells what of its routing has drifted, layer by layer, and that λ is held back', async () => {
+  const drift = DriftKnowledge.fromPartial({
+    tokens: 1900, massLost: 0.0183, leastMeasured: 0.007, mostMeasured: 0.0091, causes: ['workload'], sinceMs: BigInt(Date.now() - 60_000), reason: 'tokens want other experts than before: 0.250 bits',
+    workloadBits: [0.21, 0.29], lambdaBits: [0.02, 0.03], entropyChange: 0.12, windows: [{ slots: 100n, misses: 10n, swaps: 5n }],
+    hold: { lambda: 0.11, factor: 2.01, mostMassLost: 0.0091, seenLambda: 0.2, seenTopJ: 1, sinceMs: BigInt(Date.now() - 60_000), untilMs: BigInt(Date.now() + 3 * 3_600_000), reason: 'lost' },
+  });
+  operator.script.explained = explained({ drift });
+  const { stdout } = await run('a');
+  expect(stdout).toMatch(/drift of routing +workload \(\d+ s ago\): tokens want other experts/);
+  expect(stdout).toMatch(/mass lost +0.0183 of softmax mass per routing event, over 1900 tokens of late; 0.0070 to 0.0091 on the texts/);
+  expect(stdout).toMatch(/λ HELD BACK +at 0.11 or less, \d+ s ago, for 3.0 h more: at λ 0.2 topJ 1 it lost 2.01 times .*is to be measured anew/);
+  expect(stdout).toMatch(/^ *1 +0.290 +0.030$/m);
+  expect(JSON.parse((await run('a', '--json')).stdout)).toMatchObject({ routing: { causes: ['workload'], workloadBits: [0.21, 0.29], windows: [{ missRate: 0.1, swapRate: 0.05 }], hold: { lambda: 0.11, measuredAnew: false } } });
 });
 
 test('says that a device is quarantined, and why', async () => {

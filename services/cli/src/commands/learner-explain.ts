@@ -18,11 +18,15 @@ export function addLearnerExplain(learner: Command, context: Context): void {
     .addHelpText('after', `
 The learner takes the setting with the most predicted tokens per second whose quality loss, at its upper bound, stays within the
 budget and whose bytes the device has shown it can spare. Speed is predicted as compute + reading x MiB missed per token.
+Drift of routing says what has changed since λ was chosen: another model, another workload (tokens want other experts), λ itself
+(tokens get others than they want), or lock-in (swaps rise, misses do not fall). Where the device loses more softmax mass than
+any text that was measured, λ is held back at once, and the setting is measured anew.
 
 Examples:
   moefleet learner explain phone-1
   moefleet learner explain phone-1 --svg phone-1.svg
   moefleet learner explain phone-1 --json | jq .chosen
+  moefleet learner explain phone-1 --json | jq .routing
 `);
   addCommonOptions(command, { operator: true }).action(operatorAction(context)(async ({ operator, json, out, note, args, options }) => {
     const explanation = explain(await operator.explainLearner(args[0]!));

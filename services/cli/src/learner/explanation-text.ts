@@ -2,7 +2,7 @@
 import { formatSize } from '@moefleet/runtime';
 import { capacityText, fixed, NONE, pairs, percent, table } from '../table';
 import { ago } from '../commands/devices';
-import type { Explanation, SettingRow } from './explanation';
+import type { Explanation, RoutingDrift, SettingRow } from './explanation';
 
 export function explanationText(one: Explanation, nowMs: number): string {
   const head = `${one.device}${one.model ? `, model ${one.model}` : ''}\n`;
@@ -12,6 +12,7 @@ export function explanationText(one: Explanation, nowMs: number): string {
     section('WHAT THE CHOICE RESTS ON', pairs(inputRows(one, nowMs))),
     one.chosen ? section('THE SETTINGS COMPARED (losses in perplexity; "at most" is the one-sided 95% bound, which has to stay within the budget)', settingsTable(one)) : '',
     one.measured.length > 0 ? section(`WHAT WAS MEASURED AT CAPACITY ${capacityText(one.chosen!.capacities)} (± one standard error)`, measuredTable(one)) : '',
+    one.routing && one.routing.workloadBits.length + one.routing.lambdaBits.length > 0 ? section('HOW FAR THE USE OF EXPERTS HAS MOVED (Jensen-Shannon divergence in bits, 0 to 1)', layersTable(one.routing)) : '',
     one.outcomes.length > 0 ? section('PREDICTED AND OBSERVED, oldest first', outcomesTable(one, nowMs)) : '',
   ];
   return parts.filter(Boolean).join('\n');
@@ -21,7 +22,7 @@ function section(title: string, text: string): string {
   return `${title}\n${text}`;
 }
 
-function inputRows({ budgets, memory, speed, missRatio, quarantine }: Explanation, nowMs: number): [string, string][] {
+function inputRows({ budgets, memory, speed, missRatio, routing, quarantine }: Explanation, nowMs: number): [string, string][] {
   const rows: [string, string][] = [];
   if (budgets) rows.push(['quality', `at most ${signed(budgets.meanPercent)} perplexity in the mean over the texts and ${signed(budgets.worstPercent)} in the worst; the device allows λ up to ${budgets.maxLambda}`]);
   if (memory) {
@@ -33,10 +34,37 @@ function inputRows({ budgets, memory, speed, missRatio, quarantine }: Explanatio
   if (speed?.readMs && speed.readBytes) {
     rows.push(['reads', `${speed.readMs.toFixed(2)} ms for ${formatSize(speed.readBytes)} each; ${percent(speed.hiddenShare, 0)} of it is hidden behind other reads and compute`]);
   }
-  if (speed) rows.push(['drift', speed.drift ?? 'none seen']);
+  if (speed) rows.push(['drift of speed', speed.drift ?? 'none seen']);
   if (missRatio !== null) rows.push(['its own misses', Math.abs(missRatio - 1) < 0.005 ? 'as many as the texts have' : `${missRatio.toFixed(2)} times those of the texts at the same setting`]);
+  if (routing) rows.push(...routingRows(routing, nowMs));
   rows.push(['telemetry', quarantine ? `QUARANTINED ${ago(nowMs - quarantine.sinceMs)}, ${quarantine.windows} windows set aside: ${quarantine.reason}` : 'believed']);
   return rows;
+}
+
+function routingRows({ causes, sinceMs, reason, massLost, tokens, leastMeasured, mostMeasured, entropyChange, hold }: RoutingDrift, nowMs: number): [string, string][] {
+  const texts = mostMeasured === null ? 'not measured on the texts at this setting' : `${leastMeasured!.toFixed(4)} to ${mostMeasured.toFixed(4)} on the texts at the same setting`;
+  const rows: [string, string][] = [
+    ['drift of routing', causes.length > 0 ? `${causes.join(', ')} (${ago(nowMs - sinceMs!)}): ${reason}` : reason || 'none seen'],
+    ['mass lost', tokens > 0 ? `${massLost.toFixed(4)} of softmax mass per routing event, over ${Math.round(tokens)} tokens of late; ${texts}` : 'not seen yet under the setting in force'],
+  ];
+  if (entropyChange !== null) rows.push(['router entropy', `${entropyChange >= 0 ? '+' : ''}${entropyChange.toFixed(2)} bits since the setting came`]);
+  if (hold) {
+    const anew = hold.measuredAnew ? 'measured anew since, and the texts still lose less: give the learner a text like what the device does (--text)' : 'that setting is to be measured anew';
+    rows.push(['λ HELD BACK', `at ${hold.lambda} or less, ${ago(nowMs - hold.sinceMs)}, for ${formatMinutes(hold.untilMs - nowMs)} more: at λ ${hold.seenLambda} topJ ${hold.seenTopJ} it lost ${hold.factor.toFixed(2)} times what any text loses; ${anew}`]);
+  }
+  return rows;
+}
+
+function formatMinutes(ms: number): string {
+  const minutes = Math.max(0, Math.round(ms / 60_000));
+  return minutes < 90 ? `${minutes} min` : `${(minutes / 60).toFixed(1)} h`;
+}
+
+/** Divergence of expert use, layer by layer. */
+function layersTable({ workloadBits, lambdaBits }: RoutingDrift): string {
+  const bits = (value: number | undefined) => (value === undefined ? NONE : value.toFixed(3));
+  const rows = Array.from({ length: Math.max(workloadBits.length, lambdaBits.length) }, (_, layer) => [String(layer), bits(workloadBits[layer]), bits(lambdaBits[layer])]);
+  return table(['MOE LAYER', 'WANTED NOW AND WHEN λ CAME', 'GOT AND WANTED'], rows, [0, 1, 2]);
 }
 
 function speedText(speed: NonNullable<Explanation['speed']>): string {

@@ -2,7 +2,7 @@
  * Why a device got its λ, as one plain object: what went into the choice, the settings that were looked at, what bound
  * it, and what was seen after. Tables, JSON and the plot show this and nothing else.
  */
-import type { DeviceKnowledge, Estimate, ExplainLearnerResponse, ModelState, Predicted, QualitySurface, SettingOutcome, SurfacePoint } from '@moefleet/proto';
+import type { DeviceKnowledge, DriftKnowledge, Estimate, ExplainLearnerResponse, ModelState, Predicted, QualitySurface, SettingOutcome, SurfacePoint } from '@moefleet/proto';
 
 const MIB = 1024 * 1024;
 /** One-sided 95%, as the learner takes it. */
@@ -19,6 +19,24 @@ export interface SettingRow {
 /** Of one topJ and λ at the capacities of the choice, as measured in each domain. */
 export interface MeasuredRow { lambda: number; topJ: number; missRate: number; tokensPerSecond: number | null; domains: { domain: string; lossPercent: number; stderrPercent: number }[]; meanPercent: number }
 
+export interface RoutingDrift {
+  /** "model", "workload", "lambda", "lock-in" */
+  causes: string[];
+  sinceMs: number | null;
+  reason: string;
+  /** mean per routing event, over these tokens; least and most of the texts at the same setting, null where not measured */
+  massLost: number;
+  tokens: number;
+  leastMeasured: number | null;
+  mostMeasured: number | null;
+  /** Jensen-Shannon bits per MoE layer; empty: too little is known */
+  workloadBits: number[];
+  lambdaBits: number[];
+  entropyChange: number | null;
+  windows: { missRate: number; swapRate: number }[];
+  hold: { lambda: number; factor: number; mostMassLost: number; seenLambda: number; seenTopJ: number; sinceMs: number; untilMs: number; reason: string; measuredAnew: boolean } | null;
+}
+
 export interface Explanation {
   device: string;
   model: string | null;
@@ -33,6 +51,8 @@ export interface Explanation {
     priorDevices: number; deviceClass: string; readMs: number | null; readBytes: number | null; hiddenShare: number | null; drift: string | null;
   } | null;
   missRatio: number | null;
+  /** of its routing under the setting in force; null: nothing has been seen yet */
+  routing: RoutingDrift | null;
   quarantine: { reason: string; sinceMs: number; windows: number } | null;
   chosen: SettingRow | null;
   baseline: SettingRow | null;
@@ -57,6 +77,7 @@ export function explain({ device, proposal, knowledge, surfaces }: ExplainLearne
     memory: memoryOf(knowledge, model),
     speed: knowledge ? speedOf(knowledge) : null,
     missRatio: choice?.missRatio ?? null,
+    routing: knowledge?.drift ? routingOf(knowledge.drift) : null,
     quarantine: knowledge?.quarantine ? { reason: knowledge.quarantine.reason, sinceMs: Number(knowledge.quarantine.sinceMs), windows: Number(knowledge.quarantine.windows) } : null,
     chosen: settingRow(choice?.chosen), baseline: settingRow(choice?.baseline), beyond: settingRow(choice?.beyond),
     domains: (choice?.domains ?? []).map(({ domain, loss }) => ({ domain, loss: lossOf(loss) })),
@@ -86,6 +107,18 @@ function speedOf({ speed, deviceClass }: DeviceKnowledge): Explanation['speed'] 
     readMs: speed.readBytes > 0 ? speed.readNs / 1e6 : null, readBytes: speed.readBytes > 0 ? speed.readBytes : null,
     hiddenShare: readMsPerMib ? Math.min(Math.max(1 - speed.mean.reading / readMsPerMib, 0), 1) : null,
     drift: speed.driftCause ? `${speed.driftCause} ${speed.driftSlower ? 'slower' : 'faster'} in window ${speed.driftWindow}` : null,
+  };
+}
+
+function routingOf({ hold, windows, ...drift }: DriftKnowledge): RoutingDrift {
+  return {
+    causes: drift.causes, sinceMs: drift.sinceMs > 0n ? Number(drift.sinceMs) : null, reason: drift.reason, massLost: drift.massLost, tokens: drift.tokens,
+    leastMeasured: drift.leastMeasured ?? null, mostMeasured: drift.mostMeasured ?? null, workloadBits: drift.workloadBits, lambdaBits: drift.lambdaBits, entropyChange: drift.entropyChange ?? null,
+    windows: windows.map(({ slots, misses, swaps }) => ({ missRate: Number(misses) / Number(slots), swapRate: Number(swaps) / Number(slots) })),
+    hold: hold ? {
+      lambda: hold.lambda, factor: hold.factor, mostMassLost: hold.mostMassLost, seenLambda: hold.seenLambda, seenTopJ: hold.seenTopJ, sinceMs: Number(hold.sinceMs), untilMs: Number(hold.untilMs),
+      reason: hold.reason, measuredAnew: hold.measuredAnew,
+    } : null,
   };
 }
 

@@ -10,7 +10,6 @@
  * Whatever the cause: where more softmax mass is lost than on any text that the quality surface was measured on, its losses
  * are no longer known to hold. λ then goes back at once, to where so much less is lost, and the surface is to be measured anew.
  */
-import { divergences, type UseHistogram } from './use-histogram';
 
 /** One stretch of decoding, such as between two telemetry frames. */
 export interface RoutingWindow {
@@ -20,37 +19,43 @@ export interface RoutingWindow {
   readonly swaps: number;
 }
 
+/** Mean softmax mass lost per routing event, and the tokens it was seen over. */
+export interface SeenMassLost { readonly mean: number; readonly tokens: number }
+/** Least and most of it over the texts of a surface. */
+export interface MeasuredMassLost { readonly least: number; readonly most: number }
+
 export interface DriftInputs {
   readonly lambda: number;
   readonly modelHash: string;
   /** what the device's λ was chosen for */
-  readonly reference: { readonly modelHash: string; readonly wanted: UseHistogram };
-  readonly wanted: UseHistogram;
-  readonly chosen: UseHistogram;
+  readonly chosenFor: string;
+  /** Jensen-Shannon bits per MoE layer beyond chance, see use-bits.ts; empty: not known */
+  readonly workloadBits: readonly number[];
+  readonly lambdaBits: readonly number[];
+  /** mean rise of the routers' entropy in bits; null: not known */
+  readonly entropyChange: number | null;
   /** under the present setting, oldest first */
   readonly windows: readonly RoutingWindow[];
-  /** mean softmax mass lost per routing event under the present setting; null: not known */
-  readonly massLost: number | null;
-  /** least and most mass lost that was measured at λ, over the surface's texts; null: not measured there */
-  readonly measuredMassLost: (lambda: number) => { readonly least: number; readonly most: number } | null;
-  /** router entropy per layer in bits, where windows of logits are there */
-  readonly entropy?: { readonly before: readonly number[]; readonly now: readonly number[] };
+  /** under the present setting; null: not known */
+  readonly massLost: SeenMassLost | null;
+  /** at λ and what else is in force; null: not measured there */
+  readonly measuredMassLost: (lambda: number) => MeasuredMassLost | null;
+  /** the most that may be lost; null: what was measured at λ */
+  readonly massLimit: number | null;
 }
 
 export type DriftCause = 'model' | 'workload' | 'lambda' | 'lock-in';
 
 export interface DriftFinding {
   readonly causes: readonly DriftCause[];
-  /** Jensen-Shannon bits per MoE layer beyond chance: against the reference, and of what was chosen against what was wanted */
-  readonly workloadBits: readonly number[];
-  readonly lambdaBits: readonly number[];
-  /** mean change of the routers' entropy, bits; null where it was not given */
-  readonly entropyChange: number | null;
   /** λ to run at once; null: as it is */
   readonly backOffTo: number | null;
   /** the surface no longer speaks of what the device does */
   readonly measureAnew: boolean;
+  /** of the causes and, where λ is to go back, of that; empty where nothing has changed */
   readonly reason: string;
+  /** why λ is to go back; empty where it is not, or for another model alone */
+  readonly backOffReason: string;
 }
 
 /** Mean over layers, of 2,048 tokens. On the reference model parts of one text are 0.00 to 0.05 apart, code, arithmetic and articles 0.22 to 0.27. */
@@ -58,56 +63,67 @@ const WORKLOAD_BITS = 0.1;
 /** λ 0.1 to 0.3 with topJ 1, at 12 of 32 experts: 0.01 to 0.06; with topJ 0: 0.08; λ 1: 0.36. */
 const LAMBDA_BITS = 0.1;
 const ENTROPY_BITS = 0.3;
-/** Fewer tokens tell nothing. */
-const LEAST_TOKENS = 256;
 const LEAST_WINDOWS = 6;
 /** Lock-in: swaps have risen by so much of themselves, surely, and misses have not fallen by that. */
 const SWAPS_RISEN = 0.15;
 const MISSES_FLAT = 0.05;
 const SURE = 3;
 /** A device's own mean is a little off the texts' for no reason. */
-const MASS_SLACK = 1.1;
+const MASS_SLACK = 0.1;
+/** Of the mass lost over 256 tokens, against its mean: 0.06 to 0.12 between stretches of one text on the reference model. */
+const MASS_SPREAD = 0.12;
+const SPREAD_TOKENS = 256;
+const LEAST_MASS_TOKENS = 512;
 const LAMBDA_STEP = 0.01;
 
 export function assessDrift(inputs: DriftInputs): DriftFinding {
-  const { reference, wanted, chosen, modelHash, lambda } = inputs;
+  const { workloadBits, lambdaBits, entropyChange, modelHash, chosenFor, lambda } = inputs;
   const causes: DriftCause[] = [];
   const reasons: string[] = [];
   const note = (cause: DriftCause, reason: string) => {
     causes.push(cause);
     reasons.push(reason);
   };
-  const otherModel = modelHash !== reference.modelHash;
-  const enough = wanted.tokens >= LEAST_TOKENS && !otherModel;
-  const workloadBits = enough && reference.wanted.tokens >= LEAST_TOKENS ? divergences(reference.wanted, wanted) : [];
-  const lambdaBits = enough ? divergences(wanted, chosen) : [];
-  const entropyChange = inputs.entropy && !otherModel ? mean(inputs.entropy.now) - mean(inputs.entropy.before) : null;
-
-  if (otherModel) note('model', `model ${modelHash.slice(0, 12)} is loaded, λ was chosen for ${reference.modelHash.slice(0, 12)}`);
-  const undecided = entropyChange !== null && entropyChange > ENTROPY_BITS;
-  if (mean(workloadBits) > WORKLOAD_BITS || undecided) {
-    note('workload', undecided && mean(workloadBits) <= WORKLOAD_BITS
-      ? `the routers' entropy has risen by ${entropyChange.toFixed(2)} bits`
-      : `tokens want other experts than before: ${mean(workloadBits).toFixed(3)} bits in the mean of the layers, ${Math.max(...workloadBits).toFixed(3)} in layer ${workloadBits.indexOf(Math.max(...workloadBits))}`);
+  const otherModel = modelHash !== chosenFor;
+  if (otherModel) note('model', `model ${modelHash.slice(0, 12)} is loaded, λ was chosen for ${chosenFor.slice(0, 12)}`);
+  else {
+    const workload = workloadText(workloadBits, entropyChange);
+    if (workload) note('workload', workload);
+    if (lambda > 0 && mean(lambdaBits) > LAMBDA_BITS) note('lambda', `λ ${lambda} gives tokens other experts than they want: ${mean(lambdaBits).toFixed(3)} bits in the mean of the layers`);
+    const locked = lambda > 0 ? lockIn(inputs.windows) : null;
+    if (locked) note('lock-in', locked);
   }
-  if (lambda > 0 && mean(lambdaBits) > LAMBDA_BITS) note('lambda', `λ ${lambda} gives tokens other experts than they want: ${mean(lambdaBits).toFixed(3)} bits in the mean of the layers`);
-  const locked = lambda > 0 ? lockIn(inputs.windows) : null;
-  if (locked) note('lock-in', locked);
 
   const backOffTo = otherModel ? 0 : backOff(inputs);
   const outside = backOffTo !== null && !otherModel;
-  if (outside) reasons.push(`${inputs.massLost!.toFixed(4)} of softmax mass is lost per event, no text that was measured at λ ${lambda} loses more than ${inputs.measuredMassLost(lambda)?.most.toFixed(4)}`);
-  return { causes, workloadBits, lambdaBits, entropyChange, backOffTo, measureAnew: otherModel || outside, reason: reasons.join('; ') };
+  const backOffReason = outside ? outsideText(inputs) : '';
+  return { causes, backOffTo, backOffReason, measureAnew: otherModel || outside, reason: [...reasons, backOffReason].filter(Boolean).join('; ') };
 }
 
-/** The highest λ at which the device, losing by the same factor more than the texts, would lose no more than they do at the present one. */
-function backOff({ lambda, massLost, measuredMassLost }: DriftInputs): number | null {
+function outsideText({ lambda, massLost, measuredMassLost }: DriftInputs): string {
+  return `${massLost!.mean.toFixed(4)} of softmax mass is lost per event, no text that was measured at λ ${lambda} loses more than ${measuredMassLost(lambda)!.most.toFixed(4)}`;
+}
+
+/** Whether a device that lost so much may have, by chance, no more than `most` in the long run. */
+export function isWithin({ mean: lost, tokens }: SeenMassLost, most: number): boolean {
+  return lost <= most * (1 + MASS_SLACK + SURE * MASS_SPREAD * Math.sqrt(SPREAD_TOKENS / Math.max(tokens, 1)));
+}
+
+function workloadText(bits: readonly number[], entropyChange: number | null): string | null {
+  const most = Math.max(...bits, 0);
+  if (mean(bits) > WORKLOAD_BITS) return `tokens want other experts than before: ${mean(bits).toFixed(3)} bits in the mean of the layers, ${most.toFixed(3)} in layer ${bits.indexOf(most)}`;
+  return entropyChange !== null && entropyChange > ENTROPY_BITS ? `the routers' entropy has risen by ${entropyChange.toFixed(2)} bits` : null;
+}
+
+/** The highest λ at which the device, losing by the same factor more than the texts, would lose no more than it may. */
+function backOff({ lambda, massLost, measuredMassLost, massLimit }: DriftInputs): number | null {
   const here = measuredMassLost(lambda);
-  if (lambda === 0 || massLost === null || !here || massLost <= here.most * MASS_SLACK) return null;
-  const factor = massLost / Math.max(here.most, 1e-9);
+  const limit = massLimit ?? here?.most ?? 0;
+  if (lambda === 0 || !massLost || massLost.tokens < LEAST_MASS_TOKENS || !here || isWithin(massLost, limit)) return null;
+  const factor = massLost.mean / Math.max(here.most, 1e-9);
   for (let lower = lambda - LAMBDA_STEP; lower > 1e-9; lower -= LAMBDA_STEP) {
     const there = measuredMassLost(Math.round(lower * 100) / 100);
-    if (there && there.most * factor <= here.most) return Math.round(lower * 100) / 100;
+    if (there && there.most * factor <= limit * (1 + 1e-9)) return Math.round(lower * 100) / 100;
   }
   return 0;
 }

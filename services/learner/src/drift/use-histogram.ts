@@ -1,5 +1,5 @@
 /**
- * Which experts tokens use, per layer, as histograms that forget; and how far two of them are apart: the Jensen-Shannon
+ * Which experts tokens use, per layer, as histograms; and how far two of them are apart: the Jensen-Shannon
  * divergence in bits, in [0,1] (Lin 1991). Two histograms of one and the same use differ by chance, by about
  * (E-1)/(8 ln 2) (1/n + 1/m) bits of n and m independent samples; that much is taken off. The K uses of a token come together,
  * so that n counts tokens: stretches of one text that keeps to its subject differ by 0.6 to 1.2 times that much on the
@@ -13,14 +13,6 @@ export interface UseHistogram {
 }
 
 export const NO_USE: UseHistogram = { layers: [], tokens: 0 };
-
-/** `history` with `more` added; of what was there, half is left after `halfLifeTokens`. Another shape begins anew. */
-export function addUse(history: UseHistogram, more: UseHistogram, halfLifeTokens: number): UseHistogram {
-  const sameShape = history.layers.length === more.layers.length && history.layers.every((layer, i) => layer.length === more.layers[i]!.length);
-  if (!sameShape) return more;
-  const left = 2 ** (-more.tokens / halfLifeTokens);
-  return { tokens: history.tokens * left + more.tokens, layers: history.layers.map((layer, i) => layer.map((count, expert) => count * left + more.layers[i]![expert]!)) };
-}
 
 /** Bits, in [0,1]; 0 where either is empty. */
 export function jensenShannon(a: readonly number[], b: readonly number[]): number {
@@ -49,27 +41,4 @@ function byChance(experts: number, tokensA: number, tokensB: number): number {
 
 function total(counts: readonly number[]): number {
   return counts.reduce((sum, count) => sum + count, 0);
-}
-
-/**
- * Mean over tokens of the entropy of the router's softmax, in bits, per layer: how undecided it is. `logits` holds tokens x
- * layers x experts. A router that becomes undecided is on text that it was not trained on.
- */
-export function routerEntropy(logits: Float32Array, layers: number, experts: number): number[] {
-  const tokens = Math.floor(logits.length / (layers * experts));
-  const sums = new Array<number>(layers).fill(0);
-  for (let row = 0; row < tokens * layers; row += 1) sums[row % layers]! += entropyOf(logits.subarray(row * experts, (row + 1) * experts));
-  return tokens === 0 ? [] : sums.map((sum) => sum / tokens);
-}
-
-function entropyOf(row: Float32Array): number {
-  const top = row.reduce((most, value) => Math.max(most, value), -Infinity);
-  let mass = 0;
-  let weighted = 0;
-  for (const value of row) {
-    const e = Math.exp(value - top);
-    mass += e;
-    if (e > 0) weighted += e * (value - top);
-  }
-  return mass > 0 ? (Math.log(mass) - weighted / mass) / Math.LN2 : 0;
 }

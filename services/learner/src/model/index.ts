@@ -2,14 +2,14 @@
 export { type MissCurve, splitBytes } from './layer-split';
 export { type MemorySight, type MemoryState, observeMemory } from './memory-budget';
 export {
-  type Bound, budgetUse, type Decision, missRatio, type ObservedMisses, type Outcome, type ProposalInputs, proposeSetting, type QualityBudget, type Scored, type SettingDecision, within,
+  type Bound, budgetUse, type Decision, type Hold, missRatio, type ObservedMisses, type Outcome, type ProposalInputs, proposeSetting, type QualityBudget, type Scored, type SettingDecision, within,
 } from './propose-setting';
 export {
   type Candidate, type DomainEstimate, type Estimate, type MeasuredDomain, type MeasuredPoint, type QualityPrediction, QualitySurface,
 } from './quality-surface';
 export { bytesOfCapacities, holdsEverything, type ModelShape, sameCapacities, sameSetting, type Setting } from './setting';
 export {
-  type Drift, type DriftCause, fitPrior, NO_EVIDENCE, observe, type Pair, posterior, predictSpeed, readingUncertainty, type SpeedEvidence, type SpeedPosterior, type SpeedPrediction,
-  type SpeedPrior, VAGUE_PRIOR,
+  type Drift, fitPrior, NO_EVIDENCE, observe, type Pair, posterior, predictSpeed, readingUncertainty, type SpeedEvidence, type SpeedPosterior, type SpeedPrediction,
+  type SpeedPrior, type SpeedTerm, VAGUE_PRIOR,
 } from './speed-model';
 export { type LayerWindow, type TelemetryWindow, windowBetween, type WindowOutcome } from './telemetry-window';

@@ -44,6 +44,16 @@ test('stays below the λ the device allows, and says so', () => {
   expect(boundBy).toMatchObject({ t: 'maxLambda', maxLambda: 0.1 });
 });
 
+test('a device that loses more than the texts is held to less λ and less mass, at once, and that is said', () => {
+  const free = decide();
+  const hold = { lambda: free.chosen.setting.lambda / 2, mostMassLost: free.chosen.quality.mostMassLost, factor: 2 };
+  const { chosen, boundBy, why } = decide({ hold, current: free.chosen.setting });
+  expect(chosen.setting.lambda).toBeLessThanOrEqual(hold.lambda);
+  expect(chosen.quality.mostMassLost * hold.factor).toBeLessThanOrEqual(hold.mostMassLost);
+  expect({ why, boundBy }).toMatchObject({ why: 'best', boundBy: { t: 'drift', hold } });
+  expect(decide({ hold: { ...hold, factor: 1e6 } }).chosen.setting.lambda).toBe(0);
+});
+
 test('bends no further than it pays: with reads that cost next to nothing the model routes as it would', () => {
   const { chosen, boundBy } = decide({ speed: { mean: [20, 0.01], covariance: [0.1, 0, 0.01] } });
   expect(chosen.setting.lambda).toBe(0);

@@ -27,6 +27,9 @@ export interface Outcome {
   readonly undone?: boolean;
 }
 
+/** λ at most, and a softmax mass lost that the texts' times `factor` may not go beyond. */
+export interface Hold { readonly lambda: number; readonly mostMassLost: number; readonly factor: number }
+
 /** What the device was seen to miss, to be compared with what the surface says of the setting it ran. */
 export interface ObservedMisses { readonly setting: Setting; readonly slots: number; readonly misses: number }
 
@@ -39,6 +42,8 @@ export interface ProposalInputs {
   /** which capacities it may have; the first is preferred among equals */
   readonly capacities: readonly (readonly number[])[];
   readonly maxLambda: number;
+  /** a device that loses more softmax mass than the texts is held to less; null or absent: it is not */
+  readonly hold?: Hold | null;
   /** what the learner had it run; null: nothing, or an operator's value */
   readonly current: Setting | null;
   readonly observed: ObservedMisses | null;
@@ -57,6 +62,7 @@ export interface ProposalInputs {
 export type Bound =
   | { t: 'budget'; which: 'mean' | 'worst'; domain: string; next: Scored }
   | { t: 'maxLambda'; maxLambda: number; next: Scored }
+  | { t: 'drift'; hold: Hold; next: Scored }
   /** more λ would not make it faster by a hundredth */
   | { t: 'speed' }
   /** nothing faster was measured */
@@ -109,7 +115,7 @@ export function proposeSetting(inputs: ProposalInputs): Decision {
 
   const ratio = missRatio(inputs);
   const scored = found.map((candidate) => score(candidate, inputs, ratio));
-  const fits = scored.filter(({ setting, quality }) => setting.lambda <= inputs.maxLambda && within(quality, budget));
+  const fits = scored.filter(({ setting, quality }) => setting.lambda <= inputs.maxLambda && within(quality, budget) && !isHeld({ setting, quality }, inputs.hold));
   const baselines = scored.filter(({ setting }) => setting.lambda === 0);
   const baselineOf = (one: Scored) => baselines.find(({ setting }) => setting.capacities === one.setting.capacities) ?? baselines[0]!;
   const undone = inputs.history.filter((outcome) => outcome.undone);
@@ -132,6 +138,10 @@ export function proposeSetting(inputs: ProposalInputs): Decision {
 /** The upper bounds of the loss against both budgets; the model's own routing always fits. */
 export function within(quality: QualityPrediction, budget: QualityBudget): boolean {
   return quality.loss.upper <= budget.meanNats && quality.worst.upper <= budget.worstNats;
+}
+
+function isHeld({ setting, quality }: Candidate, hold: Hold | null | undefined): boolean {
+  return Boolean(hold) && setting.lambda > 0 && (setting.lambda > hold!.lambda || quality.mostMassLost * hold!.factor > hold!.mostMassLost);
 }
 
 /** Share of the budget used up at the upper bound, of the tighter of the two; above 1 it is beyond. */
@@ -193,10 +203,12 @@ function exploring(best: Scored, open: readonly Scored[]): Scored | undefined {
 }
 
 /** Why nothing faster was taken. */
-function boundOf(chosen: Scored, scored: readonly Scored[], { budget, maxLambda }: ProposalInputs): Bound {
+function boundOf(chosen: Scored, scored: readonly Scored[], { budget, maxLambda, hold }: ProposalInputs): Bound {
   const faster = scored.filter((one) => merit(one) > merit(chosen) * (1 + EQUAL));
   const overLambda = faster.find(({ setting, quality }) => setting.lambda > maxLambda && within(quality, budget));
   if (overLambda) return { t: 'maxLambda', maxLambda, next: overLambda };
+  const held = hold && faster.find((one) => isHeld(one, hold) && within(one.quality, budget));
+  if (held) return { t: 'drift', hold, next: held };
   const over = faster.filter(({ quality }) => !within(quality, budget));
   if (over.length > 0) {
     const next = over.reduce((least, one) => (budgetUse(one.quality, budget) < budgetUse(least.quality, budget) ? one : least));

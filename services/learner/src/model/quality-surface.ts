@@ -49,7 +49,10 @@ export interface QualityPrediction {
   readonly domains: readonly DomainEstimate[];
   readonly missRate: number;
   readonly layerMissRates: readonly number[];
+  /** mean over the domains, and where it is the least and the most */
   readonly massLost: number;
+  readonly leastMassLost: number;
+  readonly mostMassLost: number;
   /** measured at this very setting in every domain */
   readonly measured: boolean;
 }
@@ -242,6 +245,8 @@ function combine(names: readonly string[], reads: readonly Read[]): QualityPredi
     missRate: average(reads.map((read) => read.missRate)),
     layerMissRates: reads[0]!.layerMissRates.map((_, layer) => average(reads.map((read) => read.layerMissRates[layer]!))),
     massLost: average(reads.map((read) => read.massLost)),
+    leastMassLost: Math.min(...reads.map((read) => read.massLost)),
+    mostMassLost: Math.max(...reads.map((read) => read.massLost)),
     measured: reads.every((read) => read.measured),
   };
 }

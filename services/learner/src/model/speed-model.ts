@@ -23,8 +23,8 @@ import type { TelemetryWindow } from './telemetry-window';
 export type Pair = readonly [number, number];
 
 /** Which term has moved: compute (throttling, a cooler device), reading (worn or slower flash), or the sum, unknown which. */
-export type DriftCause = 'compute' | 'reading' | 'speed';
-export interface Drift { readonly cause: DriftCause; readonly slower: boolean; /** the window it was seen in, counted from 1 */ readonly window: number }
+export type SpeedTerm = 'compute' | 'reading' | 'speed';
+export interface Drift { readonly cause: SpeedTerm; readonly slower: boolean; /** the window it was seen in, counted from 1 */ readonly window: number }
 
 /** What one device's windows have told; plain data, to be stored as it is. */
 export interface SpeedEvidence {
@@ -38,7 +38,7 @@ export interface SpeedEvidence {
   readonly noise: number;
   readonly windows: number;
   readonly tokens: number;
-  readonly alarms: { readonly [cause in DriftCause]: PageHinkley };
+  readonly alarms: { readonly [cause in SpeedTerm]: PageHinkley };
   readonly drifts: number;
   readonly lastDrift: Drift | null;
   /** smoothed, of recent windows */
@@ -113,7 +113,7 @@ export function observe(evidence: SpeedEvidence, window: TelemetryWindow, prior:
   };
 }
 
-interface Term { cause: DriftCause; features: Pair; value: number; /** what noise is relative to */ scale: number }
+interface Term { cause: SpeedTerm; features: Pair; value: number; /** what noise is relative to */ scale: number }
 
 function observeTerm(evidence: SpeedEvidence, { cause, features, value, scale }: Term, share: number, prior: SpeedPrior): SpeedEvidence {
   const { mean, covariance } = posterior(evidence, prior);

@@ -21,7 +21,7 @@ export interface TelemetryWindow {
   readonly massLost: number;
 }
 
-export interface LayerWindow { readonly hits: number; readonly misses: number; readonly capacity: number }
+export interface LayerWindow { readonly hits: number; readonly misses: number; readonly swaps: number; readonly capacity: number }
 
 export type WindowOutcome =
   | { t: 'window'; window: TelemetryWindow }
@@ -57,7 +57,7 @@ export function windowBetween(before: TelemetryFrame | undefined, after: Telemet
 
   const decodeNs = gained((frame) => frame.decodeNs);
   const layers = after.layers.map((layer, i) => ({
-    hits: Number(layer.hits - before.layers[i]!.hits), misses: Number(layer.misses - before.layers[i]!.misses), capacity: layer.capacity,
+    hits: Number(layer.hits - before.layers[i]!.hits), misses: Number(layer.misses - before.layers[i]!.misses), swaps: Number(layer.swaps - before.layers[i]!.swaps), capacity: layer.capacity,
     prefillMisses: Number(layer.prefillMisses - before.layers[i]!.prefillMisses),
     events: Number(layer.events - before.layers[i]!.events), massLost: layer.massLost - before.layers[i]!.massLost,
   }));
@@ -84,7 +84,7 @@ export function windowBetween(before: TelemetryFrame | undefined, after: Telemet
       stallNsPerByte: plain && missBytes > 0 && flashBytes > 0 ? gained((frame) => frame.stallNs) / flashBytes : null,
       readNs: reads > 0 ? readNs(before, after) : 0,
       readBytes: reads > 0 ? flashBytes / reads : 0,
-      layers: layers.map(({ hits, misses, capacity }) => ({ hits, misses, capacity })),
+      layers: layers.map(({ hits, misses, swaps, capacity }) => ({ hits, misses, swaps, capacity })),
       massLost: events > 0 ? layers.reduce((sum, layer) => sum + layer.massLost, 0) / events : 0,
     },
   };
