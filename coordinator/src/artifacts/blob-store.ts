@@ -4,8 +4,9 @@
  */
 import { createHash } from 'node:crypto';
 import { Readable } from 'node:stream';
+import type { ByteRange } from '@moefleet/runtime';
 import { InvalidRequestError, NotAllowedNowError } from '../errors';
-import { type ByteRange, type ObjectStore, readWhole } from './object-store';
+import { type ObjectStore, readWhole } from './object-store';
 
 /** The list of a model's chunks is one too; a chunk is 2 MiB at most. */
 export const MOST_BLOB_BYTES = 15 * 1024 * 1024;

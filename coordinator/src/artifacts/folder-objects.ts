@@ -3,8 +3,9 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
+import type { ByteRange } from '@moefleet/runtime';
 import { StoreFailedError } from '../errors';
-import { type ByteRange, checkKey, type ObjectStore, type StoredObject } from './object-store';
+import { checkKey, type ObjectStore, type StoredObject } from './object-store';
 
 const PART_BYTES = 256 * 1024;
 const INCOMING = 'incoming';

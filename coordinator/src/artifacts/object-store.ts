@@ -4,6 +4,7 @@
  * the business of blob-store.ts and model-store.ts.
  */
 import type { Readable } from 'node:stream';
+import type { ByteRange } from '@moefleet/runtime';
 import { InvalidRequestError } from '../errors';
 
 export interface StoredObject {
@@ -11,9 +12,6 @@ export interface StoredObject {
   readonly bytes: number;
   readonly modifiedMs: number;
 }
-
-/** First and last byte, both included. */
-export interface ByteRange { readonly start: number; readonly end: number }
 
 export interface ObjectStore {
   /** for people: a folder, or s3://bucket/prefix */

@@ -3,9 +3,10 @@
  * Credentials come by the AWS SDK's own chain (environment, shared files, the machine's role).
  */
 import type { Readable } from 'node:stream';
+import type { ByteRange } from '@moefleet/runtime';
 import type { S3Client } from '@aws-sdk/client-s3';
 import { InvalidRequestError, StoreFailedError } from '../errors';
-import { type ByteRange, checkKey, type ObjectStore, type StoredObject } from './object-store';
+import { checkKey, type ObjectStore, type StoredObject } from './object-store';
 
 export interface S3Place {
   readonly bucket: string;

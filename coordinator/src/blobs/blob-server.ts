@@ -7,7 +7,7 @@ import { createServer, type IncomingMessage, type RequestListener, type Server, 
 import { createServer as createTlsServer } from 'node:https';
 import { pipeline } from 'node:stream/promises';
 import type { TLSSocket } from 'node:tls';
-import type { Logger, Service } from '@moefleet/runtime';
+import { askedRange, type Logger, type Service } from '@moefleet/runtime';
 import { type BlobStore, DamagedBlobError } from '../artifacts/blob-store';
 import { BusyError, DeviceRefusedError, NoCertificateError, RegistryUnavailableError, StoreFailedError } from '../errors';
 import { peerDevice } from '../identity/peer-device';
@@ -15,7 +15,6 @@ import type { ServerCertificate } from '../identity/server-certificate';
 import { formatAddress, type ListenAddress } from '../listen-address';
 import type { Metrics } from '../metrics';
 import type { BlobAdmission } from './blob-admission';
-import { askedRange } from './byte-range';
 
 /** More would each be slower, and hold memory. */
 const MOST_READERS = 200;

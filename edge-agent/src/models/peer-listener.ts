@@ -9,7 +9,7 @@ import type { AddressInfo } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { pipeline, Readable } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
-import type { Logger } from '@moefleet/runtime';
+import { askedRange, type Logger } from '@moefleet/runtime';
 import { HELD_HEADER } from './blob-client';
 import type { Holdings } from './holdings';
 
@@ -98,14 +98,15 @@ export class PeerListener {
     if (found.t === 'not yet') return refuse(response, 503, { 'retry-after': RETRY_AFTER_S, [HELD_HEADER]: found.held });
     if (this.answering >= ANSWERS_AT_ONCE) return refuse(response, 503, { 'retry-after': RETRY_AFTER_S });
     const size = found.t === 'manifest' ? found.data.length : found.bytes;
-    const range = rangeOf(request.headers.range, size);
-    if (!range) return refuse(response, 416, { 'content-range': `bytes */${size}` });
-    const { first, last, whole } = range;
-    const headers = { 'content-type': 'application/octet-stream', 'accept-ranges': 'bytes', 'content-length': last - first + 1 };
-    response.writeHead(whole ? 200 : 206, whole ? headers : { ...headers, 'content-range': `bytes ${first}-${last}/${size}` });
+    const asked = askedRange(request.headers.range, size);
+    if (asked.t === 'none of it') return refuse(response, 416, { 'content-range': `bytes */${size}` });
+    const { start, end } = asked.t === 'part' ? asked.range : { start: 0, end: size - 1 };
+    const headers = { 'content-type': 'application/octet-stream', 'accept-ranges': 'bytes', 'content-length': end - start + 1 };
+    if (asked.t === 'part') response.writeHead(206, { ...headers, 'content-range': `bytes ${start}-${end}/${size}` });
+    else response.writeHead(200, headers);
     if (request.method === 'HEAD') return void response.end();
-    const source = found.t === 'manifest' ? Readable.from([found.data.subarray(first, last + 1)])
-      : createReadStream(found.path, { start: found.offset + first, end: found.offset + last, highWaterMark: READ_BYTES });
+    const source = found.t === 'manifest' ? Readable.from([found.data.subarray(start, end + 1)])
+      : createReadStream(found.path, { start: found.offset + start, end: found.offset + end, highWaterMark: READ_BYTES });
     source.on('data', (part: Buffer) => { this.sent += part.length; });
     this.answering += 1;
     // What cannot be read to the end cuts the answer short, and the other notices.
@@ -121,13 +122,4 @@ export class PeerListener {
 
 function refuse(response: ServerResponse, status: number, headers: Record<string, string | number> = {}): void {
   response.writeHead(status, { ...headers, 'content-length': 0 }).end();
-}
-
-/** null: none of these bytes are there. Without a range, or with one of another kind, all of it. */
-function rangeOf(header: string | undefined, size: number): { first: number; last: number; whole: boolean } | null {
-  const match = /^bytes=(\d{1,15})-(\d{0,15})$/.exec(header ?? '');
-  if (!match) return { first: 0, last: size - 1, whole: true };
-  const first = Number(match[1]);
-  const last = Math.min(match[2] === '' ? size - 1 : Number(match[2]), size - 1);
-  return first > last ? null : { first, last, whole: false };
 }

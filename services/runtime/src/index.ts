@@ -1,4 +1,5 @@
 export { backoffMs, type BackoffOptions } from './backoff';
+export { type AskedRange, askedRange, type ByteRange } from './byte-range';
 export { ConfigError, readBoolean, readInteger, readLabels, readNumber, readSize, type Env } from './config-value';
 export { formatDuration, parseDuration } from './duration';
 export {

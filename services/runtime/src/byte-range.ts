@@ -1,5 +1,7 @@
-/** The header `Range` of a request for one object (RFC 9110, section 14). Pure. */
-import type { ByteRange } from '../artifacts/object-store';
+/** The header `Range` of a request for one object (RFC 9110, section 14), for whoever serves blobs. Pure. */
+
+/** Both ends included. */
+export interface ByteRange { readonly start: number; readonly end: number }
 
 export type AskedRange = { t: 'all' } | { t: 'part'; range: ByteRange } | { t: 'none of it' };
 
