@@ -76,11 +76,18 @@ check('types', 'npx', ['--no-install', 'tsc', '-p', 'tsconfig.check.json']);
 check('protocol: lint, generated code is current, compatible with what was committed before', 'node', ['proto/check.mjs']);
 check('no registry address in committed files', 'node', ['test/no-registry-address.mjs']);
 
-process.stdout.write('\n== Jaeger\n');
-const jaegerThere = Boolean(process.env.JAEGER_URL) || run('Jaeger is there, or can be built', 'node', ['services/demo/dist/jaeger-install.js']);
-if (!jaegerThere) {
-  process.stdout.write('   JAEGER IS MISSING: every test of traces is skipped' + (inCi ? ', which is a failure in CI\n' : '\n'));
-  if (inCi) add('Jaeger is there', 0, 1, 0);
+/** What tests need beyond this repository. Where it is missing they are skipped, which is a failure in CI. */
+function wanted(name, there, skipped) {
+  if (there) return;
+  process.stdout.write(`   ${name.toUpperCase()} IS MISSING: ${skipped}${inCi ? ', which is a failure in CI' : ''}\n`);
+  if (inCi) add(`${name} is there`, 0, 1, 0);
+}
+
+process.stdout.write('\n== programs that tests need\n');
+wanted('Jaeger', Boolean(process.env.JAEGER_URL) || run('Jaeger is there, or can be built', 'node', ['services/demo/dist/jaeger-install.js']), 'every test of traces is skipped');
+wanted('helm', run('helm is there, or can be fetched', 'node', ['-r', './test/harness/typescript.js', 'test/harness/helm.ts']), 'the chart is not read');
+for (const name of ['haproxy', 'promtool', 'prometheus', 'docker-compose']) {
+  wanted(name, (process.env.PATH ?? '').split(':').some((folder) => existsSync(join(folder, name))), 'tests of deploy/compose are skipped');
 }
 
 nativeTests('native engine', 'test:native');

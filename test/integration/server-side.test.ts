@@ -3,12 +3,15 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findJaeger } from '@moefleet/demo/jaeger-binary';
+import { parseAllDocuments } from 'yaml';
 import { SETTINGS as COORDINATOR } from '../../coordinator/src/config';
 import { Metrics } from '../../coordinator/src/metrics';
 import { SETTINGS as LEARNER } from '../../services/learner/src/config';
+import { findHelm } from '../harness/helm';
+import { type KubernetesDocument, unfitting } from '../harness/kubernetes-schema';
+import { COMPOSE, composedServices } from '../harness/server-side';
 
 const DEPLOY = join(__dirname, '..', '..', 'deploy');
-const COMPOSE = join(DEPLOY, 'compose');
 const CHART = join(DEPLOY, 'k8s', 'moefleet');
 const RENDERED = ['--kube-version', '1.30', '--set', 'fleet.existingSecret=fleet', '--set', 'redis.url=redis://redis:6379'];
 
@@ -60,20 +63,49 @@ test('a dashboard\'s panels have places of their own and titles', () => {
 });
 
 withProgram('docker-compose')('docker-compose reads the composition, learner included', () => {
-  expect(execFileSync('docker-compose', ['-f', join(COMPOSE, 'compose.yaml'), '--profile', 'learner', 'config', '--services'], { encoding: 'utf8' }).split('\n')).toContain('coordinator-2');
+  const services = composedServices();
+  expect(Object.keys(services)).toEqual(expect.arrayContaining(['redis', 'coordinator-1', 'coordinator-2', 'balancer', 'learner', 'collector', 'jaeger', 'prometheus', 'grafana']));
+  expect(services['redis']!.command.join(' ')).toMatch(/--appendonly yes .*--maxmemory-policy noeviction/);
 });
 
-withProgram('promtool')('promtool reads configuration and rules', () => {
+withProgram('promtool')('promtool reads configuration and rules, and each alert fires where it has to and nowhere else', () => {
   execFileSync('promtool', ['check', 'config', join(COMPOSE, 'prometheus.yml')]);
+  const cases = join(__dirname, '..', 'fixtures', 'alerts.test.yml');
+  execFileSync('promtool', ['test', 'rules', cases]);
+  const fired = new Set([...readFileSync(cases, 'utf8').matchAll(/alertname: (\w+)\n +exp_alerts/g)].map(([, name]) => name));
+  const alerts = [...textOf(COMPOSE, 'alerts.yml').matchAll(/- alert: (\w+)/g)].map(([, name]) => name);
+  expect(alerts.filter((name) => !fired.has(name))).toEqual([]);
 });
 
 withProgram('haproxy')('haproxy reads its configuration', () => {
   execFileSync('haproxy', ['-c', '-f', join(COMPOSE, 'haproxy.cfg')], { stdio: 'pipe' });
 });
 
-withProgram('helm')('helm lints the chart and refuses what it does not know, and what it lacks', () => {
-  execFileSync('helm', ['lint', '--strict', CHART, ...RENDERED]);
-  const refused = (...more: string[]) => spawnSync('helm', ['template', 'm', CHART, ...RENDERED, ...more], { encoding: 'utf8' }).stderr;
-  expect(refused('--set', 'coordinator.replica=3')).toMatch(/replica/);
-  expect(refused('--set', 'redis.url=')).toMatch(/where the fleet's Redis is/);
+describe('the chart', () => {
+  const helm = findHelm();
+  const withHelm = helm === null ? test.skip : test;
+  /** Everything that can be asked for, in two ways. */
+  const EVERYTHING = [
+    ['--set', 'learner.enabled=true', '--set', 'learner.modelClaim=models', '--set', 'learner.tokenSecret=learner', '--set', 'coordinator.autoscaling.enabled=true', '--set', 'operators.existingSecret=admin',
+      '--set', 'artifacts.claim=artifacts', '--set', 'imagePullSecrets[0].name=pull', '--set', 'coordinator.env.MOEFLEET_LEARN_EVERY=60', '--set', 'coordinator.nodeSelector.disk=fast'],
+    ['--set', 'artifacts.s3=s3://models/fleet', '--set', 'artifacts.s3Endpoint=https://minio', '--set', 'artifacts.existingSecret=bucket', '--set', 'redis.url=', '--set', 'redis.existingSecret=redis', '--set', 'redis.sentinel=master',
+      '--set', 'coordinator.tolerations[0].key=edge', '--set', 'coordinator.tolerations[0].operator=Exists', '--set', 'networkPolicy.operatorFrom[0].ipBlock.cidr=10.0.0.0/8', '--set', 'coordinator.service.type=LoadBalancer'],
+  ];
+  const template = (...more: string[]) => spawnSync(helm!, ['template', 'm', CHART, ...RENDERED, ...more], { encoding: 'utf8' });
+
+  withHelm('passes helm\'s strict lint, and refuses what it does not know, and what it lacks', () => {
+    for (const more of [[], ...EVERYTHING]) execFileSync(helm!, ['lint', '--strict', CHART, ...RENDERED, ...more]);
+    expect(template('--set', 'coordinator.replica=3').stderr).toMatch(/replica/);
+    expect(template('--set', 'redis.url=').stderr).toMatch(/where the fleet's Redis is/);
+  });
+
+  withHelm('becomes documents that Kubernetes knows, without an unknown field', () => {
+    const documents = [[], ...EVERYTHING].flatMap((more) => parseAllDocuments(template(...more).stdout).map((document) => document.toJS() as KubernetesDocument & { spec: Record<string, unknown> }));
+    expect([...new Set(documents.map(({ kind }) => kind))].sort()).toEqual(['Deployment', 'HorizontalPodAutoscaler', 'NetworkPolicy', 'PodDisruptionBudget', 'Service']);
+    // One that does not fit, so that the others are seen to have been looked at.
+    const service = structuredClone(documents.find(({ kind }) => kind === 'Service')!);
+    service.metadata.name = 'misspelt';
+    service.spec['clusterIp'] = 'None';
+    expect(unfitting([...documents, service])).toEqual([expect.stringMatching(/^Service misspelt: .*clusterIp.* does not exist/)]);
+  }, 30_000);
 });
