@@ -1,6 +1,14 @@
 import { ConfigError } from '@moefleet/runtime';
 import { readConfig } from './config';
 
+test('keeps what devices fetch beside the rest of the fleet, unless told otherwise', () => {
+  const folder = (env: Record<string, string>) => readConfig(env).artifactFolder;
+  expect(folder({})).toBeNull();
+  expect(folder({ MOEFLEET_TLS_DIR: '/fleet' })).toBe('/fleet/artifacts');
+  expect(folder({ MOEFLEET_TLS_DIR: '/fleet', MOEFLEET_ARTIFACT_DIR: '/large' })).toBe('/large');
+  expect(folder({ MOEFLEET_TLS_DIR: '/fleet', MOEFLEET_ARTIFACT_DIR: 'none' })).toBeNull();
+});
+
 test('has defaults for everything', () => {
   const config = readConfig({});
   expect(config).toMatchObject({ redisUrl: 'redis://127.0.0.1:6379', redisPrefix: 'moefleet', gateway: { host: '127.0.0.1', port: 7400 }, learnEveryMs: 10_000, plaintextBeyondLoopback: false });

@@ -45,7 +45,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--learner-stages <list>', env: 'MOEFLEET_LEARNER_STAGES', description: 'stages in which devices get what the learner proposes; default: up to ten devices at once, more as 1,5%,25%,100%' },
   { flags: '--learner-soak <time>', env: 'MOEFLEET_LEARNER_SOAK', description: 'how long each of these stages is watched, such as 10m; default: 60s where there is more than one' },
   { flags: '--learner-gate <list>', env: 'MOEFLEET_LEARNER_GATE', description: 'what must hold on each device for the learner\'s values to stay, else they are taken back; keep it above the learner\'s --budget; none: no gate', fallback: DEFAULT_LEARNER_GATE },
-  { flags: '--artifact-dir <folder>', env: 'MOEFLEET_ARTIFACT_DIR', description: 'keeps what devices fetch: models (moefleet model push) and releases of the agent (moefleet agent push); coordinators of a fleet share it' },
+  { flags: '--artifact-dir <folder>', env: 'MOEFLEET_ARTIFACT_DIR', description: 'keeps what devices fetch: models (moefleet model push) and releases of the agent (moefleet agent push); coordinators of a fleet share it; none: nothing is kept', fallback: 'artifacts, in the folder of --tls-dir where there is one' },
   { flags: '--artifact-s3 <url>', env: 'MOEFLEET_ARTIFACT_S3', description: 'keeps models in a bucket instead, s3://BUCKET/PREFIX; credentials as the AWS SDK finds them (AWS_ACCESS_KEY_ID, shared files, the machine\'s role)' },
   { flags: '--artifact-s3-endpoint <url>', env: 'MOEFLEET_ARTIFACT_S3_ENDPOINT', description: 'of an S3-compatible service other than AWS, such as https://minio.example:9000' },
   { flags: '--artifact-s3-region <name>', env: 'MOEFLEET_ARTIFACT_S3_REGION', description: 'region of the bucket', fallback: 'as the AWS SDK finds it; us-east-1 with an endpoint' },
@@ -138,7 +138,7 @@ export function readConfig(values: Env): CoordinatorConfig {
     requireOperatorToken: readBoolean('MOEFLEET_REQUIRE_OPERATOR_TOKEN', values['MOEFLEET_REQUIRE_OPERATOR_TOKEN'], tlsFolder !== null || !isLoopback(operator.host)),
     adminTokenFile: resolve(values['MOEFLEET_ADMIN_TOKEN_FILE'] || join(tlsFolder ?? '.', ADMIN_TOKEN_FILE)),
     coordinatorId: readMatching('MOEFLEET_COORDINATOR_ID', values['MOEFLEET_COORDINATOR_ID'] || defaultCoordinatorId(), /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'an id of letters, digits, ".", "_" and "-"'),
-    artifactFolder: values['MOEFLEET_ARTIFACT_DIR'] ? resolve(values['MOEFLEET_ARTIFACT_DIR']) : null,
+    artifactFolder: readArtifactFolder(values['MOEFLEET_ARTIFACT_DIR'], tlsFolder),
     artifactS3: readS3Place(values),
     blobListen,
     gateText: readGateText(values['MOEFLEET_GATE_TEXT'] ?? ''),
@@ -150,6 +150,12 @@ export function readConfig(values: Env): CoordinatorConfig {
 /** Beside the agents' port, so that whoever lets these in finds it; a free one where theirs is. */
 function defaultBlobListen({ host, port }: ListenAddress): string {
   return formatAddress(host, port === 0 ? 0 : Math.min(port + BLOB_PORT_AFTER, MOST_PORT));
+}
+
+/** What a coordinator keeps of its fleet lies in one folder. */
+function readArtifactFolder(value: string | undefined, tlsFolder: string | null): string | null {
+  if (value) return value === 'none' ? null : resolve(value);
+  return tlsFolder && join(tlsFolder, 'artifacts');
 }
 
 function readS3Place(values: Env): S3Place | null {

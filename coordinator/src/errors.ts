@@ -59,7 +59,8 @@ export class StoreFailedError extends Error {
   override readonly name = 'StoreFailedError';
   constructor(readonly place: string, cause: unknown) {
     const { code } = (cause ?? {}) as NodeJS.ErrnoException;
-    const remedy = code === 'ENOSPC' || code === 'EDQUOT' ? '; make room there: moefleet model remove NAME, or a larger disk' : '';
+    const remedy = code === 'ENOSPC' || code === 'EDQUOT' ? '; make room there: moefleet model remove NAME, or a larger disk'
+      : code === 'EROFS' || code === 'EACCES' ? '; name one that the coordinator can write with --artifact-dir FOLDER' : '';
     super(`what devices fetch is kept in ${place}, which cannot be used now (${reasonOf(cause)})${remedy}`, { cause });
   }
 }

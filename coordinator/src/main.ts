@@ -5,7 +5,6 @@ import { BlobStore } from './artifacts/blob-store';
 import { ModelStore } from './artifacts/model-store';
 import { FolderObjects } from './artifacts/folder-objects';
 import { S3Objects } from './artifacts/s3-objects';
-import { BlobAdmission } from './blobs/blob-admission';
 import { BlobServer } from './blobs/blob-server';
 import { type CoordinatorConfig, readConfig, SETTINGS } from './config';
 import { AgentGateway, type GatewayOptions } from './gateway/agent-gateway';
@@ -14,6 +13,7 @@ import { TelemetryBatch } from './gateway/telemetry-batch';
 import { WindowRoom } from './gateway/window-assembly';
 import { readBundleKey } from './identity/bundle-key';
 import { Enrolment } from './identity/enrolment';
+import { FetchAdmission } from './identity/fetch-admission';
 import { RevocationJournal } from './identity/revocation-journal';
 import { ServerCertificate } from './identity/server-certificate';
 import { HttpServer } from './http-server';
@@ -78,14 +78,15 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const objects = config.artifactS3 ? new S3Objects(config.artifactS3) : config.artifactFolder === null ? null : new FolderObjects(config.artifactFolder);
   const blobs = new BlobStore(objects);
   const models = new ModelStore(blobs, (work) => registry.turns.inTurn('models', 'another push or removal of a model', work), now);
-  const blobServer = new BlobServer({ address: config.blobListen, certificate, now }, { blobs, admission: new BlobAdmission(registry, now), metrics, log });
+  const fetchers = new FetchAdmission(registry, now);
+  const blobServer = new BlobServer({ address: config.blobListen, certificate, now }, { blobs, admission: fetchers, metrics, log });
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const warm = new WarmExchange(registry.warm, { intervalMs: config.expertUseIntervalMs }, metrics, log);
   const peers = new PeerExchange(registry.peers, registry.events, now, log);
   const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, warm, windowRoom: new WindowRoom(), peers, metrics, log },
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
-      credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment, artifacts, blobPort: () => blobServer.port });
+      credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment, artifacts, fetchers, blobPort: () => blobServer.port });
   const operator = new OperatorServer(config.operator,
     { registry, rollouts, staged, learnerRollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, artifacts, blobs, models, enrolment, now, log },
     certificate ? () => certificate.credentials(false) : undefined,

@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { appendFileSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { InvalidRequestError, NameTakenError, NotAllowedNowError, NotFoundError } from '../errors';
+import { InvalidRequestError, NameTakenError, NotAllowedNowError, NotFoundError, StoreFailedError } from '../errors';
 import { ArtifactStore, type NewArtifact } from './artifact-store';
 
 let folder: string;
@@ -68,6 +68,12 @@ describe('the artifact store', () => {
     writeFileSync(join(folder, 'names', 'c.json'), JSON.stringify({ ...announce({ name: 'c' }), sha256: '../../../etc/passwd' }));
     await expect(store.find('c')).rejects.toThrow(NotFoundError);
     expect(await store.list()).toEqual([]);
+  });
+
+  it('names the folder and the way out where it cannot be written', async () => {
+    writeFileSync(join(folder, 'file'), '');
+    await expect(new ArtifactStore(join(folder, 'file'), Date.now).put(announce(), parts(content))).rejects.toThrow(StoreFailedError);
+    expect(new StoreFailedError('/fleet/artifacts', Object.assign(new Error('read-only file system'), { code: 'EROFS' })).message).toMatch(/\/fleet\/artifacts, .*--artifact-dir FOLDER/);
   });
 
   it('says how to have one where there is none', async () => {

@@ -8,7 +8,7 @@ import { createReadStream } from 'node:fs';
 import { access, type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Artifact } from '@moefleet/proto';
-import { InvalidRequestError, NameTakenError, NotAllowedNowError, NotFoundError } from '../errors';
+import { InvalidRequestError, NameTakenError, NotAllowedNowError, NotFoundError, StoreFailedError } from '../errors';
 
 export interface ArtifactRecord {
   readonly name: string;
@@ -32,7 +32,7 @@ export class ArtifactStore {
   /** `folder` null: this coordinator keeps none. */
   constructor(private readonly folder: string | null, private readonly now: () => number) {}
 
-  /** Takes a file in; what does not arrive whole leaves nothing. Throws NameTakenError where the name stands for something else. */
+  /** Takes a file in; what does not arrive whole leaves nothing. Throws NameTakenError where the name stands for something else, StoreFailedError. */
   async put(artifact: NewArtifact, parts: AsyncIterable<Buffer>): Promise<ArtifactRecord> {
     const folder = this.kept();
     checkNew(artifact);
@@ -40,7 +40,9 @@ export class ArtifactStore {
     if (known && known.sha256 !== artifact.sha256) {
       throw new NameTakenError(`${artifact.name} is there already with other content (SHA-256 ${known.sha256.slice(0, 12)}); build it under another version`);
     }
-    await Promise.all(['blobs', 'names', 'incoming'].map((inner) => mkdir(join(folder, inner), { recursive: true })));
+    await Promise.all(['blobs', 'names', 'incoming'].map((inner) => mkdir(join(folder, inner), { recursive: true }))).catch((error: unknown) => {
+      throw new StoreFailedError(folder, error);
+    });
     const part = join(folder, 'incoming', randomUUID());
     try {
       await receive(part, artifact, parts);

@@ -5,18 +5,20 @@ import { request as tlsRequest, type RequestOptions } from 'node:https';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { credentials as grpcCredentials } from '@grpc/grpc-js';
+import { ArtifactServiceClient } from '@moefleet/proto';
 import { COORDINATOR_NAME, createLogger } from '@moefleet/runtime';
 import { until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
 import { blobKey, BlobStore } from '../artifacts/blob-store';
 import { FolderObjects } from '../artifacts/folder-objects';
+import type { FetchAdmission } from '../identity/fetch-admission';
 import { FleetCa } from '../identity/fleet-ca';
 import { initFleet } from '../identity/init-fleet';
 import { Metrics } from '../metrics';
 import { TestAgent } from '../testing/test-agent';
 import { startCoordinator, type TestCoordinator, testChannel } from '../testing/test-coordinator';
 import { EnrolmentCalls, testDevice } from '../testing/test-device';
-import type { BlobAdmission } from './blob-admission';
 import { BlobServer } from './blob-server';
 
 interface Answer { code: number; headers: IncomingHttpHeaders; body: Buffer }
@@ -107,7 +109,7 @@ describe('without TLS', () => {
 
 test('turns away readers beyond its most, cuts one that does not read, and has room again afterwards', async () => {
   const server = new BlobServer({ address: { host: '127.0.0.1', port: 0 }, certificate: null, mostReaders: 2, standstillMs: 400, now: Date.now },
-    { blobs, admission: {} as BlobAdmission, metrics: new Metrics(), log: createLogger('test', 'silent') });
+    { blobs, admission: {} as FetchAdmission, metrics: new Metrics(), log: createLogger('test', 'silent') });
   await server.start();
   // Far more than what the sockets hold between them.
   const large = randomBytes(15_000_000);
@@ -168,12 +170,19 @@ describe('with TLS', () => {
     for (const wrong of [{}, { key, cert: stranger.chainPem }, { key, cert: server.chainPem }, { ...await enrolled('c'), maxVersion: 'TLSv1.2' }]) await expect(ask(port, as(wrong))).rejects.toThrow(/alert|socket hang up|ECONNRESET/);
   });
 
-  it('turns away a device from the moment it is revoked', async () => {
+  it('turns away a device from the moment it is revoked, as the service does that releases are fetched from', async () => {
     const device = await enrolled('d');
     expect((await ask(port, as(device))).code).toBe(200);
+    const releases = new ArtifactServiceClient(coordinator.gateway, grpcCredentials.createSsl(ca(), Buffer.from(device.key), Buffer.from(device.cert)), { 'grpc.ssl_target_name_override': COORDINATOR_NAME });
+    const found = () => new Promise<string>((resolve) => releases.findArtifact({ name: 'x' }, (error) => resolve(error?.details ?? '')));
+    const read = () => new Promise<string>((resolve) => releases.readArtifact({ sha256: '0'.repeat(64), offset: 0n }).on('data', () => {}).once('error', ({ details }: Error & { details: string }) => resolve(details)));
+    expect(await found()).toMatch(/there is no artifact x/);
+    expect(await read()).toMatch(/there is no artifact with SHA-256/);
     await coordinator.registry.identities.revoke('d', Date.now(), 'lost');
     coordinator.registry.events.emit({ kind: 'identity', deviceId: 'd' });
     const refused = await ask(port, as(device));
     expect([refused.code, refused.body.toString()]).toEqual([403, 'device d: revoked (lost)\n']);
+    expect([await found(), await read()]).toEqual(['device d: revoked (lost)', 'device d: revoked (lost)']);
+    releases.close();
   });
 });

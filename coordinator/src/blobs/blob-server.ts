@@ -10,11 +10,11 @@ import type { TLSSocket } from 'node:tls';
 import { askedRange, type Logger, type Service } from '@moefleet/runtime';
 import { type BlobStore, DamagedBlobError } from '../artifacts/blob-store';
 import { BusyError, DeviceRefusedError, NoCertificateError, RegistryUnavailableError, StoreFailedError } from '../errors';
+import type { FetchAdmission } from '../identity/fetch-admission';
 import { peerDevice } from '../identity/peer-device';
 import type { ServerCertificate } from '../identity/server-certificate';
 import { formatAddress, type ListenAddress } from '../listen-address';
 import type { Metrics } from '../metrics';
-import type { BlobAdmission } from './blob-admission';
 
 /** More would each be slower, and hold memory. */
 const MOST_READERS = 200;
@@ -38,7 +38,7 @@ export interface BlobServerOptions {
   readonly now: () => number;
 }
 
-export interface BlobServerDeps { blobs: BlobStore; admission: BlobAdmission; metrics: Metrics; log: Logger }
+export interface BlobServerDeps { blobs: BlobStore; admission: FetchAdmission; metrics: Metrics; log: Logger }
 
 export class BlobServer implements Service {
   readonly name = 'blobs';

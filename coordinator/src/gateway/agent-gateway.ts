@@ -7,6 +7,7 @@ import { StoppingError } from '../errors';
 import { GrpcListener } from '../grpc-listener';
 import type { ListenAddress } from '../listen-address';
 import type { Enrolment } from '../identity/enrolment';
+import type { FetchAdmission } from '../identity/fetch-admission';
 import { inChunks } from '../registry/chunks';
 import type { SessionDirectory } from '../sessions/session-directory';
 import type { AgentSession, SessionDeps } from './agent-session';
@@ -37,6 +38,8 @@ export interface GatewayOptions {
   credentials?: () => ServerCredentials;
   /** what devices fetch; default: nothing */
   artifacts?: ArtifactStore;
+  /** which devices may, where they have certificates; default: each of the fleet */
+  fetchers?: Pick<FetchAdmission, 'admit'>;
   /** of the listener for models; null: there is none */
   blobPort?: () => number | null;
   /** lets devices enrol, and makes a certificate a condition; null: plaintext */
@@ -94,7 +97,12 @@ export class AgentGateway implements Service {
       identify: (call) => options.enrolment?.identify(call.getAuthContext()) ?? null,
     };
     if (options.enrolment) this.listener.serve(EnrolmentServiceService, enrolmentService(options.enrolment, deps.log));
-    if (options.artifacts) this.listener.serve(ArtifactServiceService, artifactService(options.artifacts, (call) => void options.enrolment?.identify(call.getAuthContext()), deps.log));
+    if (options.artifacts) {
+      this.listener.serve(ArtifactServiceService, artifactService(options.artifacts, async (call) => {
+        const device = options.enrolment?.identify(call.getAuthContext());
+        if (device) await options.fetchers?.admit(device);
+      }, deps.log));
+    }
     this.listener.server.addService(AGENT_SERVICE, { connect: (call: AgentCall) => this.open(call) });
   }
 

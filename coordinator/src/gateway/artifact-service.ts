@@ -10,8 +10,8 @@ import { toGrpcStatus } from '../grpc-status';
 /** Downloads at once; more would each be slower, and hold memory. A device that is turned away comes again. */
 const MOST_READERS = 200;
 
-/** `admit` throws where whoever calls is no device of the fleet. */
-export function artifactService(store: ArtifactStore, admit: (call: Pick<ServerUnaryCall<unknown, unknown>, 'getAuthContext'>) => void, log: Logger): ArtifactServiceServer {
+/** `admit` rejects where whoever calls is no device of the fleet. */
+export function artifactService(store: ArtifactStore, admit: (call: Pick<ServerUnaryCall<unknown, unknown>, 'getAuthContext'>) => Promise<void>, log: Logger): ArtifactServiceServer {
   let readers = 0;
   const failure = (error: unknown, path: string) => {
     const status = toGrpcStatus(error);
@@ -19,7 +19,7 @@ export function artifactService(store: ArtifactStore, admit: (call: Pick<ServerU
     return status;
   };
   const send = async (call: ServerWritableStream<ReadArtifactRequest, ReadArtifactResponse>): Promise<void> => {
-    admit(call);
+    await admit(call);
     if (readers >= MOST_READERS) throw new BusyError(`${MOST_READERS} devices fetch from here already; come again`);
     readers += 1;
     const gone = new AbortController();
@@ -40,7 +40,7 @@ export function artifactService(store: ArtifactStore, admit: (call: Pick<ServerU
   return {
     findArtifact: (call, callback) => {
       (async () => {
-        admit(call);
+        await admit(call);
         return { artifact: artifactMessage(await store.find(call.request.name)) };
       })().then((answer) => callback(null, answer), (error: unknown) => callback(failure(error, call.getPath()), null));
     },
