@@ -5,8 +5,8 @@
  * Hook: in each of several processes the engine, the same weights in the same memory without a hook, the same stopping at
  * each router for a hook that does nothing, and the stock library on the mapped file decode the same window of a text in
  * turns, over and over. A window of the engine is held against those of the others before and after it; a process counts as
- * one measurement, the median of its windows; the interval is over processes. Where weights lie is no matter of the hook,
- * but of memory, and told beside it. None are repacked. Tracing: one engine answers the same request again and again
+ * one measurement, the median of its windows, once the engine trusts its layers to miss nothing; the interval is over
+ * processes. Where weights lie is no matter of the hook, but of memory, and told beside it. None are repacked. Tracing: one engine answers the same request again and again
  * from a cold, bounded cache, alternately traced (spans made, spooled and sent to a collector in this process) and not; reads
  * come from the page cache, so that no disk hides the cost. A pair of answers counts as one measurement, the median of its steps.
  *
@@ -46,13 +46,16 @@ function windowsOf(ns) {
   return Array.from({ length: ns.length / tokens }, (_, window) => median(ns.slice(window * tokens + settled, (window + 1) * tokens)) / 1e6);
 }
 
-/** One process. The first window reads the experts, so that it does not count. */
+/** The first window reads the experts, and for 128 tokens after it the engine stops at every layer, since it might miss. */
+const SETTLING = 1 + Math.ceil(128 / tokens);
+
+/** One process. */
 function hookRun(model, passes) {
   const { misses, ...arms } = JSON.parse(execFileSync(benchTool(), ['hook', model, fixtures.text, tokens, threads, passes].map(String), { encoding: 'utf8', maxBuffer: 1 << 28 }));
   if (misses.slice(tokens).some((each) => each > 0)) throw new Error('the engine read experts that should have been in memory');
   const windows = Object.fromEntries(Object.entries(arms).map(([name, ns]) => [name, windowsOf(ns)]));
-  const engine = windows.engine.slice(1);
-  const over = (list) => median(engine.map((ms, i) => ms / ((list[i] + list[i + 1]) / 2) - 1));
+  const engine = windows.engine.slice(SETTLING);
+  const over = (list) => median(engine.map((ms, i) => ms / ((list[i + SETTLING - 1] + list[i + SETTLING]) / 2) - 1));
   return {
     engineMs: median(engine), unhookedMs: median(windows.unhooked), mappedMs: median(windows.mapped),
     over: over(windows.unhooked), overStops: over(windows.stops), overMapped: over(windows.mapped),
@@ -62,8 +65,8 @@ function hookRun(model, passes) {
 function hookOverhead(width) {
   const model = width === 0 ? fixtures.model : widened(width, values['work-dir']);
   const name = width === 0 ? 'as it is' : `widened to ${width}`;
-  const trial = hookRun(model, 3);
-  const passes = Math.max(7, Math.round((seconds * 1000) / (4 * tokens * trial.unhookedMs)));
+  const trial = hookRun(model, SETTLING + 1);
+  const passes = SETTLING + Math.max(6, Math.round((seconds * 1000) / (4 * tokens * trial.unhookedMs)));
   const runs = Array.from({ length: Number(values.pairs) }, (_, run) => {
     process.stderr.write(`hook, ${name}: process ${run + 1} of ${values.pairs}\n`);
     return hookRun(model, passes);
@@ -71,7 +74,7 @@ function hookOverhead(width) {
   const middle = (key) => median(runs.map((run) => run[key]));
   const interval = (key) => meanInterval(runs.map((run) => run[key]));
   return {
-    model: name, windows: passes - 1, engineMs: middle('engineMs'), unhookedMs: middle('unhookedMs'), mappedMs: middle('mappedMs'),
+    model: name, windows: passes - SETTLING, engineMs: middle('engineMs'), unhookedMs: middle('unhookedMs'), mappedMs: middle('mappedMs'),
     overhead: interval('over'), overheadBeyondStops: interval('overStops'), overMapped: interval('overMapped'),
   };
 }

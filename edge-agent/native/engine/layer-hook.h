@@ -1,5 +1,6 @@
 // The hook that llama.cpp calls between graph nodes. At each MoE layer it takes the router's scores, rewrites the
-// selected ids, and makes the selected experts present in time for the graph to multiply by them. Gate weights are
+// selected ids, and makes the selected experts present in time for the graph to multiply by them: at a stop of the graph, or
+// within it where no miss is likely (graph-moment.h). Gate weights are
 // gathered after it, from the unbiased scores, so the model's own arithmetic is untouched. K is fixed in the graph: where
 // a token drops experts, their slots hold the id of its best one, so that nothing is read for them, and their weights are
 // taken out when the graph has gathered them. (llama.cpp's `mul_mat_id` takes an id twice in a row; its repacking
@@ -13,6 +14,7 @@
 #include "cache-resize.h"
 #include "event-ring.h"
 #include "expert-verify.h"
+#include "graph-moment.h"
 #include "layer-state.h"
 #include "prefetch.h"
 
@@ -28,12 +30,20 @@ struct router_place {
     char scores[GGML_MAX_NAME] = ""; // tensor to copy the scores from when it has been computed
     char weights[GGML_MAX_NAME] = ""; // gate weights gathered by the ids; empty where the graph does it in another way
     bool scores_at_topk = false;   // or: read the tensor that was sorted, when the ids are there
+    bool scores_move = false;      // `scores` is what the gate reads, so that one row of it may be computed elsewhere
     engine_select_by select_by = SELECT_BY_LOGITS;
 };
 
 // What one pass did, over all layers.
 struct pass_outcome {
     int64_t hits = 0, misses = 0, dropped = 0, swaps = 0, stall_ns = 0, flash_bytes = 0, flash_reads = 0;
+};
+
+// Memory that a row of scores is computed into, so that nothing is placed over it before the ids are there.
+struct score_room {
+    std::vector<float> room;
+    float * row = nullptr;               // in it, where llama.cpp's alignment puts it
+    std::vector<const ggml_tensor *> tensors;  // per MoE layer, of the pass; null: taken when they are computed
 };
 
 // Reads of one layer's misses that the graph has not waited for yet.
@@ -83,6 +93,8 @@ struct layer_hook {
     engine_status error;
     std::atomic<bool> cancelled{false};
     fetch_progress fetch;
+    graph_moments moments;
+    score_room own_scores;
     int surplus_layer = -1;              // layer whose experts beyond its owner's members are still present
 
     // scratch

@@ -38,8 +38,7 @@ static const ggml_tensor * gate_input(const ggml_tensor * t) {
     if (t->op == GGML_OP_SOFT_MAX && !t->src[1]) input = t->src[0];
     if (is_unary(t, GGML_UNARY_OP_SIGMOID)) input = t->src[0];
     if (t->op == GGML_OP_SQRT && is_unary(t->src[0], GGML_UNARY_OP_SOFTPLUS)) input = t->src[0]->src[0];
-    if (input) input = router_rows_of(input);
-    return input && are_logits(input) ? input : nullptr;
+    return input && are_logits(router_rows_of(input)) ? input : nullptr;
 }
 
 // A gate's output plus the selection bias, a leaf of the graph.
@@ -74,9 +73,11 @@ engine_status router_place_find(const ggml_tensor * topk, router_place & out) {
     out = router_place();
     copy_name(out.topk, topk->name);
     const ggml_tensor * ranked = sorted->src[0];
-    if (const ggml_tensor * logits = gate_input(ranked)) {
-        // They may be overwritten by the time of the choice, so they are copied when they have been computed.
+    if (const ggml_tensor * input = gate_input(ranked)) {
+        // They may be overwritten by the time of the choice, so they are copied when they have been computed, or moved.
+        const ggml_tensor * logits = router_rows_of(input);
         copy_name(out.scores, logits->name);
+        out.scores_move = input == logits;
         out.select_by = logits_kind(logits);
         if (is_router_node(logits)) return {};
         return status_error(ENGINE_MODEL_FORMAT, "%s: the router's logits are called '%s', under which they cannot be found again",

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <map>
+#include <numeric>
 
 // What one layer's router did in one pass, row by row.
 struct layer_sight {
@@ -309,6 +310,80 @@ static void selects_by_definition(const tiny_model & model, const std::string & 
     }
 }
 
+enum choosing { AT_STOPS, WITHIN, WITHIN_ALWAYS };
+
+struct decoded_text {
+    std::vector<floats> logits;
+    std::vector<int64_t> misses;
+    int within = 0;  // times that a layer chose within the graph
+};
+
+// The same text once more, as if no token had been routed before. At stops the engine knows no graph; within the graph it
+// acts where it trusts to, or at every layer.
+static decoded_text decode_choosing(engine * e, choosing how) {
+    const auto prepare = [&] {
+        if (how == AT_STOPS) graph_moments_init(e->hook.moments, e->layers.count);
+        for (auto & layer : e->hook.moments.layers) layer.quiet = how == WITHIN_ALWAYS ? 1 << 20 : 0;
+    };
+    for (int l = 0; l < e->layers.count; l++) e->layers[l].range = range_mean();
+    decoded_text out;
+    prepare();
+    run_passes(*e, e->context, DECODED, [&](int pass, const floats & logits) {
+        out.logits.push_back(logits);
+        out.misses.push_back(e->hook.outcome.misses);
+        if (pass > 0) out.within += e->hook.moments.due_next;
+        prepare();
+        return (7 * pass + 11) % 320;
+    });
+    return out;
+}
+
+static bool decoded_the_same(const decoded_text & a, const decoded_text & b) {
+    return a.misses == b.misses && std::equal(a.logits.begin(), a.logits.end(), b.logits.begin(), b.logits.end(), same_bytes);
+}
+
+static void fill_cache(engine * e) {
+    const auto is_full = [&] {
+        bool full = true;
+        for (int l = 0; l < e->layers.count; l++) full = full && e->layers[l].cache.size == e->file.info.experts;
+        return full;
+    };
+    for (int i = 0; i < 50 && !is_full(); i++) run_passes(*e, e->context, DECODED, [&](int pass, const floats &) { return (31 * pass + 17 * i) % 320; });
+    CHECK(is_full());
+}
+
+// What is chosen, rewritten and read within the graph is what a stop would have chosen: with every expert a member, where
+// it does not stop, another expert for each token's best, since nothing else differs from the model's own choice then; and
+// with room for hardly more than a token's, though it would stop there, all that is missed.
+static void chooses_within_the_graph_as_at_a_stop(engine * e) {
+    engine_spec spec = e->spec;
+    std::fill(spec.capacities.begin(), spec.capacities.end(), e->file.info.experts);
+    spec.routing = ROUTING_SENSITIVITY;
+    spec.rank = 1;
+    spec.seed = 5;
+    REQUIRE_OK(engine_apply(e, spec));
+    REQUIRE_OK(engine_drop_cache(e));
+    fill_cache(e);
+    const decoded_text within = decode_choosing(e, WITHIN), at_stops = decode_choosing(e, AT_STOPS);
+    CHECK_EQUAL(within.within, DECODED * e->layers.count);
+    CHECK_EQUAL(at_stops.within, 0);
+    CHECK(decoded_the_same(within, at_stops));
+    spec.routing = ROUTING_ORIGINAL;
+    REQUIRE_OK(engine_apply(e, spec));
+    CHECK(!same_bytes(decode_choosing(e, WITHIN).logits.back(), within.logits.back()));
+
+    std::fill(spec.capacities.begin(), spec.capacities.end(), e->file.info.top_k + 1);
+    spec.routing = ROUTING_CACHE_PRIOR;
+    spec.lambda = 0.3;
+    REQUIRE_OK(engine_apply(e, spec));
+    REQUIRE_OK(engine_drop_cache(e));
+    const decoded_text missing = decode_choosing(e, WITHIN_ALWAYS);
+    CHECK_EQUAL(missing.within, DECODED * e->layers.count);
+    CHECK(std::accumulate(missing.misses.begin() + 1, missing.misses.end(), int64_t(0)) > 0);
+    REQUIRE_OK(engine_drop_cache(e));
+    CHECK(decoded_the_same(missing, decode_choosing(e, AT_STOPS)));
+}
+
 static void is_described_alike_before_and_after_opening(const tiny_model & model, const std::string & path, engine * e) {
     model_info before, after;
     REQUIRE_OK(engine_inspect(path, before));
@@ -380,6 +455,7 @@ int main(int argc, char ** argv) {
         is_described_alike_before_and_after_opening(model, path, e);
         equals_stock_llama_at_lambda_zero(path, e);
         selects_by_definition(model, path, e);
+        chooses_within_the_graph_as_at_a_stop(e);
         engine_free(e);
         if (checks_failed != before) fprintf(stderr, "%s: %d checks failed\n", model.name.c_str(), checks_failed - before);
     }
