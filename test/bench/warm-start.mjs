@@ -5,16 +5,20 @@
  * of a text that none of them has seen. At λ 0 all write the same, token for token, so the misses are paired.
  *
  *   node test/bench/warm-start.mjs [--model FILE] [--domain NAME=LEARN_FILE,UNSEEN_FILE ...] [--devices 8] [--learn-tokens 512]
- *     [--prompts 16] [--prompt-tokens 8] [--tokens 64] [--capacities 8,16,24] [--lambdas 0,0.2] [--eviction adaptive]
+ *     [--prompts 16] [--prompt-tokens 8] [--tokens 64] [--capacities 8,13,16,24] [--top-j 1] [--lambdas 0,0.2] [--eviction adaptive]
  *     [--threads 1] [--time MB_PER_SECOND] [--json]
  *
  * Without --domain: code, math and wikitext of test/fixtures, the first half to learn from and the second unseen.
+ * At λ 0 each row also says what the best start and the best evictions would save, to whoever knew the text
+ * (warm-start-bound.mjs).
+ *
  * --time also measures the time to the first token on a disk paced to so many MB/s, in turns: cold; asked as the fill
  * begins; after the fill.
  */
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, join } from 'node:path';
+import { eventsOf, leastMisses } from './warm-start-bound.mjs';
 import { fixtures, median, numbers, readFlags, refuse, root } from './shared.mjs';
 
 const require = createRequire(import.meta.url);
@@ -24,8 +28,8 @@ const { addContribution, contributionOf, emptyProfile, rankExperts } = require(j
 const values = readFlags({
   model: { type: 'string', default: fixtures.model }, domain: { type: 'string', multiple: true, default: [] },
   devices: { type: 'string', default: '8' }, 'learn-tokens': { type: 'string', default: '512' }, prompts: { type: 'string', default: '16' },
-  'prompt-tokens': { type: 'string', default: '8' }, tokens: { type: 'string', default: '64' }, capacities: { type: 'string', default: '8,16,24' },
-  lambdas: { type: 'string', default: '0,0.2' }, eviction: { type: 'string', default: 'adaptive' }, threads: { type: 'string', default: '1' },
+  'prompt-tokens': { type: 'string', default: '8' }, tokens: { type: 'string', default: '64' }, capacities: { type: 'string', default: '8,13,16,24' },
+  lambdas: { type: 'string', default: '0,0.2' }, 'top-j': { type: 'string', default: '1' }, eviction: { type: 'string', default: 'adaptive' }, threads: { type: 'string', default: '1' },
   time: { type: 'string' }, json: { type: 'boolean', default: false },
 });
 const [capacities, lambdas] = [numbers(values, 'capacities'), numbers(values, 'lambdas')];
@@ -33,7 +37,7 @@ const [tokens, promptTokens, prompts] = [Number(values.tokens), Number(values['p
 const info = await inspectModel(values.model);
 const layers = info.moeLayers.length;
 
-const spec = (capacity, lambda) => ({ routing: 'cache_prior', lambda, topJ: 1, capacities: new Array(layers).fill(capacity), generation: 0, eviction: values.eviction });
+const spec = (capacity, lambda) => ({ routing: 'cache_prior', lambda, topJ: Number(values['top-j']), capacities: new Array(layers).fill(capacity), generation: 0, eviction: values.eviction });
 const open = (capacity, lambda, more = {}) => Engine.open({
   modelPath: values.model, contextTokens: 0, threads: Number(values.threads), lanes: 2, directIo: true, prefillBytes: 0, keepAll: false, spec: spec(capacity, lambda), ...more,
 });
@@ -89,6 +93,19 @@ async function fresh(engine, each, ranked) {
   return sum;
 }
 
+/** Misses that nobody could have avoided on what these prompts wrote: of one pass, with nothing bent. */
+async function unavoidable(engine, each, texts, capacity) {
+  let least = 0;
+  for (const [i, prompt] of each.entries()) {
+    // The last token written is never routed.
+    const written = Int32Array.from([...prompt, ...texts[i].split(',').map(Number)]);
+    const count = written.length - 1;
+    const { routes } = await engine.evaluate({ tokens: written, context: count, promptTokens: prompt.length, spec: { ...engine.spec(), lambda: 0 }, stepped: false, recordRoutes: true });
+    for (const events of eventsOf(routes, layers, count, info.topK)) least += leastMisses(events, prompt.length, info.experts, capacity);
+  }
+  return least;
+}
+
 const share = (now, before) => (before === 0 ? 0 : 1 - now / before);
 
 function domainsOf() {
@@ -121,7 +138,9 @@ for (const lambda of lambdas) {
       for (const other of domains) if (other !== domain) others.push({ list: other.name, ...(await fresh(engine, each, other.ranked)) });
       if (lambda === 0 && [own, ...others].some((run) => run.text.join() !== cold.text.join())) throw new Error('a warm cache has changed what is written at λ 0');
       const figures = (run) => ({ promptMisses: run.prompt, decodeMisses: run.decode, fewer: share(run.prompt + run.decode, cold.prompt + cold.decode), fewerInDecode: share(run.decode, cold.decode) });
-      rows.push({ domain: domain.name, lambda, capacity, experts: info.experts, tokens: cold.tokens, cold: { promptMisses: cold.prompt, decodeMisses: cold.decode }, own: figures(own), others: others.map((run) => ({ list: run.list, ...figures(run) })) });
+      const least = lambda === 0 ? await unavoidable(engine, each, cold.text, capacity) : null;
+      const bound = least === null ? null : share(least, cold.prompt + cold.decode);
+      rows.push({ domain: domain.name, lambda, capacity, bound, experts: info.experts, tokens: cold.tokens, cold: { promptMisses: cold.prompt, decodeMisses: cold.decode }, own: figures(own), others: others.map((run) => ({ list: run.list, ...figures(run) })) });
     }
     await engine.close();
   }
@@ -174,9 +193,9 @@ function table() {
   const percent = (value) => `${value > 0 ? '−' : '+'}${Math.abs(value * 100).toFixed(1)}%`;
   const lines = [
     `First ${tokens} tokens after prompts of ${promptTokens}, ${prompts} fresh starts each, misses of prompt + decode:`, '',
-    '| text | λ | capacity | cold | list of the same domain | in decode alone | lists of others |', '|---|---|---|---|---|---|---|',
-    ...rows.map(({ domain, lambda, capacity, cold, own, others }) =>
-      `| ${domain} | ${lambda} | ${capacity} of ${info.experts} | ${cold.promptMisses} + ${cold.decodeMisses} | ${own.promptMisses} + ${own.decodeMisses} (${percent(own.fewer)}) | ${percent(own.fewerInDecode)} | ${others.map((run) => `${run.list} ${percent(run.fewer)}`).join(', ')} |`),
+    '| text | λ | capacity | cold | list of the same domain | in decode alone | at most, knowing the text | lists of others |', '|---|---|---|---|---|---|---|---|',
+    ...rows.map(({ domain, lambda, capacity, cold, own, others, bound }) =>
+      `| ${domain} | ${lambda} | ${capacity} of ${info.experts} | ${cold.promptMisses} + ${cold.decodeMisses} | ${own.promptMisses} + ${own.decodeMisses} (${percent(own.fewer)}) | ${percent(own.fewerInDecode)} | ${bound === null ? '' : percent(bound)} | ${others.map((run) => `${run.list} ${percent(run.fewer)}`).join(', ')} |`),
   ];
   if (times) lines.push('', `Time to the first token, disk paced to ${times.megabytesPerSecond} MB/s, capacity ${times.capacity}, medians of ${times.samples}: cold ${times.medianMs.cold.toFixed(1)} ms; asked as the fill begins ${times.medianMs.beginning.toFixed(1)} ms (paired ${times.medianDifferenceMs.beginning.toFixed(1)}); after it ${times.medianMs.filled.toFixed(1)} ms (paired ${times.medianDifferenceMs.filled.toFixed(1)})`);
   return `${lines.join('\n')}\n`;

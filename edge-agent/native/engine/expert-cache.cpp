@@ -126,6 +126,7 @@ bool expert_cache_warm(expert_cache & c, int expert) {
     c.resident[expert] = 1;
     c.admitted[expert] = c.clock;
     c.size++;
+    if (c.eviction == EVICT_ADAPTIVE) reuse_predictor_expect(c.reuse, expert);
     return true;
 }
 

@@ -59,8 +59,9 @@ void expert_cache_event(expert_cache & c, const int32_t * ids, int k, cache_even
 // Evicts members down to the new capacity; `evicted` has room for `experts` ids. Returns how many.
 int expert_cache_resize(expert_cache & c, int capacity, int32_t * evicted);
 
-// Admits an expert between two events, with nothing used: as the least recent member, behind those admitted so before. False
-// where it is a member or there is no room.
+// Admits an expert between two events, with nothing used: as the least recent member, behind those admitted so before. The
+// adaptive policy expects the more of it the sooner it is admitted, until the first event. False where it is a member or there is
+// no room.
 bool expert_cache_warm(expert_cache & c, int expert);
 
 // Takes back an admission whose bytes never arrived.

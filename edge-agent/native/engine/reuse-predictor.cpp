@@ -14,6 +14,8 @@ static const float SHARED_STEP = 0.02f, INPUT_STEP = 0.1f;
 static const float WARM_UP_TOKENS = 256;                         // INPUT_STEP is halved at this many
 static const float SCORE_SCALE = 8, TRACE_SCALE = 1;             // of the kinds of input; they decide how fast each is learned
 static const float BEFORE_SCALE = 0.5f;                          // of the token before, against this token's
+static const int EXPECTED_TOKENS = 32;                           // that a warm list counts for, see README.md of test/bench
+static const double EXPECTED_FALL = 3;                           // of the logarithm of uses, from the best place to the last
 static const float MOST_EXPONENT = 4, LEAST_EXPONENT = -6;
 
 void reuse_predictor_init(reuse_predictor & p, int experts) {
@@ -30,6 +32,7 @@ void reuse_predictor_init(reuse_predictor & p, int experts) {
     p.worth.resize(n);
     p.worth_before.resize(n);
     p.step.resize(n);
+    p.expected.reserve(n);
     reuse_predictor_reset(p);
 }
 
@@ -39,6 +42,29 @@ void reuse_predictor_reset(reuse_predictor & p) {
     p.shared[0] = 0;
     std::fill(p.shared + 1, p.shared + REUSE_FEATURES, 1.0f / REUSE_RATES);
     p.tokens = p.uses = 0;
+    p.expected.clear();
+}
+
+void reuse_predictor_expect(reuse_predictor & p, int expert) {
+    if (p.tokens > 0 || p.expected.size() == size_t(p.experts) || std::find(p.expected.begin(), p.expected.end(), expert) != p.expected.end()) return;
+    p.expected.push_back(expert);
+}
+
+// As if EXPECTED_TOKENS tokens of k experts had been seen, whose uses fall exponentially over the places of the list.
+static void begin_as_expected(reuse_predictor & p, int k) {
+    const double experts = p.experts, named = double(p.expected.size()), all = 1 - std::exp(-EXPECTED_FALL);
+    const double unnamed = named < experts ? (std::exp(-EXPECTED_FALL * named / experts) - std::exp(-EXPECTED_FALL)) / (experts - named) : 0;
+    for (int r = 0; r < REUSE_RATES; r++) {
+        float * rates = p.rates.data() + r * p.experts;
+        p.seen[r] = 1 - std::exp2(-float(EXPECTED_TOKENS) / RATE_HALF_LIVES[r]);
+        std::fill(rates, rates + p.experts, float(p.seen[r] * k * unnamed / all));
+        for (size_t i = 0; i < p.expected.size(); i++) {
+            const double place = (double(i) + 0.5) / experts;
+            rates[p.expected[i]] = float(p.seen[r] * k * EXPECTED_FALL / experts * std::exp(-EXPECTED_FALL * place) / all);
+        }
+    }
+    p.tokens = EXPECTED_TOKENS;
+    p.uses = uint64_t(EXPECTED_TOKENS) * uint64_t(k);
 }
 
 // What has all but vanished is made 0: it would come to rest at a denormal, which is slow to multiply.
@@ -156,11 +182,13 @@ void reuse_predictor_observe(reuse_predictor & p, const int32_t * ids, int k, co
     std::swap(p.inputs_due, p.inputs_before);
     std::swap(p.inputs_before, p.inputs);
     std::swap(p.worth, p.worth_before);
+    const bool first = p.tokens == 0;
+    if (first && !p.expected.empty()) begin_as_expected(p, k);
     count_uses(p, ids, k);
     const float mean = float(double(p.uses) / (double(p.tokens) * p.experts));
     make_features(p, mean);
     make_inputs(p, mean, ids, k, scores);
     predict(p, mean);
     const float turn = float(double(capacity) * double(p.tokens) / double(p.uses));  // capacity / K, where K may vary
-    if (p.tokens > 1) learn(p, mean, ids, k, std::min(MOST_HORIZON, std::max(LEAST_HORIZON, HORIZON_TURNS * turn)));
+    if (!first) learn(p, mean, ids, k, std::min(MOST_HORIZON, std::max(LEAST_HORIZON, HORIZON_TURNS * turn)));
 }

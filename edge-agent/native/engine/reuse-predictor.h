@@ -20,6 +20,11 @@
 // the others. w takes the step of normalised least mean squares (Haykin, Adaptive Filter Theory), smaller over the first
 // tokens: before anything is learned the ranking is the mean of the three logarithms.
 //
+// A layer that begins with a warm list knows something of its experts before its first token: each that the list names is
+// taken to have been used, for EXPECTED_TOKENS tokens, as often as experts of its place usually are; those not named share
+// what is left. Else the first victims would be chosen by next to nothing, and the list's own experts, which were not used yet,
+// would go first. It is forgotten as uses are: by half in 8 tokens where 8 count.
+//
 // No randomness and no clock: the worth is a function of the events seen. Nothing allocates after init.
 #pragma once
 
@@ -40,12 +45,16 @@ struct reuse_predictor {
     std::vector<float> inputs, inputs_before, inputs_due;  // u: REUSE_INPUTS x experts, of this token, the last, and the one before
     std::vector<float> weights;            // w: REUSE_INPUTS x experts rows of `experts`, save the step that is due
     std::vector<float> worth, worth_before;
+    std::vector<int32_t> expected;         // by a warm list, best first; until the first token
     std::vector<float> step;               // per expert; times `inputs_due` it is what `weights` still lacks when a token comes
 };
 
 void reuse_predictor_init(reuse_predictor & p, int experts);
 // Forgets everything; as after init.
 void reuse_predictor_reset(reuse_predictor & p);
+
+// `expert` is the next of a warm list. Tells nothing after the first token.
+void reuse_predictor_expect(reuse_predictor & p, int expert);
 
 // What the routers said of one token: scores of all experts, not finite where masked.
 struct reuse_scores {

@@ -47,6 +47,47 @@ static void takes_one_step_by_the_definition() {
     CHECK_NEAR(p.weights[1 * 4 + 0], step * chosen * error0, 1e-7);
 }
 
+// 32 tokens of K = 2 by 8 experts, whose uses fall by e^3 over the places; what is not named shares what is left.
+static void begins_with_what_a_warm_list_expects() {
+    reuse_predictor p;
+    reuse_predictor_init(p, 8);
+    for (const int e : {5, 2, 5}) reuse_predictor_expect(p, e);
+    observe(p, {0, 1});
+    const double all = 1 - std::exp(-3.0), first = 2 * 3.0 / 8 * std::exp(-3.0 * 0.5 / 8) / all, second = 2 * 3.0 / 8 * std::exp(-3.0 * 1.5 / 8) / all;
+    const double rest = 2 * (std::exp(-3.0 * 2 / 8) - std::exp(-3.0)) / 6 / all;
+    // A token later: the rate of half-life 64 has seen 33 tokens.
+    const double keep = std::exp2(-1.0 / 64), begun = 1 - std::exp2(-32.0 / 64), seen = begun * keep + 1 - keep;
+    CHECK_NEAR(p.seen[1], seen, 1e-6);
+    CHECK_NEAR(p.rates[8 + 5], begun * first * keep, 1e-6);
+    CHECK_NEAR(p.rates[8 + 2], begun * second * keep, 1e-6);
+    CHECK_NEAR(p.rates[8 + 7], begun * rest * keep, 1e-6);
+    CHECK_NEAR(p.rates[8 + 0], begun * rest * keep + 1 - keep, 1e-6);
+    CHECK(p.worth[5] > p.worth[2] && p.worth[2] > p.worth[7]);
+    const float worth = p.worth[7];
+    reuse_predictor_expect(p, 7);  // too late: uses tell more
+    CHECK_EQUAL(p.worth[7], worth);
+    CHECK_EQUAL(p.tokens, uint64_t(33));
+
+    // Forgotten with everything else.
+    reuse_predictor_reset(p);
+    observe(p, {3, 5});
+    CHECK_NEAR(p.worth[0], 0.25 * (0.02 / 0.27), 1e-6);
+}
+
+// Of two that were not used yet, the one further down the list leaves first, though it was admitted last.
+static void a_warmed_cache_gives_up_the_last_of_the_list() {
+    expert_cache c;
+    expert_cache_init(c, 8, 4);
+    expert_cache_evict_by(c, EVICT_ADAPTIVE, 0);
+    for (const int e : {6, 5, 4, 3}) CHECK(expert_cache_warm(c, e));
+    int32_t ids[] = {0, 1}, missed[2], evicted[2];
+    cache_event event{0, 0, 0, missed, evicted};
+    expert_cache_event(c, ids, 2, event);
+    CHECK_EQUAL(event.evictions, 2);
+    CHECK_EQUAL(evicted[0], 3);
+    CHECK_EQUAL(evicted[1], 4);
+}
+
 // 0 is always followed by 1, 2 by 3; nothing else tells them apart.
 static void learns_what_follows_what() {
     reuse_predictor p;
@@ -186,6 +227,8 @@ static void begins_to_learn_when_it_comes_into_force() {
 
 int main() {
     begins_with_the_mean_of_three_logarithms();
+    begins_with_what_a_warm_list_expects();
+    a_warmed_cache_gives_up_the_last_of_the_list();
     takes_one_step_by_the_definition();
     learns_what_follows_what();
     learns_from_near_misses();
