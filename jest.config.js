@@ -5,6 +5,7 @@ const shared = {
   moduleNameMapper: {
     '^@moefleet/proto$': '<rootDir>/proto/src/index.ts',
     '^@moefleet/runtime$': '<rootDir>/services/runtime/src/index.ts',
+    '^@moefleet/runtime/redis$': '<rootDir>/services/runtime/src/redis/index.ts',
     '^@moefleet/edge-agent/engine$': '<rootDir>/edge-agent/src/engine/index.ts',
     '^@moefleet/edge-agent/main$': '<rootDir>/edge-agent/src/main.ts',
     '^@moefleet/coordinator/main$': '<rootDir>/coordinator/src/main.ts',

@@ -11,7 +11,7 @@ test('keeps what devices fetch beside the rest of the fleet, unless told otherwi
 
 test('has defaults for everything', () => {
   const config = readConfig({});
-  expect(config).toMatchObject({ redisUrl: 'redis://127.0.0.1:6379', redisPrefix: 'moefleet', gateway: { host: '127.0.0.1', port: 7400 }, learnEveryMs: 10_000, plaintextBeyondLoopback: false });
+  expect(config).toMatchObject({ redis: { url: 'redis://127.0.0.1:6379', cluster: false, sentinel: '' }, redisPrefix: 'moefleet', gateway: { host: '127.0.0.1', port: 7400 }, learnEveryMs: 10_000, plaintextBeyondLoopback: false });
   expect(config.coordinatorId).toMatch(/^[A-Za-z0-9]/);
   expect(Object.isFrozen(config)).toBe(true);
 });

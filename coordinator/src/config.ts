@@ -2,15 +2,16 @@
 import { hostname } from 'node:os';
 import { randomBytes } from 'node:crypto';
 import { join, resolve } from 'node:path';
-import { ConfigError, parseDuration, readBoolean, readInteger, readNumber, type Env, type Setting } from '@moefleet/runtime';
+import {
+  ConfigError, formatAddress, isLoopback, type ListenAddress, parseDuration, parseListenAddress, readBoolean, readInteger, readNumber, type Env, type Setting,
+} from '@moefleet/runtime';
+import { readRedisAddress, readRedisPrefix, REDIS_SETTINGS, type RedisAddress } from '@moefleet/runtime/redis';
 import type { S3Place } from './artifacts/s3-objects';
 import { InvalidRequestError } from './errors';
 import { parseGates } from './rollout/gate';
 import { readGateText } from './rollout/gate-text';
 import type { LearnerStaging } from './rollout/learner-rollouts';
 import { planStages } from './rollout/stage-plan';
-import { formatAddress, isLoopback, parseListenAddress, type ListenAddress } from './listen-address';
-import { parseRedisUrl, shownUrl } from './registry/redis-client';
 
 const DEFAULT_LEARNER_GATE = 'perplexityLoss<2%,errors==0';
 const MOST_DEVICES = 10_000_000;
@@ -18,10 +19,7 @@ const BLOB_PORT_AFTER = 3;
 const MOST_PORT = 65_535;
 
 export const SETTINGS: readonly Setting[] = [
-  { flags: '--redis-url <url>', env: 'MOEFLEET_REDIS_URL', description: 'Redis that holds the registry and the job queue', fallback: 'redis://127.0.0.1:6379' },
-  { flags: '--redis-cluster', env: 'MOEFLEET_REDIS_CLUSTER', description: 'the Redis at --redis-url is a node of a Redis Cluster', fallback: 'false' },
-  { flags: '--redis-sentinel <name>', env: 'MOEFLEET_REDIS_SENTINEL', description: 'the addresses in --redis-url (redis://a:26379,b:26379) are Sentinels, which know the master by this name' },
-  { flags: '--redis-prefix <prefix>', env: 'MOEFLEET_REDIS_PREFIX', description: 'first part of every key, so that several fleets can share a Redis', fallback: 'moefleet' },
+  ...REDIS_SETTINGS,
   { flags: '--gateway <host:port>', env: 'MOEFLEET_GATEWAY_LISTEN', description: 'where agents connect (gRPC); port 0 takes a free one', fallback: '127.0.0.1:7400' },
   { flags: '--operator <host:port>', env: 'MOEFLEET_OPERATOR_LISTEN', description: 'where the command line and the learner connect (gRPC)', fallback: '127.0.0.1:7401' },
   { flags: '--http <host:port>', env: 'MOEFLEET_HTTP_LISTEN', description: '/healthz and /metrics', fallback: '127.0.0.1:7402' },
@@ -54,10 +52,7 @@ export const SETTINGS: readonly Setting[] = [
 ];
 
 export interface CoordinatorConfig {
-  readonly redisUrl: string;
-  readonly redisCluster: boolean;
-  /** '': none */
-  readonly redisSentinel: string;
+  readonly redis: Required<RedisAddress>;
   readonly redisPrefix: string;
   readonly gateway: ListenAddress;
   readonly operator: ListenAddress;
@@ -114,9 +109,8 @@ export function readConfig(values: Env): CoordinatorConfig {
   const blobListen = listen('MOEFLEET_BLOB_LISTEN', defaultBlobListen(gateway), tlsFolder !== null);
   const http = listen('MOEFLEET_HTTP_LISTEN', '127.0.0.1:7402', false);
   return Object.freeze({
-    ...readRedis(values),
-    redisCluster: readBoolean('MOEFLEET_REDIS_CLUSTER', values['MOEFLEET_REDIS_CLUSTER'], false),
-    redisPrefix: readMatching('MOEFLEET_REDIS_PREFIX', values['MOEFLEET_REDIS_PREFIX'] || 'moefleet', /^[A-Za-z0-9._:-]{1,64}$/, 'a key prefix of letters, digits, ".", "_", ":" and "-"'),
+    redis: readRedisAddress(values),
+    redisPrefix: readRedisPrefix(values),
     gateway,
     operator,
     http,
@@ -168,17 +162,6 @@ function readS3Place(values: Env): S3Place | null {
   const [, bucket, prefix = ''] = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:\/([A-Za-z0-9][A-Za-z0-9._/-]{0,199}))?\/?$/.exec(url) ?? [];
   if (!bucket) throw new ConfigError('MOEFLEET_ARTIFACT_S3', url, 'a bucket such as s3://fleet/models');
   return { bucket, prefix: prefix.replace(/\/+$/, ''), endpoint, region: values['MOEFLEET_ARTIFACT_S3_REGION'] ?? '' };
-}
-
-function readRedis(values: Env): Pick<CoordinatorConfig, 'redisUrl' | 'redisSentinel'> {
-  const redisUrl = values['MOEFLEET_REDIS_URL'] || 'redis://127.0.0.1:6379';
-  const redisSentinel = values['MOEFLEET_REDIS_SENTINEL'] ?? '';
-  const cluster = readBoolean('MOEFLEET_REDIS_CLUSTER', values['MOEFLEET_REDIS_CLUSTER'], false);
-  const parsed = parseRedisUrl(redisUrl);
-  if (!parsed) throw new ConfigError('MOEFLEET_REDIS_URL', shownUrl(redisUrl), 'an address that begins with redis:// or rediss://, such as redis://127.0.0.1:6379');
-  if (parsed.nodes.length > 1 && !cluster && redisSentinel === '') throw new ConfigError('MOEFLEET_REDIS_URL', shownUrl(redisUrl), 'one address; several need --redis-cluster or --redis-sentinel');
-  if (cluster && redisSentinel !== '') throw new ConfigError('MOEFLEET_REDIS_SENTINEL', redisSentinel, 'possible together with --redis-cluster; leave one of them out');
-  return { redisUrl, redisSentinel };
 }
 
 function readLearnerStaging(values: Env): LearnerStaging {

@@ -1,7 +1,7 @@
 /** A gRPC server that listens on one address and stops within a moment. */
 import { type ConnectionInjector, Server, ServerCredentials, type ServerOptions, type ServiceDefinition, type UntypedServiceImplementation } from '@grpc/grpc-js';
 import type { Socket } from 'node:net';
-import { formatAddress, type ListenAddress } from './listen-address';
+import { formatAddress, type ListenAddress } from '@moefleet/runtime';
 import { bearMalformed } from './malformed-request';
 import { TcpListener } from './tcp-listener';
 

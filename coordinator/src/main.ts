@@ -1,5 +1,5 @@
 /** Builds the coordinator from its configuration and runs it. The only place where its objects are made. */
-import { ConfigError, createLogger, Lifecycle, type Logger, mergeSettings, runUntilSignal, VERSION } from '@moefleet/runtime';
+import { ConfigError, createLogger, HttpServer, Lifecycle, type Logger, mergeSettings, runUntilSignal, VERSION } from '@moefleet/runtime';
 import { ArtifactStore } from './artifacts/artifact-store';
 import { BlobStore } from './artifacts/blob-store';
 import { ModelStore } from './artifacts/model-store';
@@ -16,7 +16,6 @@ import { Enrolment } from './identity/enrolment';
 import { FetchAdmission } from './identity/fetch-admission';
 import { RevocationJournal } from './identity/revocation-journal';
 import { ServerCertificate } from './identity/server-certificate';
-import { HttpServer } from './http-server';
 import { LearnerQueue } from './jobs/learner-queue';
 import { RolloutQueue } from './jobs/rollout-queue';
 import { Metrics } from './metrics';
@@ -57,7 +56,7 @@ export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeou
 
 export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning: CoordinatorTuning = {}): Coordinator {
   const { coordinatorId, jaegerUrl } = config;
-  const redis = { url: config.redisUrl, cluster: config.redisCluster, sentinel: config.redisSentinel };
+  const { redis } = config;
   const metrics = new Metrics();
   const link = new RedisLink(redis, log, tuning.redisStartDeadlineMs, (ms) => metrics.redisAnswers.observe(ms / 1000));
   const registry = new Registry(link, { prefix: config.redisPrefix, coordinatorId, now: tuning.now }, log);
@@ -93,7 +92,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
     (service, method, code) => metrics.operatorCalls.inc({ grpc_service: service, grpc_method: method, grpc_code: code }));
   const firstAdmin = new FirstAdmin(registry, config, log);
   const http = new HttpServer(config.http, {
-    redisUp: () => link.up,
+    health: () => (link.up ? { status: 'ok', redis: 'up' } : { status: 'degraded', redis: 'away' }),
     metrics: async () => {
       metrics.redisUp.set(link.up ? 1 : 0);
       metrics.devicesOnline.set(sessions.size);

@@ -1,7 +1,7 @@
 /** Listens on every address a host has, on one port, and hands out connections before anything is read of them. */
 import { lookup } from 'node:dns/promises';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
-import type { ListenAddress } from './listen-address';
+import type { ListenAddress } from '@moefleet/runtime';
 
 /** Of the kernel, for connections that are not accepted yet; it takes the lesser of this and its own bound (net.core.somaxconn). */
 const BACKLOG = 4096;

@@ -4,7 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Redis } from 'ioredis';
-import { freePort, until } from '../../../test/harness/ports';
+import { freePort, until } from './ports';
 
 export interface ReplicatedCluster {
   /** of all nodes */

@@ -29,7 +29,7 @@ beforeAll(async () => {
   redis = await startRedis();
   coordinator = await startCoordinator(redis.url, { env: { MOEFLEET_EXPERT_USE_INTERVAL: '0.2', MOEFLEET_LEARNER_GATE: 'none' } });
   queue = new Queue('learner', { connection: { url: redis.url }, prefix: `{${coordinator.prefix}:bull}` });
-  const flags = { model: MODEL, text: WIKITEXT, tokens: '512', redisUrl: redis.url, redisPrefix: coordinator.prefix, operator: coordinator.addresses().operatorAddress };
+  const flags = { model: MODEL, text: WIKITEXT, tokens: '512', http: '127.0.0.1:0', redisUrl: redis.url, redisPrefix: coordinator.prefix, operator: coordinator.addresses().operatorAddress };
   learner = spawn(process.execPath, ['-e', `require(${JSON.stringify(join(REPO, 'services', 'learner', 'dist', 'main.js'))}).runLearner(${JSON.stringify(flags)}, {}).then((code) => process.exit(code))`], { stdio: ['ignore', 'ignore', 'pipe'] });
   learner.stderr!.on('data', (data: Buffer) => { learnerLog += data.toString(); });
   modelHash = await until('the learner has read its model', () => /"modelHash":"([0-9a-f]+)"/.exec(learnerLog)?.[1]);

@@ -13,7 +13,7 @@ import { BusyError, DeviceRefusedError, NoCertificateError, RegistryUnavailableE
 import type { FetchAdmission } from '../identity/fetch-admission';
 import { peerDevice } from '../identity/peer-device';
 import type { ServerCertificate } from '../identity/server-certificate';
-import { formatAddress, type ListenAddress } from '../listen-address';
+import { formatAddress, type ListenAddress } from '@moefleet/runtime';
 import type { Metrics } from '../metrics';
 
 /** More would each be slower, and hold memory. */

@@ -5,7 +5,7 @@ import type { Service } from '@moefleet/runtime';
 import type { ArtifactStore } from '../artifacts/artifact-store';
 import { StoppingError } from '../errors';
 import { GrpcListener } from '../grpc-listener';
-import type { ListenAddress } from '../listen-address';
+import type { ListenAddress } from '@moefleet/runtime';
 import type { Enrolment } from '../identity/enrolment';
 import type { FetchAdmission } from '../identity/fetch-admission';
 import { inChunks } from '../registry/chunks';

@@ -6,7 +6,7 @@ import { RegistryUnavailableError } from '../errors';
 import { startClusterRedis } from '../testing/cluster-redis';
 import { randomPrefix } from '../testing/test-coordinator';
 import { LEARNER_QUEUE, type LearnerJob, LearnerQueue } from './learner-queue';
-import { queuePrefix } from './queue-prefix';
+import { queuePrefix } from '@moefleet/runtime/redis';
 
 const log = createLogger('test', 'silent');
 let redis: TestRedis;

@@ -6,8 +6,7 @@
 import type { Logger, Service } from '@moefleet/runtime';
 import { Queue } from 'bullmq';
 import { RegistryUnavailableError } from '../errors';
-import { createRedisClient, type RedisAddress, type RedisClient, shownUrl } from '../registry/redis-client';
-import { queuePrefix } from './queue-prefix';
+import { createRedisClient, queuePrefix, type RedisAddress, type RedisClient, shownUrl } from '@moefleet/runtime/redis';
 import { QueueTrouble } from './queue-trouble';
 
 /** A worker needs this name and `queuePrefix` of the same Redis prefix. */

@@ -4,7 +4,7 @@ import { until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
 import { startClusterRedis } from '../testing/cluster-redis';
 import { randomPrefix } from '../testing/test-coordinator';
-import { queuePrefix } from './queue-prefix';
+import { queuePrefix } from '@moefleet/runtime/redis';
 import { ROLLOUT_QUEUE, RolloutQueue, type Steps } from './rollout-queue';
 
 let redis: TestRedis;

@@ -8,8 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Logger, type Service } from '@moefleet/runtime';
 import { DelayedError, type Job, Queue, Worker } from 'bullmq';
 import { reasonOf } from '../errors';
-import { createQueueClient, createRedisClient, type RedisAddress, type RedisClient } from '../registry/redis-client';
-import { queuePrefix } from './queue-prefix';
+import { createQueueClient, createRedisClient, queuePrefix, type RedisAddress, type RedisClient } from '@moefleet/runtime/redis';
 import { QueueTrouble } from './queue-trouble';
 
 export const ROLLOUT_QUEUE = 'rollouts';

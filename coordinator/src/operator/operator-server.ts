@@ -11,7 +11,7 @@ import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-
 import { readFileSync } from 'node:fs';
 import { type CallObserver, countCalls } from '../grpc-call-count';
 import { GrpcListener } from '../grpc-listener';
-import type { ListenAddress } from '../listen-address';
+import type { ListenAddress } from '@moefleet/runtime';
 import { accessService } from './access-service';
 import { artifactStoreService } from './artifact-store-service';
 import { fleetService } from './fleet-service';

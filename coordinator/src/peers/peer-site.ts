@@ -8,7 +8,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { ModelPeer } from '@moefleet/proto';
-import { formatAddress } from '../listen-address';
+import { formatAddress } from '@moefleet/runtime';
 import { isBeside, isLoopbackAddress, type Network, networkText, parseAddress } from './network';
 
 /** What a device has said of itself for one model. */

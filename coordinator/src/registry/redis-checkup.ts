@@ -1,5 +1,5 @@
 /** How a Redis is set up, as far as the registry depends on it. For whoever looks after it; nothing here changes anything. */
-import { createRedisClient, type RedisAddress, type RedisClient, shownUrl } from './redis-client';
+import { createRedisClient, type RedisAddress, type RedisClient, shownUrl } from '@moefleet/runtime/redis';
 
 export interface RedisCheckup {
   /** without a password */

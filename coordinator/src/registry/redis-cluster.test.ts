@@ -4,8 +4,8 @@
  */
 import { StagedRollout_State as State } from '@moefleet/proto';
 import { until } from '../../../test/harness/ports';
-import { queuePrefix } from '../jobs/queue-prefix';
-import { type ReplicatedCluster, startReplicatedCluster } from '../testing/replicated-cluster';
+import { queuePrefix } from '@moefleet/runtime/redis';
+import { type ReplicatedCluster, startReplicatedCluster } from '../../../test/harness/redis-cluster';
 import type { TestAgent } from '../testing/test-agent';
 import { askRollouts, call, change, startCoordinator, type TestCoordinator } from '../testing/test-coordinator';
 import { Keys } from './keys';

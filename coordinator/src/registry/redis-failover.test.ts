@@ -3,7 +3,7 @@ import { until } from '../../../test/harness/ports';
 import { SENTINEL_NAME, startSentinelRedis, type SentinelRedis } from '../testing/sentinel-redis';
 import { TestAgent } from '../testing/test-agent';
 import { call, change, startCoordinator } from '../testing/test-coordinator';
-import { parseRedisUrl, shownUrl } from './redis-client';
+import { parseRedisUrl, shownUrl } from '@moefleet/runtime/redis';
 
 let redis: SentinelRedis | undefined;
 afterEach(() => redis?.close());

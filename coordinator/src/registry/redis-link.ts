@@ -7,7 +7,7 @@ import { Cluster, ReplyError } from 'ioredis';
 import type { Logger, Service } from '@moefleet/runtime';
 import { reasonOf, RegistryDataError, RegistryUnavailableError } from '../errors';
 import { keepNodesCurrent, onNewMaster } from './cluster-nodes';
-import { createRedisClient, type RedisAddress, type RedisClient, shownUrl } from './redis-client';
+import { createRedisClient, type RedisAddress, type RedisClient, shownUrl } from '@moefleet/runtime/redis';
 import { type ScriptArgument, ScriptBatch } from './script-batch';
 import { type Script, SCRIPTS } from './scripts';
 

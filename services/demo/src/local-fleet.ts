@@ -118,7 +118,7 @@ export class LocalFleet {
 
   async startLearner(model: string, text: string, flags: string[] = []): Promise<Child> {
     return this.startProgram('learner', [
-      'learner', 'run', '--redis-url', this.redisUrl, '--operator', this.operator, '--model', model, '--text', text, ...flags,
+      'learner', 'run', '--redis-url', this.redisUrl, '--operator', this.operator, '--http', '127.0.0.1:0', '--model', model, '--text', text, ...flags,
     ]);
   }
 

@@ -20,7 +20,8 @@ test.each([
   [{ MOEFLEET_LEARNER_BUDGET: '0%' }, /--budget: "0%"/], [{ MOEFLEET_LEARNER_BUDGET: '-1' }, /--budget/], [{ MOEFLEET_LEARNER_BUDGET: '101%' }, /--budget/],
   [{ MOEFLEET_LEARNER_WORST_BUDGET: 'much' }, /--worst-budget: "much"/], [{ MOEFLEET_LEARNER_TEXT: 'a/t.txt,b/t.txt' }, /--text: .*"t" is there twice/],
   [{ MOEFLEET_LEARNER_BUDGET_FOR: 'class=phone' }, /--budget-for: "class=phone"/], [{ MOEFLEET_LEARNER_BUDGET_FOR: 'class in: 1%' }, /--budget-for/],
-  [{ MOEFLEET_OPERATOR: 'nowhere' }, /--operator: "nowhere"/], [{ MOEFLEET_REDIS_URL: 'http://x' }, /--redis-url: "http:\/\/x"/],
+  [{ MOEFLEET_OPERATOR: 'nowhere' }, /--operator: "nowhere"/], [{ MOEFLEET_REDIS_URL: 'http://x' }, /MOEFLEET_REDIS_URL: "http:\/\/x"/],
+  [{ MOEFLEET_LEARNER_HTTP_LISTEN: 'here' }, /--http: "here"/], [{ MOEFLEET_REDIS_PREFIX: '{a}' }, /MOEFLEET_REDIS_PREFIX/],
   [{ MOEFLEET_LOG_LEVEL: 'loud' }, /--log-level/], [{ MOEFLEET_LEARNER_THREADS: '0' }, /--threads/],
 ])('refuses %j and names it', (values, text) => {
   expect(() => readConfig({ ...LEAST, ...values })).toThrow(ConfigError);

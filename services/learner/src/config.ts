@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { basename, extname } from 'node:path';
 import { type BudgetRule, parseBudgetRules, readPercent } from './quality-budget';
 import type { QualityBudget } from './model';
-import { ConfigError, type Env, readInteger, readOperatorToken, type Setting, TOKEN_SETTING } from '@moefleet/runtime';
+import { ConfigError, type Env, type ListenAddress, parseListenAddress, readInteger, readOperatorToken, type Setting, TOKEN_SETTING } from '@moefleet/runtime';
+import { readRedisAddress, readRedisPrefix, REDIS_SETTINGS, type RedisAddress } from '@moefleet/runtime/redis';
 
 /** Tokens per window of the text; each window starts with an empty KV cache. */
 export const WINDOW_TOKENS = 256;
@@ -19,8 +20,8 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--operator <address>', env: 'MOEFLEET_OPERATOR', description: 'operator API of a coordinator', fallback: '127.0.0.1:7401' },
   { flags: '--ca <file>', env: 'MOEFLEET_CA', description: 'certificate of the fleet\'s CA, ca.pem, where the coordinator runs with --tls-dir' },
   TOKEN_SETTING,
-  { flags: '--redis-url <url>', env: 'MOEFLEET_REDIS_URL', description: 'Redis that holds the job queue', fallback: 'redis://127.0.0.1:6379' },
-  { flags: '--redis-prefix <prefix>', env: 'MOEFLEET_REDIS_PREFIX', description: 'prefix of every key; the same as the coordinator\'s', fallback: 'moefleet' },
+  ...REDIS_SETTINGS,
+  { flags: '--http <host:port>', env: 'MOEFLEET_LEARNER_HTTP_LISTEN', description: '/healthz and /metrics, for whoever reaches it; port 0 takes a free one', fallback: '127.0.0.1:7405' },
   { flags: '--log-level <level>', env: 'MOEFLEET_LOG_LEVEL', description: 'trace, debug, info, warn, error, fatal or silent', fallback: 'info' },
 ];
 
@@ -37,8 +38,9 @@ export interface LearnerConfig {
   readonly caPem: Buffer | null;
   /** of role learner; null: none is sent */
   readonly token: string | null;
-  readonly redisUrl: string;
+  readonly redis: RedisAddress;
   readonly redisPrefix: string;
+  readonly http: ListenAddress;
   readonly logLevel: string;
 }
 
@@ -62,8 +64,9 @@ export function readConfig(values: Env): LearnerConfig {
     operatorAddress: readAddress(values['MOEFLEET_OPERATOR'] || '127.0.0.1:7401'),
     caPem: readCa(values['MOEFLEET_CA']),
     token: readOperatorToken(values['MOEFLEET_TOKEN_FILE'], values),
-    redisUrl: readRedisUrl(values['MOEFLEET_REDIS_URL'] || 'redis://127.0.0.1:6379'),
-    redisPrefix: values['MOEFLEET_REDIS_PREFIX'] || 'moefleet',
+    redis: readRedisAddress(values),
+    redisPrefix: readRedisPrefix(values),
+    http: parseListenAddress('--http', values['MOEFLEET_LEARNER_HTTP_LISTEN'] || '127.0.0.1:7405'),
     logLevel,
   });
 }
@@ -96,9 +99,4 @@ function readCa(path: string | undefined): Buffer | null {
   } catch (error) {
     throw new ConfigError('--ca', path, `a file that can be read (${(error as NodeJS.ErrnoException).code}); copy ca.pem from the fleet\'s folder`);
   }
-}
-
-function readRedisUrl(url: string): string {
-  if (!/^rediss?:\/\/\S+$/.test(url) || !URL.canParse(url)) throw new ConfigError('--redis-url', url, 'an address such as redis://127.0.0.1:6379');
-  return url;
 }

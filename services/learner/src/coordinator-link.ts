@@ -56,6 +56,10 @@ export class CoordinatorLink {
     this.knowledge = new KnowledgeServiceClient(address, credentials.createInsecure(), { channelOverride: this.client.getChannel(), interceptors });
   }
 
+  get up(): boolean {
+    return this.state.t === 'up';
+  }
+
   async listLearnable(signal: AbortSignal): Promise<Device[]> {
     const streamed = await this.gather('StreamLearnable', () => this.client.streamLearnable({}, this.streamOptions()), ({ devices }) => devices, signal);
     return streamed ?? (await this.persist('ListLearnable', this.client.listLearnable.bind(this.client), {}, signal)).devices;

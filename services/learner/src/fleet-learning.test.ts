@@ -15,7 +15,7 @@ function learn(devices: Device[], known: DeviceKnowledge[] = [], changed: Partia
   const { learnt: seen, others } = lookAtAll(devices, new Map(known.map((one) => [one.deviceId, one])), SUBJECT, 1234);
   const { learnt, priors, unclear } = withPriors(seen);
   const made = proposeAll(learnt, { surface: SURFACE, subject: SUBJECT, priors, unclear, levels: [8, 16, 24], budget: BUDGET, budgetRules: [], nowMs: 1234, ...changed });
-  return { ...made, proposals: [...made.proposals, ...others] };
+  return { ...made, proposals: [...made.proposals, ...others.map(({ proposal }) => proposal)] };
 }
 
 const propose = (device: Device, changed: Partial<Proposing> = {}): Proposal => learn([device], [], changed).proposals[0]!;

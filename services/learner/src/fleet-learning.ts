@@ -8,22 +8,24 @@ import { lookAt } from './device-sight';
 import type { EvaluationSubject } from './evaluator';
 import { evidenceOf, isSound, memoryOf, speedMessage } from './knowledge';
 import { layerRatiosByClass } from './layer-ratios';
-import { fitPrior, type ModelShape, posterior, type QualityBudget, type QualitySurface, readingUncertainty, sameCapacities, type Scored, type SpeedPrior, VAGUE_PRIOR } from './model';
+import { fitPrior, type Frozen, type FrozenReason, type ModelShape, posterior, type QualityBudget, type QualitySurface, readingUncertainty, sameCapacities, type Scored, type SpeedPrior, VAGUE_PRIOR } from './model';
 import { mostFrequentFirst } from './most-frequent';
 import { type BudgetRule, budgetFor } from './quality-budget';
 import { noProposal, proposeFor, whyNotLearnt } from './proposal';
 
+export interface NotLearnt { proposal: Proposal; why: FrozenReason }
+
 export interface Learnt { device: Device; knowledge: DeviceKnowledge; at: DeviceCapacities }
 
 /** Devices that are learnt about, and the answers for those that are not. */
-export function lookAtAll(devices: readonly Device[], known: ReadonlyMap<string, DeviceKnowledge>, subject: EvaluationSubject, nowMs: number): { learnt: Learnt[]; others: Proposal[] } {
+export function lookAtAll(devices: readonly Device[], known: ReadonlyMap<string, DeviceKnowledge>, subject: EvaluationSubject, nowMs: number): { learnt: Learnt[]; others: NotLearnt[] } {
   const learnt: Learnt[] = [];
-  const others: Proposal[] = [];
+  const others: NotLearnt[] = [];
   const shape = shapeOfSubject(subject);
   for (const device of devices) {
-    const reason = whyNotLearnt(device, subject.modelHash) ?? whyNotOfShape(device, subject);
-    if (reason) {
-      others.push(noProposal(device, reason, nowMs));
+    const frozen = whyNotLearnt(device, subject.modelHash) ?? whyNotOfShape(device, subject);
+    if (frozen) {
+      others.push({ proposal: noProposal(device, frozen.reason, nowMs), why: frozen.why });
       continue;
     }
     const before = known.get(device.id);
@@ -38,11 +40,11 @@ export function shapeOfSubject({ experts, topK, expertBytes }: EvaluationSubject
 }
 
 /** The hash is the device's word: one that tells another shape under it is not believed. */
-function whyNotOfShape(device: Device, { moeLayers, experts, topK }: EvaluationSubject): string | null {
+function whyNotOfShape(device: Device, { moeLayers, experts, topK }: EvaluationSubject): Frozen | null {
   const capacities = device.info!.limits!.maxCapacities;
   const model = device.info!.model!;
   if (capacities.length === moeLayers && model.experts === experts && model.topK === topK && capacities.every((capacity) => capacity <= experts)) return null;
-  return `its telemetry is not believed: under the learner's model it tells of ${capacities.length} layers and top ${model.topK} of ${model.experts} experts, the model has ${moeLayers} and top ${topK} of ${experts}`;
+  return { why: 'shape', reason: `its telemetry is not believed: under the learner's model it tells of ${capacities.length} layers and top ${model.topK} of ${model.experts} experts, the model has ${moeLayers} and top ${topK} of ${experts}` };
 }
 
 /** Priors by class, the classes that cannot tell yet what misses cost, and each device's posterior under its class's, written into what is known of it. */
@@ -86,7 +88,7 @@ export interface Proposing {
   nowMs: number;
 }
 
-export interface FleetProposal { proposals: Proposal[]; knowledge: DeviceKnowledge[]; chosen: Scored[] }
+export interface FleetProposal { proposals: Proposal[]; knowledge: DeviceKnowledge[]; chosen: Scored[]; frozen: FrozenReason[] }
 
 export function proposeAll(learnt: readonly Learnt[], { surface, subject, priors, unclear, levels, budget, budgetRules, nowMs }: Proposing): FleetProposal {
   const shape = shapeOfSubject(subject);
@@ -98,7 +100,7 @@ export function proposeAll(learnt: readonly Learnt[], { surface, subject, priors
       surface, modelHash: subject.modelHash, textHashes, shape, levels, prior, layerRatios: ratios.get(knowledge.deviceClass) ?? shape.expertBytes.map(() => 1), budget: budgetFor(device, budgetRules, budget), explore: unclear.has(knowledge.deviceClass) && explores(knowledge), nowMs,
     });
   });
-  return { proposals: made.map((one) => one.proposal), knowledge: made.map((one) => one.knowledge), chosen: made.flatMap((one) => one.chosen ?? []) };
+  return { proposals: made.map((one) => one.proposal), knowledge: made.map((one) => one.knowledge), chosen: made.flatMap((one) => one.chosen ?? []), frozen: made.flatMap((one) => one.frozen ?? []) };
 }
 
 /** One device in twenty of a class that cannot tell yet what misses cost, until it can. */

@@ -2,10 +2,10 @@
  * The fleet as one run sees it: looked at when the run begins and again while it measures, so that a device that loses more
  * than was measured has its λ held back within seconds, and what is proposed at the end rests on the newest frames.
  */
-import { type Device, DeviceKnowledge, type Proposal } from '@moefleet/proto';
+import { type Device, DeviceKnowledge } from '@moefleet/proto';
 import { judgeDrift, seenUnder } from './drift/drift-sight';
 import type { EvaluationSubject } from './evaluator';
-import { type FleetProposal, type Learnt, lookAtAll, proposeAll, withPriors } from './fleet-learning';
+import { type FleetProposal, type Learnt, lookAtAll, type NotLearnt, proposeAll, withPriors } from './fleet-learning';
 import type { LearnerJobParts } from './learner-job';
 import { type QualitySurface, sameSetting, type Setting, type SpeedPrior } from './model';
 import { mostFrequentFirst } from './most-frequent';
@@ -24,7 +24,7 @@ export class FleetSight {
   devices: readonly Device[] = [];
   learnt: readonly Learnt[] = [];
   /** answers for devices that are not learnt about */
-  others: readonly Proposal[] = [];
+  others: readonly NotLearnt[] = [];
   private priors: ReadonlyMap<string, SpeedPrior> = new Map();
   private unclear: ReadonlySet<string> = new Set();
   /** as the coordinator has it */

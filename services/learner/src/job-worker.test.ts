@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { Queue } from 'bullmq';
 import { createLogger } from '@moefleet/runtime';
+import { createQueueClient, queuePrefix } from '@moefleet/runtime/redis';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
+import { startReplicatedCluster } from '../../../test/harness/redis-cluster';
 import { until } from '../../../test/harness/ports';
 import { JobWorker, QUEUE_NAME, type Work } from './job-worker';
 
@@ -24,7 +26,7 @@ afterEach(async () => {
 });
 
 async function worker(work: Work): Promise<JobWorker> {
-  const made = new JobWorker(work, { redisUrl: redis.url, redisPrefix, log });
+  const made = new JobWorker(work, { redis: { url: redis.url, cluster: false }, redisPrefix, log });
   workers.push(made);
   await made.start();
   return made;
@@ -97,5 +99,32 @@ test('stops within seconds while Redis is away', async () => {
     expect(Date.now() - begun).toBeLessThan(8000);
   } finally {
     await redis.start();
+  }
+});
+
+test('takes jobs of a Redis Cluster of six nodes, and goes on when the master of its queue has died', async () => {
+  const cluster = await startReplicatedCluster();
+  const address = { url: cluster.url, cluster: true };
+  const client = createQueueClient(address, 'test');
+  client.on('error', () => {});
+  const jobs = new Queue(QUEUE_NAME, { connection: client, prefix: queuePrefix(redisPrefix) });
+  jobs.on('error', () => {});
+  const reasons: string[] = [];
+  const made = new JobWorker(async (reason) => { reasons.push(reason); }, { redis: address, redisPrefix, log });
+  try {
+    await made.start();
+    await jobs.add('run', { reason: 'before' });
+    await until('a job is done', () => reasons.includes('before'), 20_000);
+    expect(await made.waiting()).toBe(0);
+    await cluster.failover(await cluster.masterOf(`${queuePrefix(redisPrefix)}:${QUEUE_NAME}:id`));
+    await jobs.add('run', { reason: 'after' });
+    await until('the next is done', () => reasons.includes('after'), 40_000);
+    made.queueRun('own');
+    await until('one of its own is done', () => reasons.includes('own'), 20_000);
+  } finally {
+    await made.stop();
+    await jobs.close().catch(() => {});
+    client.disconnect();
+    await cluster.close();
   }
 });

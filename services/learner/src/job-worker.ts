@@ -5,8 +5,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Job, Queue, WaitingError, Worker } from 'bullmq';
-import { Redis } from 'ioredis';
-import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
+import type { Logger, Service } from '@moefleet/runtime';
+import { createQueueClient, queuePrefix, type RedisAddress, type RedisClient, shownUrl } from '@moefleet/runtime/redis';
 
 export const QUEUE_NAME = 'learner';
 const JOB_NAME = 'learn';
@@ -26,13 +26,13 @@ export interface JobProgress { activity: string; done: number; total: number; }
 
 export type Work = (reason: string, onProgress: (progress: JobProgress) => void, signal: AbortSignal) => Promise<unknown>;
 
-export interface JobWorkerOptions { redisUrl: string; redisPrefix: string; log: Logger; random?: () => number; }
+export interface JobWorkerOptions { redis: RedisAddress; redisPrefix: string; log: Logger; }
 
 type RedisState = { t: 'connecting' } | { t: 'up' } | { t: 'away' };
 
 export class JobWorker implements Service {
   readonly name = 'job worker';
-  private redis: Redis | null = null;
+  private redis: RedisClient | null = null;
   private worker: Worker | null = null;
   private queue: Queue | null = null;
   private state: RedisState = { t: 'connecting' };
@@ -42,15 +42,12 @@ export class JobWorker implements Service {
   constructor(private readonly work: Work, private readonly options: JobWorkerOptions) {}
 
   async start(): Promise<void> {
-    const { redisUrl, redisPrefix, random = Math.random } = this.options;
-    this.redis = new Redis(redisUrl, {
-      maxRetriesPerRequest: null,
-      retryStrategy: (times: number) => backoffMs(times, { baseMs: 200, maxMs: 5000, random }),
-    });
+    const { redis, redisPrefix } = this.options;
+    this.redis = createQueueClient(redis, 'moefleet-learner');
     this.redis.on('ready', () => this.become({ t: 'up' }, ''));
     this.redis.on('error', (error) => this.onError(error));
     this.redis.on('close', () => this.become({ t: 'away' }, 'connection closed'));
-    const prefix = `{${redisPrefix}:bull}`;
+    const prefix = queuePrefix(redisPrefix);
     this.queue = new Queue(QUEUE_NAME, { connection: this.redis, prefix, defaultJobOptions: KEPT });
     this.queue.on('error', (error) => this.onError(error));
     this.worker = new Worker(QUEUE_NAME, (job, token, signal) => this.run(this.process(job, token, signal!)), {
@@ -66,6 +63,16 @@ export class JobWorker implements Service {
     });
     this.worker.on('active', (job) => this.options.log.info({ jobId: job.id, reason: reasonOf(job) }, 'learner run begins'));
     this.worker.on('failed', (job, error) => this.options.log.error({ jobId: job?.id, err: error }, 'learner run failed'));
+  }
+
+  get up(): boolean {
+    return this.state.t === 'up';
+  }
+
+  /** Runs that wait; null where Redis does not say. */
+  async waiting(): Promise<number | null> {
+    if (!this.queue || !this.redis || !await answers(this.redis)) return null;
+    return this.queue.getWaitingCount().catch(() => null);
   }
 
   /** A run for this reason, unless one waits already. One that Redis loses is done without: what is to be measured is kept with the coordinator. */
@@ -117,13 +124,13 @@ export class JobWorker implements Service {
     const before = this.state;
     if (before.t === next.t || this.stopping.signal.aborted) return;
     this.state = next;
-    const redisUrl = redact(this.options.redisUrl);
+    const redisUrl = shownUrl(this.options.redis.url);
     if (next.t === 'away') this.options.log.warn({ redisUrl, detail }, 'redis away, trying again');
     else this.options.log.info({ redisUrl }, before.t === 'away' ? 'redis back' : 'redis connected');
   }
 }
 
-async function answers(redis: Redis): Promise<boolean> {
+async function answers(redis: RedisClient): Promise<boolean> {
   if (redis.status !== 'ready') return false;
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<boolean>((resolve) => { timer = setTimeout(() => resolve(false), PING_PATIENCE_MS); });
@@ -135,11 +142,4 @@ async function answers(redis: Redis): Promise<boolean> {
 function reasonOf(job: Job): string {
   const reason: unknown = (job.data as { reason?: unknown } | undefined)?.reason;
   return typeof reason === 'string' ? reason : 'unknown';
-}
-
-/** The address without a password. */
-function redact(url: string): string {
-  const parsed = new URL(url);
-  if (parsed.password) parsed.password = '***';
-  return parsed.toString();
 }

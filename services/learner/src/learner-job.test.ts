@@ -46,7 +46,7 @@ describe('with the real engine on the reference model', () => {
     return {
       registry: link, identify: async () => subject, log, tokens: SOURCE.tokens, budget: { meanNats: Math.log1p(0.01), worstNats: Math.log1p(0.02) }, budgetRules: [], nowMs: () => 99,
       openEvaluator: (signal) => { opened += 1; return open(signal); },
-      report: (activity) => { activities.push(activity); }, queueRun: () => {},
+      report: (activity) => { activities.push(activity); }, queueRun: () => {}, pointMeasured: () => {},
     };
   }
   const layers = (capacity: number) => Array<number>(6).fill(capacity);

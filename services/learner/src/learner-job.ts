@@ -11,7 +11,7 @@ import type { UseBits } from './drift/use-bits';
 import { type FleetProposal, shapeOfSubject, wantedCapacities } from './fleet-learning';
 import { FleetSight, type SurfaceSoFar } from './fleet-sight';
 import { emptySurface, type MeasuredSurface, toDomain, whyUnusable } from './measured-surface';
-import { type QualityBudget, QualitySurface, sameSetting, type Setting } from './model';
+import { type FrozenReason, type QualityBudget, QualitySurface, sameSetting, type Setting } from './model';
 import { mostFrequentFirst } from './most-frequent';
 import { capacityText } from './proposal';
 import { type BudgetRule, loosestBudget } from './quality-budget';
@@ -36,6 +36,8 @@ export interface LearnerJobParts {
   openEvaluator(signal: AbortSignal): Promise<Evaluator>;
   /** what it does now; empty when it does nothing */
   report(activity: string, done: number, total: number): void;
+  /** one point of one text, when it has been measured */
+  pointMeasured(seconds: number): void;
   /** Another run after this one, unless one for that reason waits. */
   queueRun(reason: string): void;
   log: Logger;
@@ -45,7 +47,16 @@ export interface LearnerJobParts {
   nowMs(): number;
 }
 
-export interface LearnerJobResult { devices: number; proposed: number; measuredPoints: number; rolloutId: string; }
+export interface LearnerJobResult {
+  devices: number;
+  proposed: number;
+  measuredPoints: number;
+  rolloutId: string;
+  /** devices without a proposal, by why */
+  frozen: Partial<Record<FrozenReason, number>>;
+  /** devices whose λ is held back */
+  held: number;
+}
 
 /** Settings about to be proposed that are measured exactly first, in one run. */
 const MOST_CHECKED = 24;
@@ -68,16 +79,25 @@ export async function runLearnerJob(parts: LearnerJobParts, signal: AbortSignal)
     await run.walk(wanted, fleet);
     const made = await run.checked(fleet);
     report('proposing', wanted.length, wanted.length);
-    const proposals = [...made.proposals, ...fleet.others];
+    const proposals = [...made.proposals, ...fleet.others.map(({ proposal }) => proposal)];
     await fleet.store(made.knowledge);
     const rolloutId = proposals.length > 0 ? await registry.propose(proposals, signal) : '';
     const proposed = proposals.filter((proposal) => proposal.proposed).length;
     log.info({ devices: fleet.devices.length, proposed, measuredPoints: run.measuredPoints, rolloutId, quarantined: quarantined(made.knowledge) }, 'learner run done');
-    return { devices: fleet.devices.length, proposed, measuredPoints: run.measuredPoints, rolloutId };
+    return {
+      devices: fleet.devices.length, proposed, measuredPoints: run.measuredPoints, rolloutId, frozen: counted([...made.frozen, ...fleet.others.map(({ why }) => why)]),
+      held: made.knowledge.filter(({ drift }) => drift?.hold).length,
+    };
   } finally {
     await run.close();
     report('', 0, 0);
   }
+}
+
+function counted(all: readonly FrozenReason[]): Partial<Record<FrozenReason, number>> {
+  const counts: Partial<Record<FrozenReason, number>> = {};
+  for (const why of all) counts[why] = (counts[why] ?? 0) + 1;
+  return counts;
 }
 
 /** Some of them, for the log. */
@@ -175,7 +195,10 @@ class LearnerRun implements SurfaceSoFar {
     // The files may have been replaced since they were identified.
     if (JSON.stringify(this.evaluator.subject) !== JSON.stringify(this.subject)) throw new Error('model or text changed while the run began; the next run takes the new ones');
     this.measurement = new SurfaceMeasurement(this.evaluator, this.surfaces, {
-      signal: this.signal, onProgress: (point, fraction) => this.report(fraction, point), onPoint: (surface) => this.parts.registry.putSurface(surface, this.signal),
+      signal: this.signal, onProgress: (point, fraction) => this.report(fraction, point), onPoint: (surface, seconds) => {
+        this.parts.pointMeasured(seconds);
+        return this.parts.registry.putSurface(surface, this.signal);
+      },
     });
     return this.measurement;
   }

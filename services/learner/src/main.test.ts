@@ -20,7 +20,7 @@ class Learner {
   readonly ended: Promise<number | null>;
 
   constructor(flags: Record<string, string>) {
-    this.child = spawn(process.execPath, ['-e', `require(${JSON.stringify(MAIN)}).runLearner(${JSON.stringify(flags)}, {}).then((code) => process.exit(code))`],
+    this.child = spawn(process.execPath, ['-e', `require(${JSON.stringify(MAIN)}).runLearner(${JSON.stringify({ http: '127.0.0.1:0', ...flags })}, {}).then((code) => process.exit(code))`],
       { stdio: ['ignore', 'ignore', 'pipe'] });
     this.child.stderr!.on('data', (data: Buffer) => { this.log += data.toString(); });
     this.ended = new Promise((resolve) => this.child.once('close', resolve));
@@ -63,11 +63,23 @@ test('starts without Redis and without a coordinator, and does its job when they
     await learner.says('redis back');
     await learner.says('coordinator away, trying again');
     const modelHash = /"modelHash":"([0-9a-f]+)"/.exec(learner.log)![1]!;
-    registry.devices = [learnableDevice('a', { modelHash, maxCapacities: Array<number>(6).fill(16) })];
+    registry.devices = [learnableDevice('a', { modelHash, maxCapacities: Array<number>(6).fill(16) }), learnableDevice('b', { modelHash: 'ab'.repeat(32) })];
     await registry.start();
     await until('it proposes', () => registry.proposed.length > 0, 60_000);
     expect(registry.proposed[0]![0]).toMatchObject({ deviceId: 'a', proposed: true });
     expect(registry.activities.some((activity) => activity.startsWith('measuring'))).toBe(true);
+
+    const httpAddress = /"httpAddress":"([^"]+)"/.exec(learner.log)![1]!;
+    const metrics = await until('the run is counted', async () => {
+      const text = await (await fetch(`http://${httpAddress}/metrics`)).text();
+      return text.includes('moefleet_learner_runs_total{outcome="done"} 1') ? text : null;
+    });
+    const figure = (name: string) => Number(new RegExp(`^moefleet_learner_${name} (\\S+)$`, 'm').exec(metrics)?.[1]);
+    expect(figure('devices_proposed')).toBe(1);
+    expect(figure('surface_points_total')).toBe(registry.puts);
+    expect(figure('surface_point_seconds_count')).toBe(registry.puts);
+    expect(figure('devices_frozen{reason="other_model"}')).toBe(1);
+    expect(await (await fetch(`http://${httpAddress}/healthz`)).json()).toEqual({ status: 'ok', redis: 'up', coordinator: 'up' });
 
     learner.child.kill('SIGTERM');
     expect(await learner.ended).toBe(0);

@@ -1,11 +1,12 @@
 /** Builds the learner and runs it until it is told to stop. */
-import { ConfigError, createLogger, type Env, Lifecycle, mergeSettings, runUntilSignal } from '@moefleet/runtime';
+import { ConfigError, createLogger, type Env, HttpServer, Lifecycle, mergeSettings, runUntilSignal } from '@moefleet/runtime';
 import { type LearnerConfig, readConfig, SETTINGS, WINDOW_TOKENS } from './config';
 import { CoordinatorLink } from './coordinator-link';
 import { EvaluationProcess } from './evaluation-process';
 import { EvaluationInputError } from './evaluator';
 import { JobWorker, type Work } from './job-worker';
-import { runLearnerJob } from './learner-job';
+import { type LearnerJobParts, type LearnerJobResult, runLearnerJob } from './learner-job';
+import { Metrics, type RunOutcome } from './metrics';
 import { SubjectCache } from './subject-cache';
 
 export { SETTINGS } from './config';
@@ -38,18 +39,51 @@ export async function runLearner(flags: Record<string, unknown>, env: NodeJS.Pro
   }
 
   const link = new CoordinatorLink(config.operatorAddress, config.token, log, Math.random, Date.now, config.caPem);
-  const worker: JobWorker = new JobWorker(learnerWork(config, link, subjects, open, (reason) => worker.queueRun(reason), log), { redisUrl: config.redisUrl, redisPrefix: config.redisPrefix, log });
+  const metrics = new Metrics();
+  const learn = learnerWork(config, link, subjects, open, { queueRun: (reason) => worker.queueRun(reason), pointMeasured: (seconds) => metrics.pointMeasured(seconds) }, log);
+  const worker: JobWorker = new JobWorker(measured(learn, metrics), { redis: config.redis, redisPrefix: config.redisPrefix, log });
+  const http = new HttpServer(config.http, {
+    health: () => ({ status: worker.up && link.up ? 'ok' : 'degraded', redis: worker.up ? 'up' : 'away', coordinator: link.up ? 'up' : 'away' }),
+    metrics: async () => {
+      metrics.redisUp.set(worker.up ? 1 : 0);
+      metrics.coordinatorUp.set(link.up ? 1 : 0);
+      const waiting = await worker.waiting();
+      if (waiting !== null) metrics.queueLength.set(waiting);
+      return { contentType: metrics.contentType, text: await metrics.text() };
+    },
+  });
   const lifecycle = new Lifecycle([
     { name: 'coordinator link', start: async () => {}, stop: async () => link.close() },
+    http,
+    { name: 'announcement', start: async () => log.info({ httpAddress: http.address }, 'listening'), stop: async () => {} },
     worker,
   ], log);
   return runUntilSignal(lifecycle, log);
 }
 
+/** The work, told to Prometheus. */
+function measured(learn: (...given: Parameters<Work>) => Promise<LearnerJobResult>, metrics: Metrics): Work {
+  return async (reason, onProgress, signal) => {
+    const beganMs = Date.now();
+    const ended = (outcome: RunOutcome, result?: LearnerJobResult) => metrics.runEnded(outcome, (Date.now() - beganMs) / 1000, Date.now(), result);
+    metrics.running.set(1);
+    try {
+      const result = await learn(reason, onProgress, signal);
+      ended('done', result);
+      return result;
+    } catch (error) {
+      ended(signal.aborted ? 'stopped' : 'failed');
+      throw error;
+    } finally {
+      metrics.running.set(0);
+    }
+  };
+}
+
 function learnerWork(
   config: LearnerConfig, link: CoordinatorLink, subjects: SubjectCache, open: (signal: AbortSignal) => Promise<EvaluationProcess>,
-  queueRun: (reason: string) => void, log: ReturnType<typeof createLogger>,
-): Work {
+  hooks: Pick<LearnerJobParts, 'queueRun' | 'pointMeasured'>, log: ReturnType<typeof createLogger>,
+): (...given: Parameters<Work>) => Promise<LearnerJobResult> {
   return (_reason, onProgress, signal) => {
     let reportedMs = 0;
     return runLearnerJob({
@@ -63,7 +97,7 @@ function learnerWork(
         void link.reportActivity(activity, AbortSignal.timeout(5000));
         onProgress({ activity, done, total });
       },
-      queueRun,
+      ...hooks,
       log,
       tokens: config.tokens,
       budget: config.budget,

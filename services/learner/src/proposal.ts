@@ -6,7 +6,7 @@ import { type Device, type DeviceKnowledge, type LambdaHold, type Predicted, typ
 import { type DeviceCapacities, splitByMisses } from './device-capacities';
 import { evidenceOf, outcomeMessages, type OutcomeRecord, outcomesOf } from './knowledge';
 import {
-  bytesOfCapacities, type Decision, type ModelShape, missRatio, posterior, proposeSetting, type QualityBudget, type QualitySurface, sameCapacities, type Scored, type Setting,
+  bytesOfCapacities, type Decision, type Frozen, type FrozenReason, type ModelShape, missRatio, posterior, proposeSetting, type QualityBudget, type QualitySurface, sameCapacities, type Scored, type Setting,
   type SettingDecision, type SpeedPrior,
 } from './model';
 
@@ -30,7 +30,7 @@ export interface ProposalContext {
   nowMs: number;
 }
 
-export interface DeviceProposal { proposal: Proposal; knowledge: DeviceKnowledge; /** null: frozen */ chosen: Scored | null }
+export interface DeviceProposal { proposal: Proposal; knowledge: DeviceKnowledge; /** null: frozen, for `frozen` */ chosen: Scored | null; frozen: FrozenReason | null }
 
 /** A device that the learner has no opinion on, and why. */
 export function noProposal(device: Device, reason: string, nowMs: number): Proposal {
@@ -41,14 +41,14 @@ export function noProposal(device: Device, reason: string, nowMs: number): Propo
 }
 
 /** Why nothing can be said of the device at all; null where something can. */
-export function whyNotLearnt(device: Device, modelHash: string): string | null {
+export function whyNotLearnt(device: Device, modelHash: string): Frozen | null {
   const model = device.info?.model;
   const limits = device.info?.limits;
-  if (!model?.hash) return 'no model is loaded on the device';
-  if (model.hash !== modelHash) return `the device runs model ${short(model.hash)}, the learner measures ${short(modelHash)}`;
-  if (!limits || limits.maxCapacities.length === 0) return 'the device has not told what its cache limit holds';
+  if (!model?.hash) return { why: 'no_model', reason: 'no model is loaded on the device' };
+  if (model.hash !== modelHash) return { why: 'other_model', reason: `the device runs model ${short(model.hash)}, the learner measures ${short(modelHash)}` };
+  if (!limits || limits.maxCapacities.length === 0) return { why: 'limits', reason: 'the device has not told what its cache limit holds' };
   if (limits.maxCapacities.some((capacity) => capacity < model.topK)) {
-    return `the device's cache limit holds ${Math.min(...limits.maxCapacities)} experts of a layer, a token needs ${model.topK}`;
+    return { why: 'limits', reason: `the device's cache limit holds ${Math.min(...limits.maxCapacities)} experts of a layer, a token needs ${model.topK}` };
   }
   return null;
 }
@@ -65,12 +65,12 @@ export function proposeFor(device: Device, knowledge: DeviceKnowledge, at: Devic
   let decision = proposeSetting({ ...inputs, capacities: at.capacities.length > 0 ? [at.capacities] : [] });
   if (decision.t === 'propose' && at.from !== 'operator') decision = withSplit(decision, inputs.current, context, (capacities) => proposeSetting({ ...inputs, capacities }));
   if (decision.t === 'frozen') {
-    return { proposal: { ...noProposal(device, decision.reason, nowMs), textHash: context.textHashes[0] ?? '' }, knowledge: { ...knowledge, choice: undefined }, chosen: null };
+    return { proposal: { ...noProposal(device, decision.reason, nowMs), textHash: context.textHashes[0] ?? '' }, knowledge: { ...knowledge, choice: undefined }, chosen: null, frozen: decision.why };
   }
   const ratio = missRatio(inputs);
   const undone = decision.why === 'undone' ? outcomes.map((one, i) => (i === outcomes.length - 1 ? { ...one, undone: true } : one)) : outcomes;
   return {
-    chosen: decision.chosen,
+    chosen: decision.chosen, frozen: null,
     proposal: proposalOf(device, decision, at, knowledge.drift?.hold, context),
     knowledge: { ...knowledge, outcomes: outcomeMessages(undone), choice: choiceOf(decision, inputs.maxLambda, ratio, at, context) },
   };

@@ -8,8 +8,8 @@ export interface MeasureOptions {
   signal: AbortSignal;
   /** `fraction` of the point under way, all domains together */
   onProgress(point: EvaluationPoint, fraction: number): void;
-  /** after each point of a domain */
-  onPoint(surface: MeasuredSurface): Promise<void>;
+  /** after each point of a domain, and how long it took */
+  onPoint(surface: MeasuredSurface, seconds: number): Promise<void>;
 }
 
 export class SurfaceMeasurement {
@@ -42,6 +42,6 @@ export class SurfaceMeasurement {
     });
     this.surfaces[domain] = surface;
     this.measuredPoints += 1;
-    await this.options.onPoint(surface);
+    await this.options.onPoint(surface, evaluation.evalNs / 1e9);
   }
 }

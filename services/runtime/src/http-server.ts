@@ -1,10 +1,11 @@
-/** `/healthz` and `/metrics`. A coordinator without Redis is alive, so it stays 200 and says what is missing. */
+/** `/healthz` and `/metrics`. Whoever lacks Redis or a coordinator is alive, so it stays 200 and says what is missing. */
 import { createServer, type RequestListener, type Server } from 'node:http';
-import type { Service } from '@moefleet/runtime';
+import type { Service } from './lifecycle';
 import { formatAddress, type ListenAddress } from './listen-address';
 
 export interface HttpSources {
-  redisUp(): boolean;
+  /** `status` is 'ok', or 'degraded' where something is missing */
+  health(): Record<string, string | number>;
   metrics(): Promise<{ contentType: string; text: string }>;
 }
 
@@ -25,7 +26,7 @@ export class HttpServer implements Service {
   async start(): Promise<void> {
     const { host, port } = this.listenAddress;
     await new Promise<void>((resolve, reject) => {
-      this.server.once('error', (error) => reject(new Error(`cannot listen on ${formatAddress(host, port)}: ${error.message}; is another coordinator running there?`, { cause: error })));
+      this.server.once('error', (error) => reject(new Error(`cannot listen on ${formatAddress(host, port)}: ${error.message}; does another program listen there?`, { cause: error })));
       this.server.listen(port, host, resolve);
     });
   }
@@ -44,10 +45,7 @@ export class HttpServer implements Service {
       response.writeHead(code, { 'content-type': contentType, 'cache-control': 'no-store' }).end(body);
     };
     if (request.method !== 'GET' && request.method !== 'HEAD') return send(405, 'text/plain', 'only GET is served here\n');
-    if (path === '/healthz') {
-      const up = this.sources.redisUp();
-      return send(200, 'application/json', JSON.stringify({ status: up ? 'ok' : 'degraded', redis: up ? 'up' : 'away' }));
-    }
+    if (path === '/healthz') return send(200, 'application/json', JSON.stringify(this.sources.health()));
     if (path !== '/metrics') return send(404, 'text/plain', 'here are /healthz and /metrics\n');
     this.sources.metrics().then(({ contentType, text }) => send(200, contentType, text), () => send(500, 'text/plain', 'metrics cannot be read\n'));
   };

@@ -15,7 +15,9 @@ export { decompressed, readBundleManifest, unpackBundle, verifyBundle } from './
 export { type EnrolmentTokenText, parseEnrolmentToken, printEnrolmentToken } from './enrolment-token';
 export { COORDINATOR_NAME } from './coordinator-name';
 export { fileSha256 } from './file-sha256';
+export { type HttpSources, HttpServer } from './http-server';
 export { Lifecycle, type Service, runUntilSignal } from './lifecycle';
+export { formatAddress, isLoopback, type ListenAddress, parseListenAddress } from './listen-address';
 export { createLogger, type Logger } from './log';
 export { addSettings, mergeSettings, type Setting } from './setting';
 export { formatSize, parseSize } from './size';

@@ -1,6 +1,6 @@
 /** `host:port` to listen on. */
 import { isIPv4 } from 'node:net';
-import { ConfigError } from '@moefleet/runtime';
+import { ConfigError } from './config-value';
 
 export interface ListenAddress {
   /** without brackets */

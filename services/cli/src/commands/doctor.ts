@@ -56,7 +56,7 @@ async function checkCoordinatorHere(context: Context, options: Readonly<Record<s
   const { inspectRedis, readConfig, SETTINGS } = await import('@moefleet/coordinator/main');
   const { redisUrl, tlsDir, artifactDir } = options;
   const config = readConfig(mergeSettings(SETTINGS, { redisUrl, tlsDir, artifactDir }, context.env));
-  const redis = await inspectRedis({ url: config.redisUrl, cluster: config.redisCluster, sentinel: config.redisSentinel });
+  const redis = await inspectRedis(config.redis);
   return [...checkRedis(redis), ...checkFleetFolder(config, readLimits(), Date.now()), ...checkStoreFolder(config), ...await checkHealth(config)];
 }
 

@@ -89,7 +89,12 @@ export interface SettingDecision {
   readonly why: 'best' | 'kept' | 'exploring' | 'undone';
 }
 
-export type Decision = SettingDecision | { readonly t: 'frozen'; readonly reason: string };
+/** Why a device has no proposal, in a word: no model on it, or another; its limits hold too little, or it tells of another shape; it is quarantined; its memory holds too little; nothing is measured there. */
+export const FROZEN_REASONS = ['no_model', 'other_model', 'limits', 'shape', 'quarantined', 'memory', 'unmeasured'] as const;
+export type FrozenReason = typeof FROZEN_REASONS[number];
+export interface Frozen { readonly why: FrozenReason; /** for people */ readonly reason: string }
+
+export type Decision = SettingDecision | { readonly t: 'frozen' } & Frozen;
 
 /** Settings within it are equally fast. */
 const EQUAL = 0.01;
@@ -108,10 +113,10 @@ const MOST_MISS_RATIO = 4;
 
 export function proposeSetting(inputs: ProposalInputs): Decision {
   const { surface, shape, capacities, budget } = inputs;
-  if (inputs.quarantined) return { t: 'frozen', reason: `its telemetry is not believed: ${inputs.quarantined}` };
-  if (capacities.length === 0) return { t: 'frozen', reason: 'its memory holds less than one token\'s experts' };
+  if (inputs.quarantined) return { t: 'frozen', why: 'quarantined', reason: `its telemetry is not believed: ${inputs.quarantined}` };
+  if (capacities.length === 0) return { t: 'frozen', why: 'memory', reason: 'its memory holds less than one token\'s experts' };
   const found = capacities.flatMap((one) => surface.candidates(one));
-  if (found.length === 0) return { t: 'frozen', reason: 'the quality of its model has not been measured at so small a cache yet' };
+  if (found.length === 0) return { t: 'frozen', why: 'unmeasured', reason: 'the quality of its model has not been measured at so small a cache yet' };
 
   const ratio = missRatio(inputs);
   const scored = found.map((candidate) => score(candidate, inputs, ratio));

@@ -3,7 +3,7 @@
  * without a bound, and one that gets no answer is given up. Reconnecting goes on for ever, in the background.
  */
 import { Cluster, Redis, type RedisOptions } from 'ioredis';
-import { backoffMs } from '@moefleet/runtime';
+import { backoffMs } from '../backoff';
 
 export type RedisClient = Redis | Cluster;
 
