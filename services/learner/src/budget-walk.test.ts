@@ -51,9 +51,15 @@ test('leaves a topJ early that cannot win', () => {
   expect(points.filter(({ topJ }) => topJ === 3).length).toBeLessThan(points.filter(({ topJ }) => topJ === 1).length);
 });
 
+test('of the topJ that protects all but one the most it can save is enough to leave it', () => {
+  const points = walk({ missRate: (lambda, topJ, capacity) => Math.max(topJ === 3 ? 0.2 : 0, trueMissRate(lambda, topJ, capacity)) });
+  expect(points.filter(({ topJ, lambda }) => topJ === 3 && lambda > 0).map(({ lambda }) => lambda)).toEqual([1]);
+});
+
 test('goes up to λ 1 where nothing is lost, and stops where nothing is saved', () => {
   expect(Math.max(...walk({ loss: () => 0 }).map(({ lambda }) => lambda))).toBe(1);
-  expect(Math.max(...walk({ loss: () => 0, missRate: (lambda) => Math.max(0.1, 0.3 - lambda) }).map(({ lambda }) => lambda))).toBeLessThanOrEqual(0.5);
+  const stopped = walk({ loss: () => 0, missRate: (lambda) => Math.max(0.1, 0.3 - lambda) }).filter(({ topJ }) => topJ !== 3);
+  expect(Math.max(...stopped.map(({ lambda }) => lambda))).toBeLessThanOrEqual(0.5);
 });
 
 test('ends where even the smallest λ is beyond the budget', () => {

@@ -20,6 +20,8 @@ const TOP_J_ORDER = [1, 2, 0, 3];
 /** Most of the gain is had by λ 0.1 to 0.3. */
 const FIRST_LAMBDA: Readonly<Record<number, number>> = { 0: 0.1 };
 const USUAL_FIRST_LAMBDA = 0.2;
+/** Where all but one are protected λ costs little and saves little: if the most it can save is not enough, nothing of it has to be known. */
+const ALL_BUT_ONE_FIRST_LAMBDA = 1;
 /** A bracket that is narrower, in λ or in misses, changes nothing that shows. */
 const NARROW_LAMBDA = 0.02;
 const NARROW_MISSES = 0.03;
@@ -37,15 +39,18 @@ export function nextPoint(surface: QualitySurface, lambdas: (topJ: number, capac
   let fewest = knot(surface, limits, 0, 0).quality.missRate;
   for (const topJ of TOP_J_ORDER.filter((one) => one <= shape.topK)) {
     const knots = [0, ...lambdas(topJ, capacities).filter((lambda) => lambda > 0)].map((lambda) => knot(surface, limits, lambda, topJ));
-    const lambda = nextLambda(knots, topJ, fewest, limits.budget);
+    const lambda = knots.length === 1 ? firstLambda(topJ, shape.topK) : nextLambda(knots, fewest, limits.budget);
     if (lambda !== null) return { lambda, topJ };
     fewest = Math.min(fewest, ...knots.filter(({ fits }) => fits).map(({ quality }) => quality.missRate));
   }
   return null;
 }
 
-function nextLambda(knots: readonly Knot[], topJ: number, fewest: number, budget: QualityBudget): number | null {
-  if (knots.length === 1) return FIRST_LAMBDA[topJ] ?? USUAL_FIRST_LAMBDA;
+function firstLambda(topJ: number, topK: number): number {
+  return topJ > 0 && topJ === topK - 1 ? ALL_BUT_ONE_FIRST_LAMBDA : FIRST_LAMBDA[topJ] ?? USUAL_FIRST_LAMBDA;
+}
+
+function nextLambda(knots: readonly Knot[], fewest: number, budget: QualityBudget): number | null {
   if (knots.length > MOST_POINTS_PER_LINE) return null;
   const inside = knots.filter(({ fits }) => fits).at(-1)!;
   const outside = knots.find(({ lambda }) => lambda > inside.lambda);
