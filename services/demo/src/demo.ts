@@ -4,6 +4,7 @@
  * from the agents' own engines; everything is done through the command line.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Child } from './child-process';
@@ -36,6 +37,8 @@ const DEVICES = [
 const LEARNER_BYTES = 100_000;
 const LEARNER_TOKENS = 4096;
 const MEASURED_TOKENS = 4096;
+/** The agents stand still while the learner measures, so that it may have the processors; more than these do not help a model as small. */
+const LEARNER_THREADS = Math.min(4, availableParallelism());
 const PROMPTS = 6;
 const PROMPT_WORDS = 24;
 
@@ -90,7 +93,7 @@ export async function runDemo(fleet: LocalFleet, progress: Progress, options: De
   const before = await measureAll(work, command, progress, options);
 
   progress.step('starting the learner: it measures what λ costs this model in quality, and proposes');
-  const learnerProcess = await fleet.startLearner(MODEL, work.learnerText, ['--tokens', String(LEARNER_TOKENS), '--threads', '1']);
+  const learnerProcess = await fleet.startLearner(MODEL, work.learnerText, ['--tokens', String(LEARNER_TOKENS), '--threads', String(LEARNER_THREADS)]);
   const learner = await waitForLearner(learnerProcess, command, progress, signal);
   for (const proposal of learner.proposals) {
     progress.step(`  ${proposal.deviceId}: λ ${proposal.lambda}, topJ ${proposal.topJ} — ${proposal.reason}`);
