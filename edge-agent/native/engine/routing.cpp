@@ -88,16 +88,34 @@ static void choose_by_prior(const route_policy & policy, const route_input & in,
     }
 }
 
-// The experts in `in.ranking`, the first `wanted` of them by rank; returns how many there are.
+// So few are found faster one by one than by selecting and sorting.
+static const int FOUND_ONE_BY_ONE = 16;
+
+// The best of those outside the model's own choice into `out[room]`, by falling score, then by index; returns how many there are in all.
+static int best_others(const route_input & in, const int32_t * ids, int k, int room, int32_t * out) {
+    int found = 0, others = 0;
+    for (int e = 0; e < in.experts; e++) {
+        if (!std::isfinite(in.z[e]) || rank_among(ids, k, e) >= 0) continue;
+        others++;
+        if (found == room && !(room > 0 && in.z[e] > in.z[out[room - 1]])) continue;
+        int at = found < room ? found++ : room - 1;
+        for (; at > 0 && in.z[e] > in.z[out[at - 1]]; at--) out[at] = out[at - 1];
+        out[at] = e;
+    }
+    return others;
+}
+
+// The experts in `in.ranking`, the first `wanted` of them by rank; what follows those means nothing. Returns how many there are.
 static int rank_first(const route_input & in, const int32_t * ids, int k, int wanted) {
-    int n = 0;
-    for (; n < k; n++) in.ranking[n] = ids[n];
+    std::copy(ids, ids + k, in.ranking);
+    if (wanted - k <= FOUND_ONE_BY_ONE) return k + best_others(in, ids, k, std::max(0, wanted - k), in.ranking + k);
+    int n = k;
     for (int e = 0; e < in.experts; e++) {
         if (std::isfinite(in.z[e]) && rank_among(ids, k, e) < 0) in.ranking[n++] = e;
     }
     const float * z = in.z;
     const auto before = [z](int32_t a, int32_t b) { return z[a] != z[b] ? z[a] > z[b] : a < b; };
-    int32_t * const end = in.ranking + std::min(std::max(k, wanted), n);
+    int32_t * const end = in.ranking + std::min(wanted, n);
     std::nth_element(in.ranking + k, end, in.ranking + n, before);
     std::sort(in.ranking + k, end, before);
     return n;
