@@ -34,7 +34,7 @@ export class ServerSide {
     this.fleetFolder = join(folder, 'fleet');
     const net = `127.${100 + (process.pid >> 16) % 100}.${(process.pid >> 8) % 256}`;
     const first = 8 * (process.pid % 30) + 1;
-    this.addresses = Object.fromEntries(['coordinator-1', 'coordinator-2', 'balancer', 'prometheus'].map((name, at) => [name, `${net}.${first + at}`]));
+    this.addresses = Object.fromEntries(['coordinator-1', 'coordinator-2', 'balancer', 'prometheus', 'collector'].map((name, at) => [name, `${net}.${first + at}`]));
   }
 
   address(service: string): string {
@@ -70,6 +70,14 @@ export class ServerSide {
     return child;
   }
 
+  /** Jaeger's binary is a collector too. `exportTo`: base address in place of Jaeger's. Decides soon, and sends what it keeps as it is. */
+  async startCollector(binary: string, file: string, exportTo: string): Promise<Child> {
+    const at = (text: string) => text.replace('http://jaeger:4318', `${exportTo}\n    compression: none`).replace('decision_wait: 30s', 'decision_wait: 1s').replaceAll('0.0.0.0', this.address('collector'));
+    const child = this.start('collector', binary, ['--config', this.configuration(file, at)], { OTEL_TRACES_SAMPLER: 'always_off' });
+    await child.until('an answer', async () => ((await fetch(`http://${this.address('collector')}:4318`).then(() => true, () => null))), 30_000);
+    return child;
+  }
+
   start(name: string, command: string, args: string[], env: Record<string, string> = {}): Child {
     const child = Child.start({ name, command, args, env: { MOEFLEET_LOG_LEVEL: 'info', ...env }, logPath: join(this.folder, `${name}-${this.children.length}.log`), keep: false });
     this.children.push(child);
@@ -84,7 +92,7 @@ export class ServerSide {
   private configuration(file: string, change: (text: string) => string): string {
     mkdirSync(this.folder, { recursive: true });
     const path = join(this.folder, file);
-    const named = new RegExp(`\\b(${Object.keys(this.addresses).join('|')}):`, 'g');
+    const named = new RegExp(`\\b(${Object.keys(this.addresses).join('|')}):(?=\\d)`, 'g');
     writeFileSync(path, change(readFileSync(join(COMPOSE, file), 'utf8')).replace(named, (_, name: string) => `${this.address(name)}:`));
     return path;
   }

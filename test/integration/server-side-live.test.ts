@@ -5,12 +5,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Child } from '../../services/demo/src/child-process';
 import { CLI_PATH } from '../../services/demo/src/local-fleet';
+import { findJaeger } from '../../services/demo/src/jaeger-binary';
+import { OtlpCollector } from '../harness/otlp-collector';
 import { MODEL } from '../harness/paths';
 import { until } from '../harness/ports';
 import { startRedis, type TestRedis } from '../harness/redis';
 import { ServerSide } from '../harness/server-side';
 
 const there = ['haproxy', 'prometheus', 'docker-compose'].every((program) => spawnSync('which', [program]).status === 0);
+const jaeger = findJaeger();
 const folder = mkdtempSync(join(tmpdir(), 'moefleet-server-side-'));
 const coordinators = new Map<string, Child>();
 let redis: TestRedis;
@@ -63,4 +66,32 @@ afterAll(async () => {
 
   coordinators.set(before, await server.startCoordinator(before));
   await until('the balancer and Prometheus have it back', async () => (await targets()).every((health) => health === 'up'));
+});
+
+(there && jaeger !== null ? test : test.skip)('with tail sampling the collector keeps requests that failed or took long, some of the rest, and counts what it throws away', async () => {
+  const kept = new OtlpCollector();
+  await kept.start();
+  try {
+    await server.startCollector(jaeger!, 'collector-sampling.yaml', kept.url);
+    const began = BigInt(Date.now()) * 1_000_000n;
+    const request = (number: number, seconds: number, failed: boolean) => ({
+      traceId: (0x1000 + number).toString(16).padStart(32, '1'), spanId: (0x1000 + number).toString(16).padStart(16, '1'), name: 'chat', kind: 2,
+      startTimeUnixNano: String(began), endTimeUnixNano: String(began + BigInt(seconds * 1e9)), status: failed ? { code: 2 } : {},
+    });
+    const requests = Array.from({ length: 300 }, (_, at) => request(at, at === 7 ? 6 : 1, at === 11));
+    const sent = await fetch(`http://${server.address('collector')}:4318/v1/traces`, {
+      method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ resourceSpans: [{ scopeSpans: [{ spans: requests }] }] }),
+    });
+    expect(sent.status).toBe(200);
+    const counted = async (decision: 'sampled' | 'not_sampled') => {
+      const text = await (await fetch(`http://${server.address('collector')}:8888/metrics`)).text();
+      return Number(new RegExp(`^otelcol_processor_tail_sampling_global_count_traces_sampled_total{decision="${decision}"[^}]*} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
+    };
+    await until('all of them have been judged', async () => await counted('sampled') + await counted('not_sampled') === 300);
+    await until('what is kept has arrived', async () => kept.spans.length === await counted('sampled'));
+    expect(kept.spans.map(({ spanId }) => spanId)).toEqual(expect.arrayContaining([7, 11].map((number) => requests[number]!.spanId)));
+    expect(kept.spans.length).toBeLessThan(30);
+  } finally {
+    await kept.stop();
+  }
 });
