@@ -17,6 +17,7 @@
 
 struct engine {
     model_watch watch;
+    int64_t watched_ns = 0;              // when it was looked at last
     model_file file;
     model_checksums checksums;           // valid only if options.verify
     engine_open_options options;

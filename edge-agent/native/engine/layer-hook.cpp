@@ -48,6 +48,7 @@ void layer_hook_reserve(layer_hook & hook, int rows) {
 
 void layer_hook_follow(layer_hook & hook, const engine_spec & spec) {
     for (size_t l = 0; l < hook.policies.size(); l++) hook.policies[l] = route_policy_of(spec, int(l));
+    hook.heard_letters['w'] = spec.routing == ROUTING_PRUNED;  // gate weights
     hook.bias_prefill = spec.bias_prefill;
     hook.generation = spec.generation;
     hook.prefetch.mode = spec.prefetch;
@@ -104,6 +105,9 @@ static void look(layer_hook & hook, const ggml_tensor * tensor) {
     }
     const engine_status status = router_place_find(tensor, hook.routers[size_t(layer)]);
     if (failed(status)) return layer_stop_with(hook, status);
+    for (const char * name : {hook.routers[size_t(layer)].topk, hook.routers[size_t(layer)].scores}) {
+        if (strlen(name) > ROUTER_STEM) hook.heard_letters[uint8_t(name[ROUTER_STEM])] = true;
+    }
     router_forecast_note(hook.prefetch.forecast, layer, hook.routers[size_t(layer)], tensor);
 }
 
@@ -152,7 +156,7 @@ bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * data) {
     // While reads are under way the graph is computed node by node, so that it gets as far as it can before each wait.
     const bool stop_here = !ask || miss_fetch_under_way(hook);
     const ggml_tensor * node = router_rows_of(tensor);
-    if (!is_router_node(node)) return stop_here;
+    if (!is_router_node(node) || !hook.heard_letters[uint8_t(node->name[ROUTER_STEM])]) return stop_here;
     const char * dash = strrchr(node->name, '-');
     const int layer = dash ? layer_of(hook, atoi(dash + 1)) : -1;
     if (layer < 0) return stop_here;

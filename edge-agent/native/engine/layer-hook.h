@@ -66,6 +66,7 @@ struct layer_hook {
 
     // found by the look pass
     std::vector<router_place> routers;   // per MoE layer
+    bool heard_letters[256] = {};        // of what follows "ffn_moe_" in the nodes that the hook acts at: tells most others apart
     std::vector<int32_t> moe_index;      // block index to MoE layer, -1 for a dense block
     bool normalises_weights = false, softmax_weights = false;
 

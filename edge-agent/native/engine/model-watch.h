@@ -1,6 +1,6 @@
 // Notices that the model's file is no longer the one that was loaded: replaced, removed, cut short or written to. By
-// what the file system says of the path (inode, size, time of the last change to its content), so a check costs about a
-// microsecond and does not look at the content; that is `--verify`'s business.
+// what the file system says of the path (inode, size, time of the last change to its content), so a check costs some
+// microseconds and does not look at the content; that is `--verify`'s business.
 #pragma once
 
 #include "status.h"

@@ -17,6 +17,17 @@ static void fill(llama_batch & batch, const int32_t * tokens, int32_t n, int32_t
     }
 }
 
+// A pass of one token that read nothing cannot have read another file, so that it is enough to look at the model's every so
+// often: that costs as much as routing all layers of a small model.
+static const int64_t WATCH_NS = 50 * 1000 * 1000;
+
+static engine_status check_model(engine & e, int32_t tokens, int64_t start_ns) {
+    const bool may_have_read = tokens > 1 || e.hook.outcome.misses > 0 || e.hook.prefetch.active || failed(e.hook.error);
+    if (!may_have_read && start_ns - e.watched_ns < WATCH_NS) return {};
+    e.watched_ns = start_ns;
+    return model_watch_check(e.watch);
+}
+
 engine_status engine_run_pass(engine & e, llama_context * context, pass_batch & b, const int32_t * tokens, int32_t n,
                               int32_t position, pass_outputs outputs, pass_kind pass) {
     fill(b.batch, tokens, n, position, outputs);
@@ -24,7 +35,7 @@ engine_status engine_run_pass(engine & e, llama_context * context, pass_batch & 
     const int64_t start = now_ns();
     const int32_t answer = llama_decode(context, b.batch);
     layer_hook_end(e.hook);
-    const engine_status changed = model_watch_check(e.watch);
+    const engine_status changed = check_model(e, n, start);
     e.totals.flash_bytes.add(e.hook.outcome.flash_bytes);
     e.totals.flash_reads.add(e.hook.outcome.flash_reads);
     e.totals.stall_ns.add(e.hook.outcome.stall_ns);

@@ -12,17 +12,11 @@ int graph_node_block(const char * name, const char * stem) {
     return end != name + n + 1 && *end == 0 && block >= 0 && block < 100000 ? int(block) : -1;
 }
 
-bool is_router_node(const ggml_tensor * t) { return strncmp(t->name, "ffn_moe_", 8) == 0; }
-
 // Both hold GGML_MAX_NAME bytes with the terminator.
 static void copy_name(char (&to)[GGML_MAX_NAME], const char * from) { memcpy(to, from, GGML_MAX_NAME); }
 
 static bool is_unary(const ggml_tensor * t, ggml_unary_op op) {
     return t->op == GGML_OP_UNARY && ggml_get_unary_op(t) == op;
-}
-
-const ggml_tensor * router_rows_of(const ggml_tensor * t) {
-    return t->op == GGML_OP_GET_ROWS && !is_router_node(t) && is_router_node(t->src[0]) ? t->src[0] : t;
 }
 
 // Logits of the router's matrix, with or without its bias, a leaf of the graph.
