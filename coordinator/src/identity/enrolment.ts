@@ -8,7 +8,7 @@ import { type Logger, parseEnrolmentToken, printEnrolmentToken } from '@moefleet
 import { createHash, randomBytes, X509Certificate } from 'node:crypto';
 import { BusyError, DeviceEnrolledError, DeviceRefusedError, InvalidRequestError, NoCertificateError, NotAllowedNowError, TokenRefusedError } from '../errors';
 import { checkId } from '../names';
-import type { TokenRecord } from '../registry/identity-record';
+import { type TokenRecord, tokenUser } from '../registry/identity-record';
 import type { Registry } from '../registry/registry';
 import { type CheckedRequest, checkCertificateRequest } from './certificate-request';
 import type { FleetCa } from './fleet-ca';
@@ -59,14 +59,15 @@ export class Enrolment {
       checkId('install_id', installId);
       const request = await checkCertificateRequest(certificateRequest, deviceId, installId);
       const { id, secretHash } = hashed(parsedToken.secret);
-      const { identities } = this.options.registry;
-      const device = `${deviceId} ${installId} ${request.keyHash}`;
+      const { identities, events } = this.options.registry;
+      const device = tokenUser({ deviceId, installId, keyHash: request.keyHash });
       const use = await identities.useToken(id, secretHash, device, this.options.now());
       if (use.t === 'refused') throw new TokenRefusedError(tokenText(id, use.because, use.detail));
       const claim = await identities.claim({ deviceId, installId, keyHash: request.keyHash, tokenId: id, hostname, labels: use.labels, nowMs: this.options.now() });
       if (claim.t !== 'claimed') await identities.returnToken(id, device);
       if (claim.t === 'revoked') throw revoked(deviceId, claim.why);
       if (claim.t === 'taken') throw new DeviceEnrolledError(deviceId, claim.hostname);
+      events.emit({ kind: 'identity', deviceId });
       this.options.log.info({ deviceId, installId, tokenId: id, hostname }, 'device enrolled');
       return { issued: await this.issue(request, { deviceId, installId, keyHash: request.keyHash }), bundleKey: this.options.bundleKey() };
     });

@@ -40,7 +40,7 @@ async function stop(): Promise<void> {
   await coordinator.close();
 }
 
-function ask<T>(method: 'createEnrolmentToken' | 'revokeEnrolmentToken' | 'revokeDevice' | 'unrevokeDevice', request: object): Promise<T> {
+function ask<T>(method: 'createEnrolmentToken' | 'revokeEnrolmentToken' | 'releaseDevice' | 'revokeDevice' | 'unrevokeDevice', request: object): Promise<T> {
   const client = operators as unknown as Record<string, (request: object, done: (error: unknown, answer: T) => void) => void>;
   return new Promise((resolve, reject) => client[method]!(request, (error, answer) => (error ? reject(error) : resolve(answer))));
 }
@@ -85,6 +85,24 @@ test('a Redis restored from an older dump lets in neither a revoked device nor w
   const { entries } = await coordinator.registry.audit.latest(0, 10, () => true);
   expect(entries.map((entry) => entry.what)).toEqual(expect.arrayContaining(['revoke device lost again: Redis had lost it', `revoke enrolment token ${token.id} again: Redis had lost it`]));
   expect(statSync(join(folder, REVOCATIONS_FILE)).mode & 0o777).toBe(0o600);
+});
+
+test('a Redis restored from an older dump gives a token no further uses, and a released id not back', async () => {
+  const { secret, token } = await ask<{ secret: string; token: { id: string } }>('createEnrolmentToken', { labels: {}, uses: 2, ttlMs: 0n, why: '' });
+  const join_ = await enrol(secret, 'lost');
+  await dump(redis.url);
+  await enrol(secret, 'second');
+  await ask('releaseDevice', { deviceId: 'lost', why: 'sold' });
+  await until('the journal has it', () => readFileSync(join(folder, REVOCATIONS_FILE), 'utf8').includes('"release"'), 5000, 10);
+
+  await restore();
+  await until('it is released again', async () => (await identity())?.releasedMs, 5000, 10);
+  await until('both uses are known', async () => (await coordinator.registry.identities.token(token.id))?.used === 2, 5000, 10);
+  await expect(enrol(secret, 'third')).rejects.toMatchObject({ code: status.PERMISSION_DENIED, details: expect.stringContaining('used up') as string });
+  await expect(join_()).rejects.toMatchObject({ code: status.PERMISSION_DENIED, details: expect.stringContaining('released') as string });
+  const again = await enrol((await newToken()).secret, 'lost');
+  (await again()).kill();
+  await until('the journal says so', () => readFileSync(join(folder, REVOCATIONS_FILE), 'utf8').match(/"release","id":"lost".*"over":true/), 5000, 10);
 });
 
 test('an emptied Redis, and a coordinator started after that, do not let a revoked device in', async () => {

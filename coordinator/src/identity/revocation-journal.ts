@@ -1,22 +1,28 @@
 /**
  * Revocations outlive Redis: each lies as a line in the fleet's folder too, beside the key that certificates are signed
- * with. A Redis that was emptied or restored from an older dump has forgotten those made since, and would let their devices in
- * again; whenever Redis is there, what the journal says and Redis does not know is revoked again, told in the audit log, and
- * live streams are cut. Taking a revocation back leaves a mark in Redis, so that a coordinator which was off meanwhile
- * does not revoke again. Coordinators may share the file: lines are appended, and the same line twice says nothing new.
+ * with; so do the ids that were released and the uses of enrolment tokens. A Redis that was emptied or restored from an older
+ * dump has forgotten those made since, and would let their devices in again; whenever Redis is there, what the journal says
+ * and Redis does not know is done again, told in the audit log, and live streams are cut. Taking a revocation back leaves a
+ * mark in Redis, and so does enrolling under a released id, so that a coordinator which was off meanwhile
+ * does not do it again. Coordinators may share the file: lines are appended, and the same line twice says nothing new.
  */
 import { appendFileSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger, Service } from '@moefleet/runtime';
 import { reasonOf, RegistryUnavailableError } from '../errors';
 import { isId } from '../names';
+import { tokenUser } from '../registry/identity-record';
 import type { Registry } from '../registry/registry';
 
 export const REVOCATIONS_FILE = 'revocations.jsonl';
 
+const KINDS = ['device', 'token', 'release', 'use'] as const;
+
 interface Mark {
-  readonly of: 'device' | 'token';
+  /** what was revoked; `release`: a device's id is nobody's any more; `use`: of a token, by the device that `why` names */
+  readonly of: (typeof KINDS)[number];
   readonly id: string;
+  /** when */
   readonly revokedMs: number;
   readonly why: string;
   /** it was taken back */
@@ -73,6 +79,8 @@ export class RevocationJournal implements Service {
     const identity = await this.options.registry.identities.read(id);
     if (!identity) return;
     this.note({ of: 'device', id, revokedMs: identity.revokedMs, why: identity.revokedWhy, over: false }, identity.unrevokedMs);
+    this.note({ of: 'release', id, revokedMs: identity.releasedMs, why: '', over: false }, identity.enrolledMs);
+    if (identity.tokenId) this.note({ of: 'use', id: identity.tokenId, revokedMs: identity.enrolledMs, why: tokenUser(identity), over: false }, 0);
   }
 
   private async noteToken(id: string): Promise<void> {
@@ -96,18 +104,34 @@ export class RevocationJournal implements Service {
     for (const mark of this.marks.values()) {
       if (mark.over) continue;
       if (mark.of === 'device') await this.revokeDeviceAgain(mark);
-      else await this.revokeTokenAgain(mark);
+      else if (mark.of === 'token') await this.revokeTokenAgain(mark);
+      else if (mark.of === 'release') await this.releaseAgain(mark);
+      else await this.options.registry.identities.useTokenAgain(mark.id, mark.why);
     }
   }
 
   private async revokeDeviceAgain(mark: Mark): Promise<void> {
-    const { identities, events } = this.options.registry;
+    const { identities } = this.options.registry;
     const identity = await identities.read(mark.id);
     if (identity?.revokedMs) return;
     if ((identity?.unrevokedMs ?? 0) >= mark.revokedMs) return this.append({ ...mark, over: true });
     await this.told(mark, () => identities.revoke(mark.id, mark.revokedMs, mark.why));
-    events.emit({ kind: 'identity', deviceId: mark.id });
-    events.emit({ kind: 'device', deviceId: mark.id });
+    this.tell(mark.id);
+  }
+
+  private async releaseAgain(mark: Mark): Promise<void> {
+    const { identities } = this.options.registry;
+    const identity = await identities.read(mark.id);
+    if (identity?.releasedMs) return;
+    if ((identity?.enrolledMs ?? 0) > mark.revokedMs) return this.append({ ...mark, over: true });
+    await this.told(mark, () => identities.release(mark.id, mark.revokedMs));
+    this.tell(mark.id);
+  }
+
+  private tell(deviceId: string): void {
+    const { events } = this.options.registry;
+    events.emit({ kind: 'identity', deviceId });
+    events.emit({ kind: 'device', deviceId });
   }
 
   private async revokeTokenAgain(mark: Mark): Promise<void> {
@@ -117,9 +141,9 @@ export class RevocationJournal implements Service {
   }
 
   private async told({ of, id, revokedMs, why }: Mark, change: () => Promise<void>): Promise<void> {
-    const what = `revoke ${of === 'device' ? 'device' : 'enrolment token'} ${id} again: Redis had lost it`;
-    this.options.log.warn({ of, id, revokedMs, why }, 'redis had lost a revocation; revoked again');
-    await this.options.registry.audit.around({ who: `journal ${REVOCATIONS_FILE}`, what, why, ...(of === 'device' ? { subject: { t: 'devices', ids: [id] } } : {}), after: { revokedMs } }, change);
+    const what = `${of === 'release' ? 'release the id of device' : of === 'device' ? 'revoke device' : 'revoke enrolment token'} ${id} again: Redis had lost it`;
+    this.options.log.warn({ of, id, revokedMs, why }, `${what.split(' ')[0]} again what Redis had lost`);
+    await this.options.registry.audit.around({ who: `journal ${REVOCATIONS_FILE}`, what, why, ...(of !== 'token' ? { subject: { t: 'devices', ids: [id] } } : {}), after: { revokedMs } }, change);
   }
 
   /** Whoever shares the file may have written since. */
@@ -147,8 +171,8 @@ export class RevocationJournal implements Service {
   }
 }
 
-function subject({ of, id }: Mark): string {
-  return `${of} ${id}`;
+function subject({ of, id, why }: Mark): string {
+  return of === 'use' ? `${of} ${id} ${why}` : `${of} ${id}`;
 }
 
 function readLines(path: string): string[] {
@@ -163,8 +187,8 @@ function readLines(path: string): string[] {
 function decodeMark(line: string): Mark | null {
   try {
     const { of, id, revokedMs, why, over } = JSON.parse(line) as Record<string, unknown>;
-    const good = (of === 'device' || of === 'token') && typeof id === 'string' && isId(id) && typeof revokedMs === 'number' && revokedMs > 0 && typeof why === 'string' && typeof over === 'boolean';
-    return good ? { of, id, revokedMs, why, over } : null;
+    const good = KINDS.includes(of as Mark['of']) && typeof id === 'string' && isId(id) && typeof revokedMs === 'number' && revokedMs > 0 && typeof why === 'string' && typeof over === 'boolean';
+    return good ? { of: of as Mark['of'], id, revokedMs, why, over } : null;
   } catch {
     return null;
   }

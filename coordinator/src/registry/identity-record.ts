@@ -23,6 +23,11 @@ export interface IdentityRecord {
   clones: CloneSighting[];
 }
 
+/** As whom a device takes a use of an enrolment token: with another key it takes another. */
+export function tokenUser({ deviceId, installId, keyHash }: Pick<IdentityRecord, 'deviceId' | 'installId' | 'keyHash'>): string {
+  return `${deviceId} ${installId} ${keyHash}`;
+}
+
 /** null where nothing is known. */
 export function decodeIdentity(deviceId: string, raw: RawHash): IdentityRecord | null {
   if (Object.keys(raw).length === 0) return null;

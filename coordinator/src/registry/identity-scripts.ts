@@ -26,6 +26,22 @@ const useToken: Script = {
 };
 
 /**
+ * A use that was taken and that Redis has lost.
+ * in:  KEYS token, users; ARGV device
+ * out: 1 taken again, 0 it is known, or the token is not
+ */
+const useTokenAgain: Script = {
+  name: 'moefleetUseTokenAgain',
+  keys: 2,
+  lua: `
+    if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('SADD', KEYS[2], ARGV[1]) == 0 then return 0 end
+    redis.call('HINCRBY', KEYS[1], 'used', 1)
+    local ttl = redis.call('PTTL', KEYS[1])
+    if ttl > 0 then redis.call('PEXPIRE', KEYS[2], ttl) end
+    return 1`,
+};
+
+/**
  * Gives a use back, where the enrolment failed after it was taken.
  * in:  KEYS token, users; ARGV device
  * out: 1 given back, 0 it had taken none
@@ -58,4 +74,4 @@ const claimIdentity: Script = {
     return {1}`,
 };
 
-export const IDENTITY_LUA = { useToken, returnToken, claimIdentity } as const;
+export const IDENTITY_LUA = { useToken, useTokenAgain, returnToken, claimIdentity } as const;

@@ -58,6 +58,10 @@ export class IdentityStore {
     return { t: 'refused', because: String(text), detail: String(detail ?? '') };
   }
 
+  async useTokenAgain(id: string, device: string): Promise<void> {
+    await this.link.script(IDENTITY_LUA.useTokenAgain, this.tokenKeys(id), [device]);
+  }
+
   async returnToken(id: string, device: string): Promise<void> {
     await this.link.script(IDENTITY_LUA.returnToken, this.tokenKeys(id), [device]);
   }
