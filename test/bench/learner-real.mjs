@@ -1,15 +1,17 @@
 /**
  * The learner on real agents: six of them, the real engine on the reference model with wide experts, each in control groups of
- * its own that cap its memory, page cache included, and its disk. Coordinator, Redis, learner and agents are the programs that
- * run on devices. Measured one after another, the others idle: tokens/s on the same prompts from a cold cache, first at λ 0 with
- * all of its cache, then with what the learner has chosen; and what that costs in cross-entropy, which each agent measures
- * itself, on text that the learner has not seen, at the spec in force and at λ 0, paired.
+ * its own that cap its memory, page cache included, and its disk. Each has a cache limit of its own; or, with --most, all are
+ * allowed that many experts a layer, and what each can hold its control group decides: its agent finds out under way, and gives
+ * way. Coordinator, Redis, learner and agents are the programs that run on devices. Measured one after another, the others idle: tokens/s on the same prompts from a cold
+ * cache, first at λ 0 with all of its cache, then with what the learner has chosen; and what that costs in cross-entropy, which
+ * each agent measures itself, on text that the learner has not seen, at the spec in force and at λ 0, paired.
  *
  * Needs root (control groups) and a machine with nothing else running: four and a half minutes on two cores with 64, 1024 and 1024
- * tokens (--tokens, --text-tokens, --surface-tokens).
+ * tokens (--tokens, --text-tokens, --surface-tokens). --agents gives each the experts of a layer for which its group has memory,
+ * beside what an agent needs anyway (--beside, of which it keeps --memory-low free), and its disk.
  *
  *   node test/bench/learner-real.mjs [--width 512] [--tokens 96] [--text-tokens 2048] [--surface-tokens 2048] [--rounds 1]
- *     [--texts code,wikitext] [--agents NAME=CAPACITY:MB_PER_SECOND,...] [--json]
+ *     [--most 28 --beside 104MiB --memory-low 12MiB] [--texts code,wikitext] [--agents NAME=CAPACITY:MB_PER_SECOND,...] [--json]
  *
  * A round is a run of the learner on what was seen since, and the measurements with what it has chosen then.
  */
@@ -21,6 +23,7 @@ import { fixtures, numbers, readFlags, refuse, root, widened } from './shared.mj
 const require = createRequire(import.meta.url);
 const load = (...path) => require(join(root, ...path));
 const { inspectModel } = require('@moefleet/edge-agent/engine');
+const { parseSize } = require('@moefleet/runtime');
 const { findCgroups } = load('services', 'cli', 'dist', 'bench', 'cgroup.js');
 const { deviceOf } = load('services', 'cli', 'dist', 'bench', 'block-device.js');
 const { LocalFleet } = load('services', 'demo', 'dist', 'local-fleet.js');
@@ -28,14 +31,12 @@ const { moefleet } = load('services', 'demo', 'dist', 'command-line.js');
 
 const values = readFlags({
   width: { type: 'string', default: '512' }, tokens: { type: 'string', default: '96' }, 'text-tokens': { type: 'string', default: '2048' },
-  'surface-tokens': { type: 'string', default: '2048' }, rounds: { type: 'string', default: '1' },
+  'surface-tokens': { type: 'string', default: '2048' }, most: { type: 'string' }, beside: { type: 'string', default: '420MiB' }, 'memory-low': { type: 'string' }, rounds: { type: 'string', default: '1' },
   agents: { type: 'string', default: 'phone-a=8:40,phone-b=10:60,jetson-a=12:80,jetson-b=16:40,minipc-a=20:120,minipc-b=24:60' },
   texts: { type: 'string', default: 'code,wikitext' }, 'work-dir': { type: 'string' }, json: { type: 'boolean', default: false },
 });
 const [rounds] = numbers(values, 'rounds');
 const MIB = 2 ** 20;
-/** Of an agent's two processes beside experts: node twice, the model's dense part, buffers of a batch. */
-const BESIDE_CACHE_BYTES = 420 * MIB;
 /** Of the reference model's vocabulary, on none of the texts more. */
 const CHARACTERS_PER_TOKEN = 5;
 const PROMPTS = ['The river rises in the hills and', 'In 1923 the company moved its', 'def read_file(path):', 'Question: A farmer has 12 boxes of'];
@@ -50,8 +51,8 @@ const info = await inspectModel(model);
 const perCapacity = info.expertBytes.reduce((sum, bytes) => sum + Number(bytes), 0);
 const disk = deviceOf(model) ?? refuse(`${model}: the disk it lies on cannot be told, so that it cannot be throttled`);
 for (const plan of plans) {
-  plan.maxCacheBytes = plan.capacity * perCapacity;
-  plan.memoryBytes = BESIDE_CACHE_BYTES + plan.maxCacheBytes;
+  plan.maxCacheBytes = Number(values.most ?? plan.capacity) * perCapacity;
+  plan.memoryBytes = parseSize(values.beside) + plan.capacity * perCapacity;
 }
 
 const folder = mkdtempSync('/tmp/moefleet-learner-real-');
@@ -133,7 +134,7 @@ try {
     plan.group = found.cgroups.make(`moefleet-${plan.id}-${process.pid}`, limits);
     groups.push(plan.group);
     plan.agent = await fleet.startAgent({
-      id: plan.id, model, maxCache: String(plan.maxCacheBytes), labels: `class=${plan.id.split('-')[0]}`, launcher: plan.group.launcher,
+      id: plan.id, model, maxCache: String(plan.maxCacheBytes), labels: `class=${plan.id.split('-')[0]}`, launcher: plan.group.launcher, flags: values['memory-low'] ? ['--memory-low', values['memory-low']] : [],
     });
   }
   for (const plan of plans) await until(`${plan.id} is ready`, async () => (await fetch(`${plan.agent.httpUrl}/healthz`).catch(() => null))?.ok);
@@ -144,6 +145,11 @@ try {
   await learns();
   say(`the learner has measured what λ costs: ${/"measuredPoints":(\d+)/.exec(learner.log())?.[1]} points`);
 
+  // What an agent can hold shows while it works.
+  if (values.most) {
+    for (const plan of plans) await measured(plan, false);
+    await learns();
+  }
   for (const plan of plans) plan.before = await measured(plan, false);
   await learns();
   await ask('lambda', 'auto', '--all', '--why', 'the learner takes over');
