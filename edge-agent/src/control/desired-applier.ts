@@ -6,7 +6,7 @@
  * Which record is wanted is LastGood's business: a spec under which the engine crashes twice before it has decoded a
  * token gives way to the last that has. It is then refused for as long as the coordinator sends the same generation.
  */
-import { DeviceSpec, type ModelFile, type Reported, SpecState } from '@moefleet/proto';
+import { DeviceSpec, type ModelFile, type Reported, Routing, SpecState } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { HostUnavailableError, type LoadedModel } from '../engine-host';
 import type { EngineHostClient } from '../host/host-client';
@@ -146,7 +146,7 @@ export class DesiredApplier {
   /** The routing to open `model` with. Throws LimitError where the model does not fit the device. */
   specFor(model: LoadedModel): RoutingSpec {
     try {
-      return this.effective(this.wanted.current, model).routing;
+      return this.effective(this.recordFor(model), model).routing;
     } catch (error) {
       if (error instanceof LimitError) throw error;
       // Reported by the pass that follows `ready`; until then the model runs as it would without a spec.
@@ -176,6 +176,19 @@ export class DesiredApplier {
   /** Resolves when nothing is being applied. */
   idle(): Promise<void> {
     return this.working;
+  }
+
+  /**
+   * Under which record the loaded model runs. While the one that the latest names is on its way, what that says of routing and cache
+   * may be for the newcomer: the one before keeps its own, of the last record that was for it. That no routing be bent holds for all.
+   */
+  private recordFor(model: LoadedModel): SpecRecord {
+    const { current, lastGood } = this.wanted;
+    if (!this.modelOnTheWay) return current;
+    const { modelHash, routing } = DeviceSpec.decode(current.bytes);
+    if (modelHash === '' || modelHash === model.hash || routing === Routing.ROUTING_ORIGINAL) return current;
+    if (this.inForceNow?.modelHash === model.hash) return this.inForceNow.record;
+    return lastGood && DeviceSpec.decode(lastGood.bytes).modelHash === model.hash ? lastGood : current;
   }
 
   private effective(record: SpecRecord, model: LoadedModel): Effective {
@@ -223,7 +236,7 @@ export class DesiredApplier {
       // The device's own model failing is the host's to tell.
       if (model.t === 'failed' && (wantedModel || state?.t === 'ready')) return this.giveUp(record, model.reason);
       if (state?.t !== 'ready') return;
-      const effective = this.effective(record, state.model);
+      const effective = this.effective(this.recordFor(state.model), state.model);
       // Values are in force at once; the spec as a whole is when model and release are, which may take long.
       await this.host.apply(effective.routing);
       const release = this.releases?.look(agent, record.generation);
