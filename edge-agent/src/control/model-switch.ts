@@ -1,16 +1,75 @@
-/** Puts another model in the place of the loaded one, between two requests. */
+/**
+ * Puts another model in the place of the loaded one, between two requests, and has it read a few words before any request
+ * reaches it. One that brings the engine down over them twice, whose figures are no numbers, or that does worse than guessing is
+ * given up, and the one before serves again.
+ */
+import { HostUnavailableError, type LoadedModel } from '../engine-host';
 import type { EngineQueue } from '../engine-queue';
 import type { EngineHostClient } from '../host/host-client';
+import type { RoutingSpec } from '../native';
+
+/** Few, as each may want other experts from flash: the words of any model's schooling. */
+const TRIAL_TEXT = 'He was born in New York in the early years of the century, and went to school there.';
+/** A token may touch all of a layer's experts; from slow flash that is minutes. */
+const TRIAL_MS = 15 * 60_000;
 
 export class ModelSwitch {
-  constructor(private readonly host: EngineHostClient, private readonly queue: EngineQueue) {}
+  /** `specFor`: what a model is run with */
+  constructor(
+    private readonly host: Pick<EngineHostClient, 'state' | 'modelPath' | 'lastTrouble' | 'load' | 'refuse' | 'tokenize' | 'evaluate' | 'onStateChange'>,
+    private readonly queue: EngineQueue,
+    private readonly specFor: (model: LoadedModel) => RoutingSpec,
+  ) {}
 
   /**
-   * Resolves when `path` is loaded. Rejects with the reason where it cannot be, or with QueueFullError; the last good
-   * model then serves on. With no engine there is no request to wait for, nor to disturb.
+   * Resolves when `path` is loaded and has read its words. Rejects with the reason where it cannot be, or with QueueFullError; the
+   * last good model then serves on. With no engine there is no request to wait for, nor to disturb.
    */
   load(path: string): Promise<void> {
-    if (this.host.state.t !== 'ready') return this.host.load(path);
-    return this.queue.exclusive(() => this.host.load(path), new AbortController().signal);
+    const work = async () => {
+      await this.host.load(path);
+      await this.tryOut(path);
+    };
+    return this.host.state.t === 'ready' ? this.queue.exclusive(work, new AbortController().signal) : work();
+  }
+
+  private async tryOut(path: string): Promise<void> {
+    for (;;) {
+      const model = await this.whenReady();
+      if (this.host.modelPath !== path) throw new Error(this.host.lastTrouble);
+      try {
+        const complaint = await this.complaint(model);
+        return complaint === null ? undefined : await this.host.refuse(path, new Error(`${path}: ${complaint}`));
+      } catch (error) {
+        // It crashed: the host starts it once more, then goes back.
+        if (!(error instanceof HostUnavailableError) || this.host.state.t === 'stopped') throw error;
+      }
+    }
+  }
+
+  /** null where there is nothing to say against it */
+  private async complaint(model: LoadedModel): Promise<string | null> {
+    const tokens = (await this.host.tokenize(TRIAL_TEXT, true, false)).slice(0, model.contextTokens);
+    const context = tokens.length - 1;
+    if (context < 1) return `${tokens.length} tokens are all that it makes of a sentence`;
+    const { crossEntropy } = await this.host.evaluate({ tokens, context, stepped: false, spec: this.specFor(model) }, () => {}, AbortSignal.timeout(TRIAL_MS));
+    if (!Number.isFinite(crossEntropy)) return 'what it computes are no numbers';
+    const guessing = Math.log(model.info.vocab);
+    return crossEntropy > guessing ? `it does worse on a plain sentence than guessing would (${crossEntropy.toFixed(2)} nats a token, ${guessing.toFixed(2)})` : null;
+  }
+
+  /** Rejects where no engine will come. */
+  private whenReady(): Promise<LoadedModel> {
+    return new Promise((resolve, reject) => {
+      const look = (state: EngineHostClient['state']): void => {
+        const over = state.t === 'stopped' || (state.t === 'failed' && state.retryAtMs === null);
+        if (state.t !== 'ready' && !over) return;
+        unsubscribe();
+        if (state.t === 'ready') resolve(state.model);
+        else reject(new HostUnavailableError(state.t === 'failed' ? state.reason : 'the agent is stopping', false));
+      };
+      const unsubscribe = this.host.onStateChange(look);
+      look(this.host.state);
+    });
   }
 }

@@ -126,6 +126,21 @@ export class EngineHostClient implements EngineHost, Service {
     return done;
   }
 
+  /**
+   * What was loaded last is of no use: where another has served before, that one does again. Rejects with `reason` when it does, or
+   * at once where there is none.
+   */
+  async refuse(modelPath: string, reason: Error): Promise<never> {
+    const back = this.model.current === modelPath && !this.pendingLoad ? this.model.goBack() : null;
+    if (back === null) throw reason;
+    const done = new Promise<never>((_, reject) => {
+      this.pendingLoad = { modelPath, failure: reason, resolve: () => reject(reason), reject };
+    });
+    await this.endProcess();
+    if (!this.stopped) this.goBack(back, reason);
+    return done;
+  }
+
   apply(spec: RoutingSpec): Promise<void> {
     return this.ready('apply', { spec }).then(() => {});
   }
