@@ -149,7 +149,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     host, recorder: traces, observer: windows, log, maxWaiting: config.maxWaiting,
     modelName: () => (host.state.t === 'ready' ? modelIdOf(host.state.model) : ''),
   });
-  const modelSwitch = new ModelSwitch(host, queue);
+  const modelSwitch = new ModelSwitch(host, queue, (model) => applier.specFor(model));
   const http: AgentHttp = new AgentHttp({
     ...config.http, apiKey: config.apiKey, engine: host, queue, log,
     metrics: new ControlMetrics({ host, queue, traces, spool, exporter }, {
@@ -157,6 +157,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
       connected: () => session?.connected ?? false,
       windows: windowCounts,
       processes: () => [process.pid, host.pid],
+      models: () => models.traffic,
       memory,
     }),
     loadModel: (path) => models.keeper.loadOwn(path),

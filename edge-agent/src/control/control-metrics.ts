@@ -10,6 +10,8 @@ export interface ControlSources {
   windows: () => { sent: number; dropped: number };
   /** process ids whose memory is the agent's */
   processes: () => (number | null)[];
+  /** bytes of models that came from others, and went to devices beside this one */
+  models: () => { arrived: Record<string, number>; served: number };
   /** what memory pressure has done to the cache */
   memory: { readonly limitBytes: number | null; readonly counts: { shrink: number; grow: number } };
 }
@@ -17,7 +19,7 @@ export interface ControlSources {
 export class ControlMetrics extends AgentMetrics {
   private readonly control = new Registry();
 
-  constructor(options: AgentMetricsOptions, { inForce, connected, windows, processes, memory }: ControlSources) {
+  constructor(options: AgentMetricsOptions, { inForce, connected, windows, processes, models, memory }: ControlSources) {
     super(options);
     this.value('lambda', 'Strength in force of the pull towards resident experts, the least of all layers; absent before the first model.', () => inForce()?.effective.routing.lambda ?? null);
     this.choice('routing', 'method', 'How experts are chosen: 1 for the method in force.', () => inForce()?.effective.routing.routing ?? null);
@@ -36,6 +38,16 @@ export class ControlMetrics extends AgentMetrics {
       collect() {
         this.reset();
         for (const [change, count] of Object.entries(memory.counts)) this.inc({ change }, count);
+      },
+    });
+    new Counter({
+      name: 'moefleet_agent_model_bytes_total', help: 'Bytes of models by where they came from, what had to be thrown away included, and bytes sent to devices beside this one (to="peers").',
+      labelNames: ['from', 'to'], registers: [this.control],
+      collect() {
+        this.reset();
+        const { arrived, served } = models();
+        for (const [from, bytes] of Object.entries(arrived)) this.inc({ from, to: 'here' }, bytes);
+        this.inc({ from: 'here', to: 'peers' }, served);
       },
     });
     new Counter({

@@ -1,7 +1,8 @@
 /**
- * Blobs from the coordinator, for as long as it takes: a chunk comes in several ranges at a time, and a range that breaks off goes
- * on where it stopped. What waits (the coordinator is away, it asks for patience, quiet hours) is told in the progress.
+ * Blobs from the coordinator, for as long as it takes: a chunk comes in several ranges at a time, as many as the link takes
+ * (range-lanes.ts), and a range that breaks off goes on where it stopped. What waits (the coordinator is away, it asks for patience, quiet hours) is told in the progress.
  */
+import { setMaxListeners } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { backoffMs, type Logger } from '@moefleet/runtime';
 import { BlobAnswerError, type BlobClient } from './blob-client';
@@ -9,14 +10,11 @@ import type { FetchAllowance } from './fetch-allowance';
 import type { FetchProgress } from './fetch-progress';
 import { type Chunk, MAX_MANIFEST_BYTES, short } from './manifest';
 import { verify, WrongBytesError } from './part-file';
+import { MANY_LANES, RangeLanes } from './range-lanes';
 
-const RANGES_AT_ONCE = 4;
-/** After a chunk that took longer than this: where packets are lost, a connection's pauses are what takes the time. */
-const SLOW_CHUNK_MS = 5_000;
-const RANGES_AT_ONCE_SLOW = 8;
 /** Short, so that all connections have work until the chunk ends; shorter ones are not worth a request. */
-const RANGES_PER_CHUNK = 16;
-const LEAST_RANGE_BYTES = 64 * 1024;
+const RANGES_PER_LANE = 4;
+const LEAST_RANGE_BYTES = 16 * 1024;
 const BACKOFF = { baseMs: 500, maxMs: 30_000 };
 /** A coordinator that has just lost its store's disk may get it back, and another may answer the next time. */
 const TRIES_IN_VAIN = 5;
@@ -46,7 +44,7 @@ export interface CoordinatorBlobsOptions {
 }
 
 export class CoordinatorBlobs {
-  private slow = false;
+  private readonly lanes = new RangeLanes(() => performance.now());
 
   constructor(private readonly options: CoordinatorBlobsOptions) {}
 
@@ -60,6 +58,7 @@ export class CoordinatorBlobs {
         total = await client.read({ sha256, offset: got, bytes: MAX_MANIFEST_BYTES - got }, async (part) => {
           parts.push(part);
           got += part.length;
+          progress.arrived(part.length, 'coordinator');
           await this.options.allowance.take(part.length, signal);
         }, signal);
         if (total > MAX_MANIFEST_BYTES) throw new BlobGoneError(`manifest ${short(sha256)} has ${total} bytes, at most ${MAX_MANIFEST_BYTES} are taken`);
@@ -84,38 +83,34 @@ export class CoordinatorBlobs {
 
   private async unverified({ sha256, bytes }: Chunk, progress: FetchProgress, signal: AbortSignal, giveUp: () => boolean): Promise<Buffer> {
     const data = Buffer.allocUnsafe(bytes);
-    const rangeBytes = Math.max(LEAST_RANGE_BYTES, Math.ceil(bytes / RANGES_PER_CHUNK));
+    const rangeBytes = Math.max(LEAST_RANGE_BYTES, Math.ceil(bytes / (RANGES_PER_LANE * this.lanes.count)));
     const ended = new AbortController();
     const either = AbortSignal.any([signal, ended.signal]);
-    let next = 0;
-    const lane = async (): Promise<void> => {
-      while (next < bytes) {
-        let at = next;
-        const end = Math.min(bytes, at + rangeBytes);
-        next = end;
-        await this.persist(sha256, progress, either, giveUp, () => at, async (client) => {
-          while (at < end) {
-            const total = await client.read({ sha256, offset: at, bytes: end - at }, async (part) => {
-              part.copy(data, at);
-              at += part.length;
-              progress.moved();
-              await this.options.allowance.take(part.length, either);
-            }, either);
-            if (total !== bytes) throw new BlobGoneError(`the coordinator has ${total} bytes under ${short(sha256)}, the manifest says ${bytes}`);
-          }
-        });
-      }
+    setMaxListeners(2 * MANY_LANES, either);
+    const fetchRange = async (from: number): Promise<void> => {
+      let at = from;
+      const end = Math.min(bytes, from + rangeBytes);
+      await this.persist(sha256, progress, either, giveUp, () => at, async (client) => {
+        while (at < end) {
+          const total = await client.read({ sha256, offset: at, bytes: end - at }, async (part) => {
+            part.copy(data, at);
+            at += part.length;
+            this.lanes.arrived(part.length);
+            progress.arrived(part.length, 'coordinator');
+            await this.options.allowance.take(part.length, either);
+          }, either);
+          if (total !== bytes) throw new BlobGoneError(`the coordinator has ${total} bytes under ${short(sha256)}, the manifest says ${bytes}`);
+        }
+      });
     };
-    const beganMs = performance.now();
-    const lanes = Array.from({ length: this.slow ? RANGES_AT_ONCE_SLOW : RANGES_AT_ONCE }, lane);
+    const ranges = Array.from({ length: Math.ceil(bytes / rangeBytes) }, (_, at) => this.lanes.run(() => fetchRange(at * rangeBytes), either));
     try {
-      await Promise.all(lanes);
+      await Promise.all(ranges);
     } catch (error) {
       ended.abort();
-      await Promise.allSettled(lanes);
+      await Promise.allSettled(ranges);
       throw error;
     }
-    this.slow = performance.now() - beganMs > SLOW_CHUNK_MS / (this.slow ? 2 : 1);
     return data;
   }
 
@@ -132,6 +127,7 @@ export class CoordinatorBlobs {
         signal.throwIfAborted();
         if (error instanceof BlobGoneError) throw error;
         if (error instanceof BlobAnswerError && error.status === 404) absences += 1;
+        if (error instanceof BlobAnswerError && error.status === 503) this.lanes.refused();
         if (absences === TRIES_IN_VAIN) throw new BlobGoneError(`the coordinator does not keep ${short(sha256)} any more; push the model again: moefleet model push FILE`, { cause: error });
         attempt = reached() > before ? 0 : attempt + 1;
         if (attempt >= TRIES_BEFORE_GIVING_UP && giveUp()) throw new GivenUpError((error as Error).message, { cause: error });

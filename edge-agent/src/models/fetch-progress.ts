@@ -3,6 +3,9 @@ import { ModelFetch } from '@moefleet/proto';
 
 export type ByteSource = 'coordinator' | 'peers' | 'disk';
 
+/** Bytes that have arrived from others, whatever became of them. */
+export type Arrived = Record<Exclude<ByteSource, 'disk'>, number>;
+
 /** While bytes came within this time, what another part of the fetch waits for is no news. */
 const MOVING_MS = 2_000;
 
@@ -14,9 +17,12 @@ export class FetchProgress {
   /** what is done with all of the file, once it is there */
   private stage = '';
 
-  constructor(private readonly id: string, private readonly bytesTotal: number, private readonly now: () => number) {}
+  /** `all`: counts what arrives, of this and of other models */
+  constructor(private readonly id: string, private readonly bytesTotal: number, private readonly now: () => number, private readonly all: Arrived = { coordinator: 0, peers: 0 }) {}
 
-  moved(): void {
+  /** Whether they are the right ones is not known yet. */
+  arrived(bytes: number, from: keyof Arrived): void {
+    this.all[from] += bytes;
     this.movedMs = this.now();
   }
 
@@ -24,7 +30,7 @@ export class FetchProgress {
   done(bytes: number, from: ByteSource): void {
     this.bytesDone += bytes;
     this.from[from] += bytes;
-    this.moved();
+    this.movedMs = this.now();
   }
 
   /** Until what is returned is called. */

@@ -1,5 +1,6 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createLogger } from '@moefleet/runtime';
@@ -36,7 +37,7 @@ interface Device { folder: ModelsFolder; peers: PeerSet; holdings: Holdings; pro
 function device(id: string, { manifest }: TestModel, limits: FetchLimits = { bytesPerSecond: null, quietHours: null }, clock = () => new Date()): Device {
   const folder = new ModelsFolder(join(root, id));
   const holdings = new Holdings(folder);
-  const client = site.client(300);
+  const client = site.client(5_000);
   const now = () => performance.now();
   const coordinator = new CoordinatorBlobs({ client: () => client, allowance: new FetchAllowance(limits, now, clock), log, backoff: { baseMs: 5, maxMs: 20 } });
   const peers = new PeerSet({ selfId: id, now, random: Math.random, log, connect: (_, address) => new BlobClient({ host: '127.0.0.1', port: Number(address), tls: null }, 300) });
@@ -54,6 +55,7 @@ function device(id: string, { manifest }: TestModel, limits: FetchLimits = { byt
   return made;
 }
 
+const rangeOf = ({ headers }: IncomingMessage): [number, number] => /(\d+)-(\d+)/.exec(headers.range!)!.slice(1).map(Number) as [number, number];
 const fetched = (one: Device, { manifest, file }: TestModel): boolean => readFileSync(one.folder.modelPath(manifest.id)).equals(file);
 
 test('a model comes whole, by its name, and what is in it twice comes once', async () => {
@@ -98,7 +100,7 @@ test('ranges that break off go on where they stopped, and a coordinator that ask
     faults += 1;
     if (faults % 5 === 1) return response.writeHead(503, { 'retry-after': '0' }).end() !== undefined;
     if (faults % 5 !== 3 || sha === model.manifest.id) return false;
-    const [first, last] = /(\d+)-(\d+)/.exec(request.headers.range!)!.slice(1).map(Number) as [number, number];
+    const [first, last] = rangeOf(request);
     const data = model.chunks.find((chunk) => sha256(chunk) === sha)!;
     response.writeHead(206, { 'content-length': last - first + 1, 'content-range': `bytes ${first}-${last}/${data.length}` });
     const some = data.subarray(first, Math.min(first + 10_000, last));
@@ -134,12 +136,14 @@ test('wrong bytes from the coordinator count for nothing, and for ever wrong one
   const model = modelOf(chunksOf(3, 50_000));
   await serve(model);
   const one = device('one', model);
-  let lies = 2;
+  // A range each.
+  let lies = 4;
   const bad = sha256(model.chunks[1]!);
-  site.fault = (sha, response) => {
+  site.fault = (sha, response, request) => {
     if (sha !== bad || lies === 0) return false;
     lies -= 1;
-    response.writeHead(206, { 'content-range': 'bytes 0-49999/50000', 'content-length': 50_000 }).end(Buffer.alloc(50_000, 1));
+    const [first, last] = rangeOf(request);
+    response.writeHead(206, { 'content-range': `bytes ${first}-${last}/50000`, 'content-length': last - first + 1 }).end(Buffer.alloc(last - first + 1, 1));
     return true;
   };
   await one.fetch();
@@ -164,6 +168,17 @@ test('a disk without room is an error before the first byte, with both figures',
   await folder.prepare();
   await expect(folder.checkRoom(model.manifest.id, 2 ** 50)).rejects.toThrow(/1024.0 TiB are needed and .* free .* kept free/);
   expect(site.asked).toEqual([]);
+});
+
+test('a part that nothing was written to for long goes, and parts of others than the one that is wanted', async () => {
+  const folder = new ModelsFolder(join(root, 'one'));
+  await folder.prepare();
+  const [wanted, other] = ['ab'.repeat(32), 'cd'.repeat(32)] as const;
+  for (const id of [wanted, other]) writeFileSync(folder.partPath(id), 'half');
+  expect(folder.dropParts(wanted)).toEqual([other]);
+  expect(folder.dropOldParts(Date.now() - 10_000)).toEqual([]);
+  expect(folder.dropOldParts(Date.now() + 10_000)).toEqual([wanted]);
+  expect(readdirSync(folder.path)).toEqual([]);
 });
 
 test('a new version moves only what differs, and the very file that the device was set up with nothing', async () => {

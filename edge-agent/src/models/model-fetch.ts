@@ -2,8 +2,9 @@
  * Brings one model to this disk: its manifest, then what is missing of it, from models that are here already, from devices beside
  * this one and from the coordinator. Whoever sends, a chunk counts when it has its SHA-256 and is on the disk.
  *
- * Invariant: what is under way and not yet on the disk is at most as large as the model's largest chunk, so that a power cut costs
- * at most that. Chunks smaller than it come several at a time, a large one in several ranges.
+ * Invariant: of what is under way from the coordinator and not yet on the disk there is at most as much as the model's largest chunk,
+ * so that a power cut costs that link at most that; from devices beside this one at most as much again, so that a chunk that comes
+ * slowly holds nothing up that lies next door. Chunks smaller than it come several at a time, a large one in several ranges.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type FileHandle, open, rm } from 'node:fs/promises';
@@ -60,7 +61,7 @@ async function fetchWhole(wanted: WantedModel, options: ModelFetchOptions, progr
   const id = wanted.manifestSha256;
   await folder.prepare();
   folder.reopen(id);
-  folder.dropOtherParts(id);
+  folder.dropParts(id);
   await folder.checkRoom(id, wanted.bytes);
   const manifest = await theManifest(wanted, options, progress, signal);
   const part = await PartFile.open(folder.partPath(id), manifest);
@@ -97,18 +98,21 @@ async function theManifest({ manifestSha256: id, bytes }: WantedModel, { folder,
   const kept = folder.manifest(id);
   if (kept?.bytes === bytes) return kept;
   await coordinator.untilLoud(progress, signal);
-  const serialised = await manifestOfPeers(id, bytes, peers, signal) ?? await coordinator.manifest(id, progress, signal);
+  const serialised = await manifestOfPeers(id, bytes, peers, progress, signal) ?? await coordinator.manifest(id, progress, signal);
   const manifest = readManifest(serialised, id, bytes);
   folder.keepManifest(id, serialised);
   return manifest;
 }
 
 /** Checked; null where nobody beside this device has it. */
-async function manifestOfPeers(id: string, bytes: number, peers: PeerSet, signal: AbortSignal): Promise<Buffer | null> {
+async function manifestOfPeers(id: string, bytes: number, peers: PeerSet, progress: FetchProgress, signal: AbortSignal): Promise<Buffer | null> {
   for (const peer of peers.whole()) {
     const parts: Buffer[] = [];
     try {
-      await peer.client.read({ sha256: id, offset: 0, bytes: MAX_MANIFEST_BYTES }, (part) => void parts.push(part), signal);
+      await peer.client.read({ sha256: id, offset: 0, bytes: MAX_MANIFEST_BYTES }, (part) => {
+        parts.push(part);
+        progress.arrived(part.length, 'peers');
+      }, signal);
       const serialised = Buffer.concat(parts);
       readManifest(serialised, id, bytes);
       return serialised;
@@ -163,7 +167,7 @@ async function openIfSize(path: string, bytes: number): Promise<FileHandle | nul
 /** Fetches what is missing, as many chunks at a time as the invariant lets. */
 class ChunkLoop {
   private readonly running = new Map<string, Promise<void>>();
-  private bytesUnderWay = 0;
+  private readonly bytesUnderWay = { coordinator: 0, peer: 0 };
   private failure: Error | null = null;
   private coordinatorFromMs = 0;
   private failures = 0;
@@ -194,18 +198,18 @@ class ChunkLoop {
   /** False where one that runs has to end first. */
   private async startOne(missing: readonly Chunk[]): Promise<boolean> {
     const { peers } = this.options;
-    const room = this.part.manifest.largestChunkBytes - this.bytesUnderWay;
-    const fitting = missing.filter(({ bytes }) => bytes <= room);
+    const most = this.part.manifest.largestChunkBytes;
+    const room = { coordinator: this.coordinatorFree() ? most - this.bytesUnderWay.coordinator : 0, peer: most - this.bytesUnderWay.peer };
+    const fitting = missing.filter(({ bytes }) => bytes <= Math.max(most - this.bytesUnderWay.coordinator, room.peer));
     if (fitting.length === 0 || this.running.size >= CHUNKS_AT_ONCE) return false;
-    const next = peers.next(fitting, this.coordinatorFree());
+    const next = peers.next(fitting, room);
     if (next.t === 'wait') {
-      if (this.running.size > 0) return false;
       await this.pause(next.ms);
       return true;
     }
-    this.bytesUnderWay += next.chunk.bytes;
+    this.bytesUnderWay[next.t] += next.chunk.bytes;
     const work = this.bring(next).catch((error: Error) => { this.failure ??= error; }).finally(() => {
-      this.bytesUnderWay -= next.chunk.bytes;
+      this.bytesUnderWay[next.t] -= next.chunk.bytes;
       this.running.delete(next.chunk.sha256);
     });
     this.running.set(next.chunk.sha256, work);
@@ -250,7 +254,7 @@ class ChunkLoop {
     try {
       const total = await peer.client.read({ sha256: chunk.sha256, offset: 0, bytes: chunk.bytes }, (part) => {
         parts.push(part);
-        this.progress.moved();
+        this.progress.arrived(part.length, 'peers');
       }, this.signal);
       if (total !== chunk.bytes) throw new WrongBytesError(`chunk ${short(chunk.sha256)} has ${total} bytes there`);
       const data = Buffer.concat(parts);
@@ -283,7 +287,7 @@ class ChunkLoop {
     const over = this.progress.waitsFor(why);
     const timer = new AbortController();
     try {
-      await Promise.race([delay(ms, undefined, { signal: AbortSignal.any([this.signal, timer.signal]) }), this.options.peers.changed()]);
+      await Promise.race([delay(ms, undefined, { signal: AbortSignal.any([this.signal, timer.signal]) }), this.options.peers.changed(), ...this.running.values()]);
     } finally {
       timer.abort();
       over();

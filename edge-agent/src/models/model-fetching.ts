@@ -7,6 +7,7 @@ import type { EngineHostClient } from '../host/host-client';
 import { BlobClient } from './blob-client';
 import { CoordinatorBlobs } from './coordinator-blobs';
 import { FetchAllowance } from './fetch-allowance';
+import type { Arrived } from './fetch-progress';
 import { Holdings } from './holdings';
 import { ModelKeeper } from './model-keeper';
 import type { ModelsFolder } from './models-folder';
@@ -59,6 +60,11 @@ export class ModelFetching {
 
   offline(): void {
     this.exchange?.offline();
+  }
+
+  /** since this program began */
+  get traffic(): { arrived: Arrived; served: number } {
+    return { arrived: this.keeper.arrived, served: this.exchange?.bytesSent ?? 0 };
   }
 
   receivePeers(peers: ModelPeers): void {

@@ -1,14 +1,18 @@
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { DeviceSpec, type ModelFile, SpecState } from '@moefleet/proto';
+import { DeviceSpec, type ModelFile, Routing, SpecState } from '@moefleet/proto';
 import { createLogger } from '@moefleet/runtime';
 import { until } from '../../../test/harness/ports';
 import { DesiredApplier } from '../control/desired-applier';
+import { ModelSwitch } from '../control/model-switch';
 import { SpecStore } from '../control/spec-store';
 import { StateFolder } from '../control/state-folder';
 import { generate, HOST_PATH, REFERENCE_MODEL, stateOf, testHost } from '../control/testing/test-host';
-import { packModel, quantizeModel } from '../engine';
+import { writeAbortingModel } from '../control/testing/aborting-model';
+import { writeNanModel } from '../control/testing/nan-model';
+import { MISS_EVENT, MISS_EVENT_FIELDS, packModel, quantizeModel, widenModel } from '../engine';
+import type { EngineQueue } from '../engine-queue';
 import type { EngineHostClient } from '../host/host-client';
 import { checkModelApart } from '../host/model-check';
 import { CoordinatorBlobs } from './coordinator-blobs';
@@ -16,7 +20,7 @@ import { FetchAllowance } from './fetch-allowance';
 import { Holdings } from './holdings';
 import { ModelKeeper } from './model-keeper';
 import { ModelsFolder } from './models-folder';
-import { BlobSite, chunksOf, modelOf, type TestModel } from './testing/blob-site';
+import { BlobSite, chunksOf, modelOf, sha256, type TestModel } from './testing/blob-site';
 
 const log = createLogger('test', 'silent');
 const CHUNK = 1024 ** 2;
@@ -47,18 +51,20 @@ afterEach(async () => {
   rmSync(path, { recursive: true, force: true });
 });
 
-async function boot(modelPath = REFERENCE_MODEL): Promise<void> {
-  applier = new DesiredApplier(new SpecStore(new StateFolder(path), log), { maxCacheBytes: 7e6, maxLambda: 1, traceRatio: 1 }, log);
+async function boot(modelPath = REFERENCE_MODEL, maxCacheBytes = 7e6): Promise<void> {
+  applier = new DesiredApplier(new SpecStore(new StateFolder(path), log), { maxCacheBytes, maxLambda: 1, traceRatio: 1 }, log);
   applier.restore();
   host = testHost({ modelPath, lastGoodModelPath: modelPath === REFERENCE_MODEL ? null : REFERENCE_MODEL, specFor: (model) => applier.specFor(model) });
   applier.follow(host);
   folder = new ModelsFolder(join(path, 'models'));
   const allowance = new FetchAllowance({ bytesPerSecond: null, quietHours: null }, () => performance.now(), () => new Date());
   const client = site.client();
+  const alone = { exclusive: (work: (signal: AbortSignal) => Promise<unknown>, signal: AbortSignal) => work(signal) } as unknown as EngineQueue;
+  const trial = new ModelSwitch(host, alone, (model) => applier.specFor(model));
   keeper = new ModelKeeper({
     folder, allowance, host, log, holdings: new Holdings(folder), exchange: null, setUpPath: REFERENCE_MODEL,
-    coordinator: new CoordinatorBlobs({ client: () => client, allowance, log }),
-    load: (file) => host.load(file),
+    coordinator: new CoordinatorBlobs({ client: () => client, allowance, log, backoff: { baseMs: 20, maxMs: 200 } }),
+    load: (file) => trial.load(file),
     check: (file, signal) => checkModelApart(HOST_PATH, process.env, file, signal),
   });
   applier.keepModels(keeper);
@@ -74,8 +80,8 @@ async function halt(): Promise<void> {
 
 const fileOf = (name: string, { manifest }: TestModel): ModelFile => ({ name, manifestSha256: manifest.id, bytes: BigInt(manifest.bytes), quietHours: '' });
 
-function ask(generation: bigint, model?: ModelFile): void {
-  applier.receive({ generation, bytes: Buffer.from(DeviceSpec.encode(DeviceSpec.fromPartial({ lambda: 0.2, model })).finish()), origin: 'test' });
+function ask(generation: bigint, model?: ModelFile, over: Partial<DeviceSpec> = {}): void {
+  applier.receive({ generation, bytes: Buffer.from(DeviceSpec.encode(DeviceSpec.fromPartial({ lambda: 0.2, model, ...over })).finish()), origin: 'test' });
 }
 
 const reached = (state: SpecState, generation: bigint): Promise<unknown> =>
@@ -136,4 +142,100 @@ test('what is no model, is damaged below its chunks or cannot be had fails with 
   expect(loaded()).toBe(REFERENCE_MODEL);
   expect(readdirSync(folder.path).filter((name) => name.includes('.gguf'))).toEqual([]);
   await generate(host, 4);
+});
+
+test('one that takes down the engine, computes no numbers or needs more memory than the device gives is refused with the reason, and the one before is back by itself', async () => {
+  const paths = ['aborting', 'nan', 'wide'].map((name) => join(files, `${name}.gguf`)) as [string, string, string];
+  writeAbortingModel(REFERENCE_MODEL, join(files, 'aborting-unpacked.gguf'));
+  await packModel(join(files, 'aborting-unpacked.gguf'), paths[0]);
+  await writeNanModel(REFERENCE_MODEL, join(files, 'nan-unpacked.gguf'));
+  await packModel(join(files, 'nan-unpacked.gguf'), paths[1]);
+  await widenModel(REFERENCE_MODEL, paths[2], { width: 160 });
+  const [aborting, nan, wide] = paths.map((file) => inChunks(readFileSync(file))) as [TestModel, TestModel, TestModel];
+  site = await BlobSite.start(aborting, nan, wide);
+  await boot(REFERENCE_MODEL, 2e6);
+  const refusals: [TestModel, RegExp][] = [
+    [aborting, /GGML_ASSERT/], [nan, /what it computes are no numbers/], [wide, /one token touches 2\d+ bytes of experts .* --max-cache allows 2000000/],
+  ];
+  for (const [at, [model, reason]] of refusals.entries()) {
+    ask(BigInt(at + 1), fileOf('bad', model));
+    await reached(SpecState.SPEC_STATE_FAILED, BigInt(at + 1));
+    expect(applier.reported.reason).toMatch(/^model bad: /);
+    expect(applier.reported.reason).toMatch(reason);
+    await stateOf(host, 'ready');
+    expect(loaded()).toBe(REFERENCE_MODEL);
+    await generate(host, 4);
+  }
+  await until('nothing of them is kept', () => kept().length === 0);
+}, 60_000);
+
+test('one that takes down the engine later, twice before its first token, is refused too', async () => {
+  site = await BlobSite.start(smaller);
+  await boot();
+  ask(1n, fileOf('brittle', smaller));
+  await reached(SpecState.SPEC_STATE_APPLIED, 1n);
+  for (let crash = 1; crash <= 2; crash += 1) {
+    const { starts } = host;
+    process.kill(host.pid!, 'SIGABRT');
+    await until('the next start', () => host.starts > starts);
+    await stateOf(host, 'ready');
+  }
+  await reached(SpecState.SPEC_STATE_FAILED, 1n);
+  expect(applier.reported.reason).toMatch(/^model brittle: .*SIGABRT.*went back to/);
+  expect(loaded()).toBe(REFERENCE_MODEL);
+});
+
+test('while a model comes whose λ the spec has already, the one before keeps its own, restarted too; the kill switch holds at once, and the newcomer runs at 0 with another\'s', async () => {
+  site = await BlobSite.start(packed);
+  await boot();
+  const { hash } = (await stateOf(host, 'ready')).model;
+  const lambdas = async (): Promise<Set<number>> => {
+    const seen = new Set<number>();
+    await generate(host, 24, ({ missEvents }) => { for (let at = 0; at < missEvents.length; at += MISS_EVENT_FIELDS) seen.add(missEvents[at + MISS_EVENT.lambda]!); }, { coldCache: true });
+    return seen;
+  };
+  ask(1n, undefined, { modelHash: hash, lambda: 0.4 });
+  await reached(SpecState.SPEC_STATE_APPLIED, 1n);
+  site.fault = (_, response) => (response.writeHead(503, { 'retry-after': '0' }).end(), true);
+  ask(2n, fileOf('first', packed), { modelHash: 'cd'.repeat(32), lambda: 0.9 });
+  await until('it is on its way', () => keeper.fetch);
+  await applier.idle();
+  expect(await lambdas()).toEqual(new Set([0.4]));
+  process.kill(host.pid!, 'SIGKILL');
+  await until('the host is gone', () => host.state.t !== 'ready');
+  await stateOf(host, 'ready');
+  expect(await lambdas()).toEqual(new Set([0.4]));
+  ask(3n, fileOf('first', packed), { routing: Routing.ROUTING_ORIGINAL, lambda: 0 });
+  await applier.idle();
+  expect(await lambdas()).toEqual(new Set([0]));
+  ask(4n, fileOf('first', packed), { modelHash: hash, lambda: 0.4 });
+  await applier.idle();
+  expect(await lambdas()).toEqual(new Set([0.4]));
+  site.fault = () => false;
+  await reached(SpecState.SPEC_STATE_APPLIED, 4n);
+  expect([loaded(), await lambdas()]).toEqual([folder.modelPath(packed.manifest.id), new Set([0])]);
+});
+
+test('what has come of a model that failed stays for the next try, for a week, and goes when the spec names another', async () => {
+  site = await BlobSite.start(packed);
+  await boot();
+  const parts = () => readdirSync(folder.path).filter((name) => name.endsWith('.part') || name.endsWith('.manifest'));
+  const gone = sha256(packed.chunks.at(-1)!);
+  site.fault = (sha, response) => sha === gone && (response.writeHead(404).end(), true);
+  ask(1n, fileOf('first', packed));
+  await reached(SpecState.SPEC_STATE_FAILED, 1n);
+  expect(applier.reported.reason).toMatch(/^model first: the coordinator does not keep .* any more/);
+  expect(parts()).toHaveLength(2);
+  const before = site.bytesSent;
+  ask(2n, fileOf('first', packed));
+  await reached(SpecState.SPEC_STATE_FAILED, 2n);
+  expect(site.bytesSent - before).toBeLessThan(packed.file.length / 2);
+  await halt();
+  await boot();
+  ask(2n, fileOf('first', packed));
+  await reached(SpecState.SPEC_STATE_FAILED, 2n);
+  expect([site.bytesSent - before < packed.file.length / 2, parts().length]).toEqual([true, 2]);
+  ask(3n);
+  await reached(SpecState.SPEC_STATE_APPLIED, 3n);
+  await until('nothing is kept', () => parts().length === 0);
 });

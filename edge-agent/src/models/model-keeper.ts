@@ -1,7 +1,8 @@
 /**
  * Brings this device to the model that its spec names: fetched while the one before serves, then put in its place between two
  * requests. What was fetched before stays until the new one has served a token; the file that the device was set up with is
- * never touched. One that cannot be had or does not run is not tried again under the same generation of the spec.
+ * never touched. One that cannot be had or does not run is not tried again under the same generation of the spec; what has come
+ * of it stays for the next try, for a week, and goes as soon as the spec names another.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ModelFetch, ModelFile } from '@moefleet/proto';
@@ -10,7 +11,7 @@ import { QueueFullError } from '../engine-queue';
 import type { EngineHostClient } from '../host/host-client';
 import type { CoordinatorBlobs } from './coordinator-blobs';
 import type { FetchAllowance } from './fetch-allowance';
-import { FetchProgress } from './fetch-progress';
+import { type Arrived, FetchProgress } from './fetch-progress';
 import type { Holdings } from './holdings';
 import { short } from './manifest';
 import { fetchModel } from './model-fetch';
@@ -54,16 +55,24 @@ const ON_THE_WAY: ModelKept = { t: 'on the way' };
 const QUEUE_FULL_WAIT_MS = 1_000;
 /** How often what has come of a model is told while it comes. */
 const TELL_MS = 3_000;
+/** What has come of one that failed is kept this long for another try. */
+const PART_KEPT_MS = 7 * 24 * 3_600_000;
+const PART_LOOK_MS = 3_600_000;
 
 export class ModelKeeper implements Service {
   readonly name = 'models';
+  /** since this program began */
+  readonly arrived: Arrived = { coordinator: 0, peers: 0 };
   private work: Work | null = null;
   private setUp: string;
   private named: string | null = null;
+  /** what the latest generation wanted, which it stays when that fails and an older one is back; null before the first */
+  private latest: { id: string | null; generation: bigint } | null = null;
   /** models that are no longer wanted may lie in the folder */
   private untidy = true;
   private stopped = false;
   private timer: NodeJS.Timeout | null = null;
+  private aging: NodeJS.Timeout | undefined;
   private readonly listeners = new Set<() => void>();
   private readonly tellers = new Set<() => void>();
 
@@ -76,11 +85,13 @@ export class ModelKeeper implements Service {
     const { folder, holdings, host } = this.options;
     for (const id of folder.ids()) holdings.whole(id);
     host.onServed(() => this.tidy());
+    this.aging = setInterval(() => this.dropParts((of) => of.dropOldParts(Date.now() - PART_KEPT_MS)), PART_LOOK_MS).unref();
   }
 
   async stop(): Promise<void> {
     this.stopped = true;
     this.stopTelling();
+    clearInterval(this.aging);
     this.work?.abort.abort(new Error('the agent is stopping'));
     await this.work?.done;
     await this.options.exchange?.stop();
@@ -107,6 +118,7 @@ export class ModelKeeper implements Service {
     const wrong = wanted && complaintOf(wanted);
     if (wrong) return { t: 'failed', reason: wrong };
     this.named = wanted?.name ?? null;
+    this.moveOn(wanted?.manifestSha256 ?? null, generation);
     const path = wanted ? folder.modelPath(wanted.manifestSha256) : this.setUp;
     if (wanted) this.options.allowance.set({ bytesPerSecond: Number(wanted.bytesPerSecond ?? 0n) || null, quietHours: parseQuietHours(wanted.quietHours) });
     // Whatever serves that was not fetched is the device's own, put there by hand or to go back to.
@@ -176,7 +188,7 @@ export class ModelKeeper implements Service {
     if (!coordinator) throw new Error('there is no coordinator to fetch it from');
     const id = wanted.manifestSha256;
     const bytes = Number(wanted.bytes);
-    const progress = new FetchProgress(id, bytes, () => performance.now());
+    const progress = new FetchProgress(id, bytes, () => performance.now(), this.arrived);
     work.progress = progress;
     holdings.forget(id);
     log.info({ model: wanted.name, manifest: short(id), bytes }, 'fetching a model');
@@ -227,6 +239,25 @@ export class ModelKeeper implements Service {
       }
     } catch (error) {
       log.warn({ reason: (error as Error).message }, 'earlier models cannot be removed');
+    }
+  }
+
+  /** After a start the coordinator may have news that is not on the disk, so what lies there may be wanted still. */
+  private moveOn(id: string | null, generation: bigint): void {
+    const { latest, work } = this;
+    if (latest && generation < latest.generation) return;
+    this.latest = { id, generation };
+    // Whoever still writes to a part that is wanted no more ends first.
+    if (latest && latest.id !== id) void Promise.resolve(work?.done).then(() => this.dropParts((folder) => folder.dropParts(id)));
+  }
+
+  private dropParts(which: (folder: ModelsFolder) => string[]): void {
+    const { folder, log } = this.options;
+    if (this.stopped || this.work?.state.t === 'on the way') return;
+    try {
+      for (const id of which(folder)) log.info({ model: short(id) }, 'what had come of a model has been removed');
+    } catch (error) {
+      log.warn({ reason: (error as Error).message }, 'what has come of models cannot be removed');
     }
   }
 

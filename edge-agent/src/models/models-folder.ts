@@ -13,6 +13,7 @@ import { syncFolder } from './part-file';
 /** A disk that is full to the last block stops more than this agent. */
 const RESERVE_BYTES = 256 * 1024 ** 2;
 const RESERVE_SHARE = 0.05;
+const PART = /^([0-9a-f]{64})\.gguf\.part$/;
 
 /** The disk has no room; told before the first byte. */
 export class DiskFullError extends Error {
@@ -96,9 +97,23 @@ export class ModelsFolder {
     return gone;
   }
 
-  /** Parts of others, which nobody goes on with. */
-  dropOtherParts(id: string): void {
-    for (const name of this.names()) if (name.endsWith('.gguf.part') && !name.startsWith(id)) rmSync(join(this.path, name), { force: true });
+  /** Removes parts but this model's. Gives the ids of what went. */
+  dropParts(keep: string | null): string[] {
+    return this.removeParts((id) => id !== keep);
+  }
+
+  /** Removes parts that nothing was written to since then (of the epoch). */
+  dropOldParts(beforeMs: number): string[] {
+    return this.removeParts((id) => (changedMs(this.partPath(id)) ?? Infinity) < beforeMs);
+  }
+
+  private removeParts(which: (id: string) => boolean): string[] {
+    const gone = this.names().flatMap((name) => PART.exec(name)?.[1] ?? []).filter(which);
+    for (const id of gone) {
+      rmSync(this.partPath(id), { force: true });
+      if (!this.isWhole(id)) rmSync(this.manifestPath(id), { force: true });
+    }
+    return gone;
   }
 
   /** Throws DiskFullError where the disk has no room for what is not yet allocated of a model's part. */
@@ -121,6 +136,15 @@ export class ModelsFolder {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
       throw error;
     }
+  }
+}
+
+/** null: it is not there */
+function changedMs(path: string): number | null {
+  try {
+    return statSync(path).mtimeMs;
+  } catch {
+    return null;
   }
 }
 

@@ -97,26 +97,27 @@ export class PeerSet {
     return this.ready().length > 0;
   }
 
-  /** `missing`: not empty, in file order; `coordinatorFree`: it may be asked now. */
-  next(missing: readonly Chunk[], coordinatorFree: boolean): NextFetch {
+  /** `missing`: not empty, in file order; `room`: most bytes that a chunk may have now by where it comes from, 0: it may not be asked. */
+  next(missing: readonly Chunk[], room: { coordinator: number; peer: number }): NextFetch {
     const now = this.options.now();
     for (const peer of this.peers.values()) if (now - peer.movedMs > this.stallMs + ASIDE_MS) peer.movedMs = Infinity;
     const well = [...this.peers.values()].filter((peer) => this.isWell(peer, now));
     const ready = this.ready();
+    const forPeers = missing.filter(({ bytes }) => bytes <= room.peer);
     const whole = this.whole();
-    if (whole.length > 0) return { t: 'peer', chunk: this.any(missing), peer: this.any(whole) };
+    if (whole.length > 0 && forPeers.length > 0) return { t: 'peer', chunk: this.any(forPeers), peer: this.any(whole) };
     const owned = this.byOwner(missing, well);
-    const parts = ready.filter(({ id }) => owned.has(id));
+    const firstOf = (id: string, most: number) => owned.get(id)?.find(({ bytes }) => bytes <= most);
+    const parts = ready.filter(({ id }) => firstOf(id, room.peer));
     // While somebody has all of it, that one is worth waiting for.
-    const own = coordinatorFree && !well.some((peer) => peer.whole) ? owned.get(this.options.selfId)?.[0] : undefined;
+    const own = well.some((peer) => peer.whole) ? undefined : firstOf(this.options.selfId, room.coordinator);
     this.turn += 1;
     // In turn: others wait for what is this one's to bring, and it waits for theirs.
     if (own && (parts.length === 0 || this.turn % 2 === 0)) return { t: 'coordinator', chunk: own, before: this.rank(own, ready).slice(0, ASKED_BEFORE) };
     if (parts.length > 0) {
       const peer = this.any(parts);
-      return { t: 'peer', chunk: owned.get(peer.id)![0]!, peer };
+      return { t: 'peer', chunk: firstOf(peer.id, room.peer)!, peer };
     }
-    if (own) return { t: 'coordinator', chunk: own, before: [] };
     const soonest = well.reduce((least, { notBeforeMs }) => Math.min(least, notBeforeMs), Infinity);
     return { t: 'wait', ms: Math.min(Math.max(soonest - now, 20), NOT_YET_MS) };
   }
