@@ -1,90 +1,63 @@
 /**
- * Power cuts while a model comes over a bad link: a device in a network namespace of its own fetches it at 5 Mbit/s with 30% of the
- * packets lost each way onto an ext4 of its own, which is shut down at random points without its log being flushed, the process
- * killed with it. Each time it is mounted and started again. Counts what was sent, received and kept.
+ * Power cuts while a model comes over a bad link: a real agent, enrolled over mutual TLS, fetches from a real coordinator at
+ * 5 Mbit/s with 30% of the packets lost each way, its state and the model on an ext4 of its own, which is shut down at random points
+ * without its log being flushed, the agent killed with it. Each time it is mounted and the agent started again. Counts what arrived.
  *
- * Root, iproute2, nftables, util-linux, e2fsprogs and python3; `npx tsc -b edge-agent` before.
+ * Root, iproute2, nftables, util-linux, e2fsprogs and python3; `npx tsc -b` before.
  *
- *   --mib 32            size of the model
- *   --chunk-mib 1       of its chunks
+ *   --width 256         of the model's experts: 32 MiB
  *   --cuts 10
  *   --loss 30           percent, each way
  *   --rate 5mbit        as tc takes it
- *   --congestion cubic  what the sender does about loss; bbr where the kernel has it
+ *   --congestion cubic  what the coordinator's machine does about loss; bbr where the kernel has it
  *   --seed 1            of the points
+ *   --limit-minutes 60
  *   --json
  */
-import { execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { readFlags } from '../shared.mjs';
-import { makeModel, MIB, sha256 } from './made-model.mjs';
+import { BenchFleet, inNamespace, inside, MIB, run, sha256Of, waitFor, wideModel } from './bench-fleet.mjs';
 
 const flags = readFlags({
-  mib: { type: 'string', default: '32' }, 'chunk-mib': { type: 'string', default: '1' }, cuts: { type: 'string', default: '10' }, loss: { type: 'string', default: '30' },
-  rate: { type: 'string', default: '5mbit' }, congestion: { type: 'string', default: 'cubic' }, seed: { type: 'string', default: '1' }, json: { type: 'boolean', default: false },
+  width: { type: 'string', default: '256' }, cuts: { type: 'string', default: '10' }, loss: { type: 'string', default: '30' }, rate: { type: 'string', default: '5mbit' },
+  congestion: { type: 'string', default: 'cubic' }, seed: { type: 'string', default: '1' }, 'limit-minutes': { type: 'string', default: '60' }, json: { type: 'boolean', default: false },
 });
-const modelBytes = Number(flags.mib) * MIB;
-const chunkBytes = Number(flags['chunk-mib']) * MIB;
-const here = new URL('.', import.meta.url).pathname;
-const work = mkdtempSync(join(tmpdir(), 'moefleet-power-cut-'));
-const [server, device] = [`mfs${process.pid % 1e6}`, `mfd${process.pid % 1e6}`];
-const mount = join(work, 'disk');
-const image = join(work, 'disk.img');
-const run = (program, ...args) => execFileSync(program, args, { stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8' });
-/** Not `ip netns exec`, which would hold the disk mounted in a namespace of its own. */
-const inside = (namespace, ...command) => run('nsenter', `--net=/run/netns/${namespace}`, ...command);
+inNamespace();
 
-function makeLink() {
-  for (const one of [server, device]) run('ip', 'netns', 'add', one);
-  run('ip', 'link', 'add', 'toDevice', 'netns', server, 'type', 'veth', 'peer', 'name', 'toServer', 'netns', device);
-  for (const [namespace, link, address] of [[server, 'toDevice', '10.77.0.1/24'], [device, 'toServer', '10.77.0.2/24']]) {
-    inside(namespace, 'ip', 'addr', 'add', address, 'dev', link);
-    // Packets as they are on a wire: else the kernel passes on, and loses, 64 KiB at a time.
-    inside(namespace, 'ip', 'link', 'set', link, 'gso_max_segs', '1', 'up');
-    inside(namespace, 'tc', 'qdisc', 'add', 'dev', link, 'root', 'tbf', 'rate', flags.rate, 'burst', '16kb', 'latency', '200ms');
-    inside(namespace, 'ip', 'route', 'change', '10.77.0.0/24', 'dev', link, 'congctl', flags.congestion);
-    inside(namespace, 'nft', 'add table inet bad; add chain inet bad lossy { type filter hook input priority 0; }; add rule inet bad lossy numgen random mod 100 < ' + flags.loss + ' counter drop');
+const LOOK_MS = 100;
+const began = Date.now();
+const seconds = () => ((Date.now() - began) / 1000).toFixed(0);
+const tell = (text) => process.stderr.write(`${seconds()} s: ${text}\n`);
+const bench = new BenchFleet(tmpdir());
+const mount = join(bench.folder, 'disk');
+const image = join(bench.folder, 'disk.img');
+const mounted = () => run('mount', '-o', 'loop', image, mount);
+
+/** Packets as they are on a wire (else the kernel passes on, and loses, 64 KiB at a time), lost where they arrive. */
+function spoil({ namespace, port }) {
+  const lossy = (device) => `add table netdev bad; add chain netdev bad lossy { type filter hook ingress device "${device}" priority 0; }; add rule netdev bad lossy numgen random mod 100 < ${flags.loss} counter drop`;
+  for (const [at, device] of [[(...command) => run(...command), port], [(...command) => inside(namespace, ...command), 'eth0']]) {
+    at('ip', 'link', 'set', device, 'gso_max_segs', '1');
+    at('tc', 'qdisc', 'add', 'dev', device, 'root', 'tbf', 'rate', flags.rate, 'burst', '16kb', 'latency', '200ms');
+    at('nft', lossy(device));
   }
+}
+
+/** A second link, without loss, over which this program alone looks at the agent. */
+function addWindow({ namespace }) {
+  run('ip', 'link', 'add', 'window', 'type', 'veth', 'peer', 'name', 'eth1', 'netns', namespace);
+  run('ip', 'addr', 'add', '10.79.0.1/24', 'dev', 'window');
+  run('ip', 'link', 'set', 'window', 'up');
+  inside(namespace, 'ip', 'addr', 'add', '10.79.0.2/24', 'dev', 'eth1');
+  inside(namespace, 'ip', 'link', 'set', 'eth1', 'up');
 }
 
 /** As if the power went: nothing that is not on the disk gets there any more. */
 function cutPower() {
   run('python3', '-c', 'import fcntl,os,struct,sys; fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack("I", 2))', mount);
-}
-
-const mounted = () => run('mount', '-o', 'loop', image, mount);
-
-async function startServer(folder) {
-  const child = spawn('nsenter', [`--net=/run/netns/${server}`, process.execPath, join(here, 'blob-host.mjs'), folder, '10.77.0.1'], { stdio: ['pipe', 'pipe', 'inherit'] });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  const next = async () => JSON.parse((await lines.next()).value);
-  const { port } = await next();
-  return { child, port, counts: () => (child.stdin.write('\n'), next()) };
-}
-
-/** Resolves when it has ended by itself, or has received `until` bytes and lost its power. */
-function fetchOnce(id, port, until) {
-  return new Promise((resolve, reject) => {
-    const child = spawn('nsenter', [`--net=/run/netns/${device}`, process.execPath, join(here, 'fetch-one.mjs'), join(mount, 'models'), id, String(modelBytes), `10.77.0.1:${port}`], { stdio: ['ignore', 'pipe', 'pipe'] });
-    const seen = { received: 0, done: 0, kept: 0, cut: false, whole: false };
-    let errors = '';
-    child.stderr.on('data', (text) => { errors += text; });
-    createInterface({ input: child.stdout }).on('line', (line) => {
-      if (seen.cut) return;
-      Object.assign(seen, JSON.parse(line));
-      if (seen.received < until) return;
-      seen.cut = true;
-      cutPower();
-      child.kill('SIGKILL');
-    });
-    child.on('close', (code) => {
-      if (seen.cut || code === 0) resolve(seen);
-      else reject(new Error(`the fetch ended with ${code}: ${errors}`));
-    });
-  });
 }
 
 /** mulberry32 */
@@ -98,50 +71,71 @@ function seeded(seed) {
   };
 }
 
-const blobs = makeModel(join(work, 'blobs'), modelBytes, chunkBytes);
-let host = null;
 try {
-  makeLink();
-  run('truncate', '-s', String(modelBytes + 64 * MIB), image);
+  await bench.start();
+  run('ip', 'route', 'change', '10.78.0.0/16', 'dev', 'lan', 'proto', 'kernel', 'scope', 'link', 'src', '10.78.0.1', 'congctl', flags.congestion);
+  const model = await bench.push(wideModel(join(bench.folder, 'files'), flags.width), 'wide');
+  run('truncate', '-s', String(model.bytes + 96 * MIB), image);
   run('mkfs.ext4', '-q', image);
   mkdirSync(mount);
   mounted();
-  host = await startServer(blobs.folder);
+  const place = bench.addPlace('board');
+  addWindow(place);
+  const token = await bench.tokenFor(1);
+  const start = () => bench.startAgent(place, { token, stateFolder: join(mount, 'state'), maxCache: '8MiB', httpAddress: '10.79.0.2' });
+  await start();
+  await bench.online(1);
+  spoil(place);
+  tell(`${model.name}: ${(model.bytes / MIB).toFixed(1)} MiB in ${model.chunks} chunks, the largest ${(model.largestChunkBytes / MIB).toFixed(2)} MiB; ${flags.loss}% lost each way, ${flags.rate}, ${flags.congestion}`);
+  await bench.moefleet('model', 'set', model.name, '--all', '--stages', '100%', '--soak', '0s', '--detach');
   const random = seeded(Number(flags.seed));
-  const points = Array.from({ length: Number(flags.cuts) }, () => random() * modelBytes).sort((a, b) => a - b);
-  const began = Date.now();
+  const points = Array.from({ length: Number(flags.cuts) }, () => random() * model.distinctBytes).sort((a, b) => a - b);
+  const limitMs = Number(flags['limit-minutes']) * 60_000;
+  let before = 0;
   const rounds = [];
-  let received = 0;
   for (const point of [...points, Infinity]) {
-    const seen = await fetchOnce(blobs.id, host.port, point - received);
-    received += seen.received;
-    rounds.push({ atMib: point / MIB, receivedMib: seen.received / MIB, keptAtStartMib: seen.kept / MIB });
-    process.stderr.write(`${((Date.now() - began) / 1000).toFixed(0)} s: ${seen.cut ? 'cut' : 'whole'} after ${(received / MIB).toFixed(2)} MiB received in all, ${(seen.kept / MIB).toFixed(2)} MiB were kept at its start\n`);
-    if (seen.cut) {
-      run('umount', mount);
-      mounted();
+    let here = 0;
+    for (let told = Date.now(); ; await sleep(LOOK_MS)) {
+      here = (await bench.traffic(place))?.coordinator ?? here;
+      if (before + here >= point) break;
+      if (Date.now() - began > limitMs) throw new Error(`not whole after ${flags['limit-minutes']} minutes; ${((before + here) / MIB).toFixed(2)} MiB have arrived, after ${rounds.length} cuts`);
+      if (Date.now() - told > 60_000) {
+        told = Date.now();
+        tell(`${((before + here) / MIB).toFixed(2)} MiB`);
+      }
+      if (point === Infinity && (await bench.device('board')).info?.model?.manifestSha256 === model.id) break;
     }
+    here = (await bench.traffic(place))?.coordinator ?? here;
+    before += here;
+    rounds.push({ atMib: point / MIB, arrivedMib: here / MIB, seconds: Number(seconds()) });
+    if (point === Infinity) break;
+    cutPower();
+    bench.kill(place);
+    await waitFor('the agent is gone', () => place.child.ended, 10_000, 50);
+    tell(`the power goes after ${(before / MIB).toFixed(2)} MiB`);
+    await waitFor('the disk is free', () => { try { run('umount', mount); return true; } catch { return false; } }, 10_000, 200);
+    mounted();
+    await start();
   }
-  const { bytesSent } = await host.counts();
-  const found = sha256(readFileSync(join(mount, 'models', `${blobs.id}.gguf`))).toString('hex');
+  await waitFor('the model serves', async () => (await bench.device('board')).reported?.state?.endsWith('APPLIED'), 120_000);
+  const found = await sha256Of(join(mount, 'state', 'models', `${model.id}.gguf`));
+  const cuts = points.length;
   const result = {
-    whole: found === blobs.fileSha256, cuts: points.length, seconds: (Date.now() - began) / 1000, modelMib: modelBytes / MIB, chunkMib: chunkBytes / MIB,
-    receivedMib: received / MIB, againMib: (received - modelBytes - blobs.manifestBytes) / MIB, mostAgainMib: (points.length * chunkBytes) / MIB, sentMib: bytesSent / MIB, rounds,
+    whole: found === model.sha256, cuts, congestion: flags.congestion, seconds: Number(seconds()), modelMib: model.bytes / MIB, largestChunkMib: model.largestChunkBytes / MIB,
+    arrivedMib: before / MIB, againMib: (before - model.distinctBytes - model.manifestBytes) / MIB, mostAgainMib: (cuts * model.largestChunkBytes) / MIB, sentMib: (await bench.coordinatorSent()) / MIB, rounds,
   };
   if (flags.json) console.log(JSON.stringify(result));
   else {
-    const { whole, seconds, receivedMib, againMib, mostAgainMib, sentMib } = result;
-    console.log(`${whole ? 'whole and verified' : 'NOT THE MODEL'} after ${points.length} cuts, ${seconds.toFixed(0)} s; received ${receivedMib.toFixed(2)} MiB of ${flags.mib}: ${againMib.toFixed(2)} again, at most ${mostAgainMib} (a chunk a cut); the server handed ${sentMib.toFixed(2)} MiB to its kernel`);
+    const { whole, arrivedMib, againMib, mostAgainMib, sentMib } = result;
+    console.log(`${whole ? 'whole, verified and in service' : 'NOT THE MODEL'} after ${cuts} cuts, ${result.seconds} s; ${arrivedMib.toFixed(2)} MiB arrived of ${result.modelMib.toFixed(2)}: ${againMib.toFixed(2)} again, at most ${mostAgainMib.toFixed(2)} (the largest chunk a cut); the coordinator handed ${sentMib.toFixed(2)} MiB to its connections`);
   }
   process.exitCode = result.whole && result.againMib <= result.mostAgainMib ? 0 : 1;
+} catch (error) {
+  process.stderr.write(`${bench.devices.get('board')?.child?.log().split('\n').slice(-20).join('\n')}\n`);
+  throw error;
 } finally {
-  host?.child.kill();
-  for (const [program, ...args] of [['umount', mount], ['ip', 'netns', 'del', server], ['ip', 'netns', 'del', device]]) {
-    try {
-      execFileSync(program, args, { stdio: 'ignore' });
-    } catch {
-      // It was never made.
-    }
-  }
-  rmSync(work, { recursive: true, force: true });
+  if (bench.devices.get('board')?.child?.ended === false) bench.kill(bench.devices.get('board'));
+  await sleep(500);
+  try { run('umount', mount); } catch { /* it was not mounted */ }
+  await bench.stop();
 }

@@ -1,133 +1,81 @@
 /**
- * A site that downloads once: devices in network namespaces of their own on one bridge, each with a certificate of one fleet, fetch a
- * model at the same time. Counts what the coordinator's blob server sends, and compares it with the model's size. This program names
- * the devices to each other as a coordinator does.
+ * A site that downloads once: real agents in network namespaces of their own on one LAN, enrolled over mutual TLS with one real
+ * coordinator, are all set to one model at the same time (`moefleet model set`), fetch it, verify it and load it. Compares what the
+ * coordinator sent with the model's size.
  *
- * Root and iproute2; `npx tsc -b` before. Room for all the copies.
+ * Root and iproute2; `npx tsc -b` before. Room for all the copies, and 200 MiB of memory a device.
  *
  *   --devices 20
- *   --mib 500           size of the model
- *   --chunk-mib 1       of its chunks
+ *   --width 4448        of the model's experts: 500 MiB
  *   --rate 1gbit        of each device's link, as tc takes it
  *   --folder DIR        for the copies (default: the system's temporary folder)
+ *   --limit-minutes 30
  *   --json
  */
-import { execFileSync, spawn } from 'node:child_process';
-import { webcrypto } from 'node:crypto';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
-import { readFlags, root } from '../shared.mjs';
-import { makeModel, MIB, sha256 } from './made-model.mjs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { readFlags } from '../shared.mjs';
+import { BenchFleet, inNamespace, inside, MIB, sha256Of, wideModel } from './bench-fleet.mjs';
 
-const require = createRequire(import.meta.url);
-const { FleetCa } = require(join(root, 'coordinator', 'dist', 'identity', 'fleet-ca.js'));
-const x509 = require('@peculiar/x509');
 const flags = readFlags({
-  devices: { type: 'string', default: '20' }, mib: { type: 'string', default: '500' }, 'chunk-mib': { type: 'string', default: '1' }, rate: { type: 'string', default: '1gbit' },
-  folder: { type: 'string', default: tmpdir() }, json: { type: 'boolean', default: false },
+  devices: { type: 'string', default: '20' }, width: { type: 'string', default: '4448' }, rate: { type: 'string', default: '1gbit' }, folder: { type: 'string', default: tmpdir() },
+  'limit-minutes': { type: 'string', default: '30' }, json: { type: 'boolean', default: false },
 });
-const here = new URL('.', import.meta.url).pathname;
-const work = mkdtempSync(join(flags.folder, 'moefleet-site-'));
-const prefix = `ms${process.pid % 1e5}`;
-const names = Array.from({ length: Number(flags.devices) }, (_, i) => `device-${i + 1}`);
-const run = (program, ...args) => execFileSync(program, args, { stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8' });
-const inside = (namespace, ...command) => run('nsenter', `--net=/run/netns/${namespace}`, ...command);
-const namespaces = [];
+inNamespace();
 
-/** `number` 0: the coordinator's place. */
-function addHost(number) {
-  const namespace = `${prefix}n${number}`;
-  run('ip', 'netns', 'add', namespace);
-  namespaces.push(namespace);
-  const lan = namespaces[0];
-  run('ip', 'link', 'add', `port${number}`, 'netns', lan, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', namespace);
-  inside(lan, 'ip', 'link', 'set', `port${number}`, 'master', 'lan', 'up');
-  inside(namespace, 'ip', 'addr', 'add', `10.78.0.${number + 1}/24`, 'dev', 'eth0');
-  for (const link of ['lo', 'eth0']) inside(namespace, 'ip', 'link', 'set', link, 'up');
-  inside(namespace, 'tc', 'qdisc', 'add', 'dev', 'eth0', 'root', 'tbf', 'rate', flags.rate, 'burst', '1mb', 'latency', '400ms');
-  return namespace;
-}
+const bench = new BenchFleet(flags.folder);
+const names = Array.from({ length: Number(flags.devices) }, (_, i) => `board-${i + 1}`);
+const load = () => Number(readFileSync('/proc/loadavg', 'utf8').split(' ')[0]);
+let began = Date.now();
+const seconds = () => (Date.now() - began) / 1000;
+const tell = (text) => process.stderr.write(`${seconds().toFixed(0)} s: ${text}\n`);
+const stateFolder = (name) => join(bench.folder, 'state', name);
 
-async function certify(ca, name, serves) {
-  const keys = await webcrypto.subtle.generateKey({ name: 'ECDSA', namedCurve: 'P-256' }, true, ['sign', 'verify']);
-  const lifeMs = 24 * 3_600_000;
-  const issued = serves ? await ca.issueServer(keys.publicKey, ['10.78.0.1'], Date.now(), lifeMs)
-    : await ca.issueDevice(await x509.PublicKey.create(keys.publicKey, webcrypto), name, 'bench', Date.now(), lifeMs);
-  const folder = join(work, `tls-${name}`);
-  mkdirSync(folder);
-  writeFileSync(join(folder, 'key.pem'), x509.PemConverter.encode(await webcrypto.subtle.exportKey('pkcs8', keys.privateKey), 'PRIVATE KEY'));
-  writeFileSync(join(folder, 'cert.pem'), issued.chainPem);
-  writeFileSync(join(folder, 'ca.pem'), ca.certificatePem);
-  return folder;
-}
-
-function start(namespace, script, ...args) {
-  const child = spawn('nsenter', [`--net=/run/netns/${namespace}`, process.execPath, join(here, script), ...args], { stdio: ['pipe', 'pipe', 'inherit'] });
-  return { child, lines: createInterface({ input: child.stdout }) };
-}
-
-const model = makeModel(join(work, 'blobs'), Number(flags.mib) * MIB, Number(flags['chunk-mib']) * MIB);
-const children = [];
 try {
-  run('ip', 'netns', 'add', `${prefix}lan`);
-  namespaces.push(`${prefix}lan`);
-  inside(namespaces[0], 'ip', 'link', 'add', 'lan', 'type', 'bridge');
-  inside(namespaces[0], 'ip', 'link', 'set', 'lan', 'up');
-  const ca = await FleetCa.create(join(work, 'fleet'), { name: 'bench', hosts: [] }, Date.now());
-  const server = start(addHost(0), 'blob-host.mjs', model.folder, '10.78.0.1', await certify(ca, 'coordinator', true));
-  children.push(server.child);
-  const answers = server.lines[Symbol.asyncIterator]();
-  const { port } = JSON.parse((await answers.next()).value);
-
-  const devices = new Map();
-  const tellAll = () => {
-    for (const [name, { child }] of devices) {
-      const others = [...devices].filter(([other, { holding }]) => other !== name && holding?.port > 0);
-      child.stdin.write(`${JSON.stringify(others.map(([other, { holding }]) => ({ deviceId: other, address: `${holding.networks[0].split('/')[0]}:${holding.port}`, whole: holding.whole })))}\n`);
-    }
-  };
-  const began = Date.now();
-  const seconds = () => (Date.now() - began) / 1000;
-  const ends = [];
-  for (const [i, name] of names.entries()) {
-    const namespace = addHost(i + 1);
-    const { child, lines } = start(namespace, 'site-device.mjs', name, join(work, name), model.id, String(model.bytes), `10.78.0.1:${port}`, await certify(ca, name, false));
-    children.push(child);
-    const device = { child, holding: null, came: null };
-    devices.set(name, device);
-    ends.push(new Promise((resolve, reject) => {
-      lines.on('line', (line) => {
-        const said = JSON.parse(line);
-        if (said.holding) {
-          device.holding = said.holding;
-          tellAll();
-        } else if (said.whole) {
-          device.came = { ...said, seconds: seconds() };
-          process.stderr.write(`${seconds().toFixed(0)} s: ${name} has it, ${(said.coordinator / MIB).toFixed(0)} MiB of it from the coordinator\n`);
-          resolve();
-        } else if (said.warning) process.stderr.write(`${seconds().toFixed(0)} s: ${name}: ${line}\n`);
-        else device.progress = said;
-      });
-      child.once('close', (code) => reject(new Error(`${name} ended with ${code}`)));
-    }));
+  await bench.start();
+  const model = await bench.push(wideModel(join(bench.folder, 'files'), flags.width), 'wide');
+  tell(`${model.name}: ${(model.bytes / MIB).toFixed(0)} MiB in ${model.chunks} chunks, ${(model.distinctBytes / MIB).toFixed(0)} of them distinct, the largest ${(model.largestChunkBytes / MIB).toFixed(2)} MiB`);
+  const token = await bench.tokenFor(names.length);
+  for (const name of names) {
+    const place = bench.addPlace(name);
+    inside(place.namespace, 'tc', 'qdisc', 'add', 'dev', 'eth0', 'root', 'tbf', 'rate', flags.rate, 'burst', '1mb', 'latency', '400ms');
+    await bench.startAgent(place, { token, stateFolder: stateFolder(name), maxCache: '80MiB' });
   }
-  const reports = setInterval(() => {
-    const done = [...devices.values()].map(({ came, progress }) => (came ? model.bytes : progress?.done ?? 0));
-    process.stderr.write(`${seconds().toFixed(0)} s: ${(done.reduce((sum, one) => sum + one, 0) / MIB).toFixed(0)} MiB in all, the least ${(Math.min(...done) / MIB).toFixed(0)}\n`);
-  }, 15_000);
-  await Promise.all(ends);
-  clearInterval(reports);
-  server.child.stdin.write('\n');
-  const { bytesSent } = JSON.parse((await answers.next()).value);
-  const whole = names.filter((name) => sha256(readFileSync(join(work, name, `${model.id}.gguf`))).toString('hex') === model.fileSha256).length;
-  const result = { devices: names.length, whole, modelMib: model.bytes / MIB, coordinatorMib: bytesSent / MIB, times: bytesSent / model.bytes, seconds: seconds(), each: Object.fromEntries([...devices].map(([name, { came }]) => [name, came])) };
-  console.log(flags.json ? JSON.stringify(result) : `${whole} of ${names.length} devices have the model of ${flags.mib} MiB, whole and verified, after ${result.seconds.toFixed(0)} s; the coordinator sent ${result.coordinatorMib.toFixed(0)} MiB, ${result.times.toFixed(2)} times its size`);
-  process.exitCode = whole === names.length && result.times <= 2 ? 0 : 1;
+  await bench.online(names.length);
+  tell(`${names.length} devices are online`);
+  const limitMs = Date.now() + Number(flags['limit-minutes']) * 60_000;
+  began = Date.now();
+  await bench.moefleet('model', 'set', model.name, '--all', '--stages', '100%', '--soak', '0s', '--detach');
+  const whole = new Map();
+  for (let told = 0; whole.size < names.length;) {
+    await sleep(2_000);
+    const devices = await bench.allDevices();
+    for (const { id, info, reported } of devices) {
+      if (reported?.state?.endsWith('FAILED')) throw new Error(`${id}: ${reported.reason}`);
+      if (whole.has(id) || info?.model?.manifestSha256 !== model.id || !info.model.status.endsWith('READY')) continue;
+      whole.set(id, seconds());
+      tell(`${id} runs it`);
+    }
+    if (seconds() - told > 20) {
+      told = seconds();
+      const done = devices.map(({ id, info }) => (whole.has(id) ? model.bytes : Number(info?.modelFetch?.bytesDone ?? 0)));
+      tell(`${(done.reduce((sum, one) => sum + one, 0) / MIB).toFixed(0)} MiB are there in all, the least ${(Math.min(...done) / MIB).toFixed(0)}; the coordinator has sent ${((await bench.coordinatorSent()) / MIB).toFixed(0)}`);
+    }
+    if (Date.now() > limitMs) throw new Error(`${whole.size} of ${names.length} have it after ${flags['limit-minutes']} minutes`);
+  }
+  const took = seconds();
+  const sent = await bench.coordinatorSent();
+  const each = {};
+  let same = 0;
+  for (const name of names) {
+    each[name] = { seconds: whole.get(name), ...await bench.traffic(bench.devices.get(name)) };
+    if (await sha256Of(join(stateFolder(name), 'models', `${model.id}.gguf`)) === model.sha256) same += 1;
+  }
+  const result = { devices: names.length, whole: same, modelMib: model.bytes / MIB, distinctMib: model.distinctBytes / MIB, coordinatorMib: sent / MIB, times: sent / model.bytes, seconds: took, load: load(), each };
+  console.log(flags.json ? JSON.stringify(result) : `${same} of ${names.length} devices run the model of ${result.modelMib.toFixed(0)} MiB, whole and verified, after ${took.toFixed(0)} s; the coordinator sent ${result.coordinatorMib.toFixed(0)} MiB, ${result.times.toFixed(2)} times its size; load ${result.load}`);
+  process.exitCode = same === names.length && result.times <= 2 ? 0 : 1;
 } finally {
-  for (const child of children) child.removeAllListeners('close').kill('SIGKILL');
-  for (const one of namespaces) execFileSync('ip', ['netns', 'del', one]);
-  rmSync(work, { recursive: true, force: true });
+  await bench.stop();
 }
