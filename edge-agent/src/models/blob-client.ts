@@ -63,14 +63,14 @@ export class BlobClient {
 
   /**
    * Gives the range's parts in order to `take`, which may be slow. Resolves with the whole blob's size; where that is smaller than
-   * the range, the range ends with it. Rejects with BlobAnswerError, or the connection's error.
+   * the range, the range ends with it. Rejects with BlobAnswerError, or the connection's error, of silence for `silenceMs` too.
    */
-  async read({ sha256, offset, bytes }: Range, take: (part: Buffer) => Promise<void> | void, signal: AbortSignal): Promise<number> {
-    const response = await this.answer(sha256, `bytes=${offset}-${offset + bytes - 1}`, signal);
+  async read({ sha256, offset, bytes }: Range, take: (part: Buffer) => Promise<void> | void, signal: AbortSignal, silenceMs = this.silenceMs): Promise<number> {
+    const response = await this.answer(sha256, `bytes=${offset}-${offset + bytes - 1}`, signal, silenceMs);
     try {
       const { total, length } = checkAnswer(response, sha256, offset, bytes);
       let left = length;
-      for await (const part of this.parts(response)) {
+      for await (const part of this.parts(response, silenceMs)) {
         if (part.length > left) throw new BlobAnswerError(`${this.name}: more bytes than the ${length} that were asked for`, 200, null, null);
         left -= part.length;
         await take(part);
@@ -83,11 +83,11 @@ export class BlobClient {
     }
   }
 
-  private answer(sha256: string, range: string, signal: AbortSignal): Promise<IncomingMessage> {
+  private answer(sha256: string, range: string, signal: AbortSignal, silenceMs: number): Promise<IncomingMessage> {
     const { host, port, tls } = this.place;
     return new Promise((resolve, reject) => {
       const request = (tls ? httpsRequest : httpRequest)({ host, port, agent: this.agent, path: `/blobs/${sha256}`, headers: { range }, signal });
-      const timer = setTimeout(() => request.destroy(new Error(`${this.name} has not answered for ${this.silenceMs / 1000} s`)), this.silenceMs);
+      const timer = setTimeout(() => request.destroy(new Error(`${this.name} has not answered for ${silenceMs / 1000} s`)), silenceMs);
       request.once('response', (response) => {
         clearTimeout(timer);
         resolve(response);
@@ -101,9 +101,9 @@ export class BlobClient {
   }
 
   /** Time that the taker needs is not the other's silence. */
-  private async *parts(response: IncomingMessage): AsyncGenerator<Buffer> {
+  private async *parts(response: IncomingMessage, silenceMs: number): AsyncGenerator<Buffer> {
     let timer: NodeJS.Timeout | undefined;
-    const arm = () => { timer = setTimeout(() => response.destroy(new Error(`${this.name} has said nothing for ${this.silenceMs / 1000} s`)), this.silenceMs); };
+    const arm = () => { timer = setTimeout(() => response.destroy(new Error(`${this.name} has said nothing for ${silenceMs / 1000} s`)), silenceMs); };
     arm();
     try {
       for await (const part of response as AsyncIterable<Buffer>) {

@@ -98,7 +98,7 @@ export class CoordinatorBlobs {
             this.lanes.arrived(part.length);
             progress.arrived(part.length, 'coordinator');
             await this.options.allowance.take(part.length, either);
-          }, either);
+          }, either, this.lanes.patienceMs);
           if (total !== bytes) throw new BlobGoneError(`the coordinator has ${total} bytes under ${short(sha256)}, the manifest says ${bytes}`);
         }
       });

@@ -13,6 +13,8 @@ const WINDOW_MS = 15_000;
 const FAST = 1024 ** 2;
 /** What many have to bring over few. */
 const GAIN = 1.5;
+/** A connection that has lost several packets in a row waits longer and longer; meanwhile another one goes on where it stopped. */
+const PATIENCE_MS = 4_000;
 /** Windows until the other number is tried again. */
 const HOLD_WINDOWS = 40;
 
@@ -34,6 +36,11 @@ export class RangeLanes {
 
   get count(): number {
     return this.lanes;
+  }
+
+  /** How long a connection may be silent before its range goes on over another; undefined: as long as anybody's. */
+  get patienceMs(): number | undefined {
+    return this.lanes === MANY_LANES ? PATIENCE_MS : undefined;
   }
 
   /** Runs `work` as soon as a lane is free. Rejects as it does, or when `signal` aborts. */
