@@ -5,6 +5,7 @@
  */
 import { createHash, type Hash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
+import { readExactly, ShortFileError } from '@moefleet/runtime';
 import type { ModelInfo, TensorPlace } from '../native';
 import { ModelFormatError } from './engine-error';
 import { inspectModel } from './model-files';
@@ -38,11 +39,9 @@ async function addFile(hash: Hash, file: FileHandle, path: string, tensors: read
 }
 
 async function addRange(hash: Hash, file: FileHandle, path: string, offset: number, bytes: number): Promise<void> {
-  const buffer = Buffer.allocUnsafe(Math.min(bytes, CHUNK_BYTES));
-  for (let done = 0; done < bytes;) {
-    const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, bytes - done), offset + done);
-    if (bytesRead === 0) throw new ModelFormatError(`${path}: ended at byte ${offset + done} while it was hashed`);
-    hash.update(buffer.subarray(0, bytesRead));
-    done += bytesRead;
+  for (let done = 0; done < bytes; done += CHUNK_BYTES) {
+    hash.update(await readExactly(file, offset + done, Math.min(CHUNK_BYTES, bytes - done)).catch((error: unknown) => {
+      throw error instanceof ShortFileError ? new ModelFormatError(`${path}: ended at byte ${error.endByte} while it was hashed`) : error;
+    }));
   }
 }

@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
+import { readExactly } from '@moefleet/runtime';
 import type { Chunk, Manifest } from './manifest';
 
 /** Bytes have not the SHA-256 that they came under. */
@@ -43,7 +44,7 @@ export class PartFile {
       const good: number[] = [];
       for (const offset of chunk.offsets) if (await holds(this.file, chunk, offset)) good.push(offset);
       if (good.length === chunk.offsets.length) this.count(chunk);
-      else if (good.length > 0) await this.put(chunk, await readFull(this.file, good[0]!, chunk.bytes));
+      else if (good.length > 0) await this.put(chunk, await readExactly(this.file, good[0]!, chunk.bytes));
     }
   }
 
@@ -88,7 +89,7 @@ export function verify({ sha256, bytes }: Pick<Chunk, 'sha256' | 'bytes'>, data:
 /** The bytes at `offset` of a file where they are the chunk; else null. */
 export async function readVerified(file: FileHandle, chunk: Pick<Chunk, 'sha256' | 'bytes'>, offset: number): Promise<Buffer | null> {
   try {
-    const data = await readFull(file, offset, chunk.bytes);
+    const data = await readExactly(file, offset, chunk.bytes);
     verify(chunk, data);
     return data;
   } catch {
@@ -98,16 +99,6 @@ export async function readVerified(file: FileHandle, chunk: Pick<Chunk, 'sha256'
 
 async function holds(file: FileHandle, chunk: Chunk, offset: number): Promise<boolean> {
   return (await readVerified(file, chunk, offset)) !== null;
-}
-
-async function readFull(file: FileHandle, offset: number, bytes: number): Promise<Buffer> {
-  const data = Buffer.allocUnsafe(bytes);
-  for (let done = 0; done < bytes;) {
-    const { bytesRead } = await file.read(data, done, bytes - done, offset + done);
-    if (bytesRead === 0) throw new Error(`the file ends at byte ${offset + done}`);
-    done += bytesRead;
-  }
-  return data;
 }
 
 async function writeFull(file: FileHandle, data: Buffer, offset: number): Promise<void> {

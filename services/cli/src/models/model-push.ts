@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ModelManifest, type StoredModel } from '@moefleet/proto';
+import { readExactly, ShortFileError } from '@moefleet/runtime';
 import { status } from '@grpc/grpc-js';
 import { ByteRate, type Bytes } from '../byte-rate';
 import { runEngineJob } from '../engine/engine-process';
@@ -73,13 +74,9 @@ async function hashed(file: FileHandle, path: string, plan: readonly ChunkPlace[
 }
 
 async function readAt(file: FileHandle, path: string, { offset, bytes }: ChunkPlace): Promise<Buffer> {
-  const data = Buffer.allocUnsafe(bytes);
-  for (let done = 0; done < bytes;) {
-    const { bytesRead } = await file.read(data, done, bytes - done, offset + done);
-    if (bytesRead === 0) throw new Failure(`${path}: ended at byte ${offset + done} while it was read; is something writing to it?`);
-    done += bytesRead;
-  }
-  return data;
+  return readExactly(file, offset, bytes).catch((error: unknown) => {
+    throw error instanceof ShortFileError ? new Failure(`${path}: ended at byte ${error.endByte} while it was read; is something writing to it?`, undefined, { cause: error }) : error;
+  });
 }
 
 async function sendMissing(operator: OperatorConnection, blobs: ReadonlyMap<string, Blob>, tell: (bytes: Bytes) => void, signal: AbortSignal): Promise<{ sentBytes: number; sentChunks: number }> {
