@@ -84,8 +84,8 @@ export function needsSpeed(gates: readonly Gate[]): boolean {
 }
 
 export function judgeGate(gate: Gate, input: GateInput): Finding {
-  const value = gate.metric === 'perplexityRise' ? rise(input) : figure(gate.metric, input.measured, input.errors);
-  const limit = gate.bound.t === 'constant' ? gate.bound.value : (gate.metric === 'perplexityRise' ? null : figure(gate.metric, input.baseline, 0))?.mean ?? null;
+  const value = figure(gate.metric, input);
+  const limit = gate.bound.t === 'constant' ? gate.bound.value : figure(gate.metric, { measured: input.baseline, baseline: null, errors: 0 })?.mean ?? null;
   const windows = input.measured?.windows.length ?? 0;
   const none = { gate: gate.text, verdict: 'unclear' as const, value: value?.mean ?? null, low: null, high: null, limit, windows };
   if (!value) return { ...none, text: `not measured, or with fewer than ${LEAST_WINDOWS} windows` };
@@ -101,29 +101,27 @@ export function judgeGate(gate: Gate, input: GateInput): Finding {
 
 interface Interval { mean: number; low: number; high: number }
 
-function figure(metric: Exclude<Metric, 'perplexityRise'>, measured: Measured | null, errors: number): Interval | null {
+/** null where it was not measured, or too little */
+function figure(metric: Metric, { measured, baseline, errors }: GateInput): Interval | null {
   if (metric === 'errors') return exactly(errors);
   if (!measured) return null;
   switch (metric) {
     case 'crossEntropyLoss': return lossBounds(measured);
-    case 'perplexityLoss': {
-      const nats = lossBounds(measured);
-      return nats && asPerplexity(nats);
-    }
+    case 'perplexityLoss': return asPerplexity(lossBounds(measured));
+    case 'perplexityRise': return asPerplexity(baseline && riseBounds(measured, baseline));
     case 'missRate': case 'swapRate': case 'tokensPerSecond': return measured[metric] === null ? null : exactly(measured[metric]);
   }
 }
 
-/** At the spec now, over what it was at the one before, on the windows that both have; null where these are too few, or of another length. */
-function rise({ measured, baseline }: GateInput): Interval | null {
-  if (!measured || !baseline || measured.windowTokens !== baseline.windowTokens) return null;
+/** Nats per token at the spec now, less those at the one before, on the windows that both have; null where these are too few, or of another length. */
+function riseBounds(measured: Measured, baseline: Measured): Interval | null {
+  if (measured.windowTokens !== baseline.windowTokens) return null;
   const count = Math.min(measured.windows.length, baseline.windows.length);
-  const nats = lossBounds({ windows: measured.windows.slice(0, count), windowsLambdaZero: baseline.windows.slice(0, count) });
-  return nats && asPerplexity(nats);
+  return lossBounds({ windows: measured.windows.slice(0, count), windowsLambdaZero: baseline.windows.slice(0, count) });
 }
 
-function asPerplexity({ mean, low, high }: Interval): Interval {
-  return { mean: Math.expm1(mean), low: Math.expm1(low), high: Math.expm1(high) };
+function asPerplexity(nats: Interval | null): Interval | null {
+  return nats && { mean: Math.expm1(nats.mean), low: Math.expm1(nats.low), high: Math.expm1(nats.high) };
 }
 
 /** Nats per token at the spec, less those at lambda 0, over windows; null for too few. */
