@@ -78,7 +78,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const blobs = new BlobStore(objects);
   const models = new ModelStore(blobs, (work) => registry.turns.inTurn('models', 'another push or removal of a model', work), now);
   const fetchers = new FetchAdmission(registry, now);
-  const blobServer = new BlobServer({ address: config.blobListen, certificate, now }, { blobs, admission: fetchers, metrics, log });
+  const blobServer = new BlobServer({ address: config.blobListen, certificate, now, random: Math.random }, { blobs, admission: fetchers, metrics, log });
   const sessions = new SessionDirectory<AgentSession>();
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const warm = new WarmExchange(registry.warm, { intervalMs: config.expertUseIntervalMs }, metrics, log);

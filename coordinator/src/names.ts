@@ -7,6 +7,7 @@ const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 const EARLIER_LABEL_KEY = /^[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$/;
 /** Hex of a SHA-256 or of any other digest of up to 64 bytes. */
 const DIGEST = /^[0-9a-f]{8,128}$/;
+const SHA256 = /^[0-9a-f]{64}$/;
 const MAX_LABELS = 64;
 
 export function isId(value: string): boolean {
@@ -32,6 +33,16 @@ export function checkLabels(field: string, labels: Labels, isKey = isLabelKey): 
 
 export function checkReportedLabels(field: string, labels: Labels): Labels {
   return checkLabels(field, labels, (key) => isLabelKey(key) || EARLIER_LABEL_KEY.test(key));
+}
+
+/** In hexadecimal, of lower case. */
+export function isSha256(value: unknown): value is string {
+  return typeof value === 'string' && SHA256.test(value);
+}
+
+export function checkSha256(field: string, value: string): string {
+  if (!isSha256(value)) throw new InvalidRequestError(field, value, 'a SHA-256 of 64 hexadecimal digits');
+  return value;
 }
 
 export function checkDigest(field: string, value: string): string {

@@ -9,6 +9,7 @@ import { access, type FileHandle, mkdir, open, readdir, readFile, rename, rm, st
 import { join } from 'node:path';
 import type { Artifact } from '@moefleet/proto';
 import { InvalidRequestError, NameTakenError, NotAllowedNowError, NotFoundError, StoreFailedError } from '../errors';
+import { checkSha256, isSha256 } from '../names';
 
 export interface ArtifactRecord {
   readonly name: string;
@@ -23,7 +24,6 @@ export interface ArtifactRecord {
 export type NewArtifact = Pick<ArtifactRecord, 'name' | 'bytes' | 'sha256' | 'signature'>;
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$/;
-const SHA256 = /^[0-9a-f]{64}$/;
 const MOST_BYTES = 2 ** 36;
 const MOST_SIGNATURE = 4096;
 const PART_BYTES = 256 * 1024;
@@ -77,7 +77,7 @@ export class ArtifactStore {
   /** The content from `offset` on, in parts that fit a message. Throws NotFoundError, InvalidRequestError. */
   async read(sha256: string, offset: number): Promise<AsyncIterable<Buffer>> {
     const folder = this.kept();
-    if (!SHA256.test(sha256)) throw new InvalidRequestError('sha256', sha256, '64 hexadecimal digits');
+    checkSha256('sha256', sha256);
     const path = join(folder, 'blobs', sha256);
     const size = await stat(path).then((found) => found.size, () => null);
     if (size === null) throw new NotFoundError(`there is no artifact with SHA-256 ${sha256}`);
@@ -90,9 +90,9 @@ export class ArtifactStore {
     try {
       const folder = this.kept();
       const record = JSON.parse(await readFile(join(folder, 'names', `${name}.json`), 'utf8')) as Partial<ArtifactRecord>;
-      if (record.name !== name || !SHA256.test(record.sha256 ?? '') || !Number.isSafeInteger(record.bytes) || typeof record.signature !== 'string') return null;
-      await access(join(folder, 'blobs', record.sha256!));
-      return { name, bytes: record.bytes!, sha256: record.sha256!, signature: record.signature, addedMs: Number(record.addedMs) || 0 };
+      if (record.name !== name || !isSha256(record.sha256) || !Number.isSafeInteger(record.bytes) || typeof record.signature !== 'string') return null;
+      await access(join(folder, 'blobs', record.sha256));
+      return { name, bytes: record.bytes!, sha256: record.sha256, signature: record.signature, addedMs: Number(record.addedMs) || 0 };
     } catch {
       return null;
     }
@@ -110,7 +110,7 @@ export function artifactMessage({ name, bytes, sha256, signature, addedMs }: Art
 
 function checkNew({ name, bytes, sha256, signature }: NewArtifact): void {
   if (!NAME.test(name)) throw new InvalidRequestError('name', name, 'a file name of letters, digits, ".", "_", "+" and "-"');
-  if (!SHA256.test(sha256)) throw new InvalidRequestError('sha256', sha256, '64 hexadecimal digits');
+  checkSha256('sha256', sha256);
   if (!(bytes > 0 && bytes <= MOST_BYTES)) throw new InvalidRequestError('bytes', bytes, `from 1 to ${MOST_BYTES}`);
   if (signature.length > MOST_SIGNATURE) throw new InvalidRequestError('signature', `${signature.length} characters`, `at most ${MOST_SIGNATURE}`);
 }

@@ -6,13 +6,13 @@ import { createHash } from 'node:crypto';
 import { Readable } from 'node:stream';
 import type { ByteRange } from '@moefleet/runtime';
 import { InvalidRequestError, NotAllowedNowError } from '../errors';
+import { checkSha256 } from '../names';
 import { type ObjectStore, readWhole } from './object-store';
 
 /** The list of a model's chunks is one too; a chunk is 2 MiB at most. */
 export const MOST_BLOB_BYTES = 15 * 1024 * 1024;
 /** Looked up at once. */
 const LOOK_UPS = 64;
-const SHA256 = /^[0-9a-f]{64}$/;
 export const BLOBS = 'chunks';
 
 export class BlobStore {
@@ -97,7 +97,7 @@ export class DamagedBlobError extends Error {
 
 /** Throws InvalidRequestError for what is no hash. */
 export function blobKey(sha256: string): string {
-  if (!SHA256.test(sha256)) throw new InvalidRequestError('sha256', sha256, '64 hexadecimal digits');
+  checkSha256('sha256', sha256);
   // So that no folder holds a hundred thousand files.
   return `${BLOBS}/${sha256.slice(0, 2)}/${sha256}`;
 }

@@ -6,7 +6,7 @@
  */
 import { ModelManifest, type StoredModel } from '@moefleet/proto';
 import { InvalidRequestError, NameTakenError, NotAllowedNowError, NotFoundError } from '../errors';
-import { checkDigest } from '../names';
+import { checkDigest, checkSha256, isSha256 } from '../names';
 import { BLOBS, type BlobStore } from './blob-store';
 import { readWhole } from './object-store';
 
@@ -47,7 +47,7 @@ export class ModelStore {
   /** Throws NameTakenError, NotAllowedNowError where a chunk is missing, InvalidRequestError for a manifest that is none. */
   put(name: string, manifestSha256: string): Promise<ModelRecord> {
     checkName(name);
-    checkDigest('manifest_sha256', manifestSha256);
+    checkSha256('manifest_sha256', manifestSha256);
     return this.inTurn(async () => {
       const known = await this.lookUp(name);
       if (known && known.manifestSha256 !== manifestSha256) {
@@ -183,8 +183,8 @@ function decodeRecord(name: string, json: Buffer): ModelRecord | null {
   try {
     const { name: own, manifestSha256, bytes, modelHash, chunks, ownBytes, addedMs } = JSON.parse(json.toString('utf8')) as Partial<ModelRecord>;
     const counts = [bytes, chunks, ownBytes, addedMs];
-    if (own !== name || !/^[0-9a-f]{64}$/.test(manifestSha256 ?? '') || typeof modelHash !== 'string' || !counts.every((count) => Number.isSafeInteger(count) && count! >= 0)) return null;
-    return { name, manifestSha256: manifestSha256!, bytes: bytes!, modelHash, chunks: chunks!, ownBytes: ownBytes!, addedMs: addedMs! };
+    if (own !== name || !isSha256(manifestSha256) || typeof modelHash !== 'string' || !counts.every((count) => Number.isSafeInteger(count) && count! >= 0)) return null;
+    return { name, manifestSha256, bytes: bytes!, modelHash, chunks: chunks!, ownBytes: ownBytes!, addedMs: addedMs! };
   } catch {
     return null;
   }

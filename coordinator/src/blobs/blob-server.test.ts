@@ -108,7 +108,7 @@ describe('without TLS', () => {
 });
 
 test('turns away readers beyond its most, cuts one that does not read, and has room again afterwards', async () => {
-  const server = new BlobServer({ address: { host: '127.0.0.1', port: 0 }, certificate: null, mostReaders: 2, standstillMs: 400, now: Date.now },
+  const server = new BlobServer({ address: { host: '127.0.0.1', port: 0 }, certificate: null, mostReaders: 2, standstillMs: 400, now: Date.now, random: () => 0.5 },
     { blobs, admission: {} as FetchAdmission, metrics: new Metrics(), log: createLogger('test', 'silent') });
   await server.start();
   // Far more than what the sockets hold between them.

@@ -36,6 +36,8 @@ export interface BlobServerOptions {
   readonly mostReaders?: number;
   readonly standstillMs?: number;
   readonly now: () => number;
+  /** in [0,1) */
+  readonly random: () => number;
 }
 
 export interface BlobServerDeps { blobs: BlobStore; admission: FetchAdmission; metrics: Metrics; log: Logger }
@@ -137,7 +139,7 @@ export class BlobServer implements Service {
     const { log } = this.deps;
     if (error instanceof DamagedBlobError) log.error({ sha256: error.sha256 }, error.message);
     if (response.headersSent || response.destroyed) return void response.destroy();
-    const again = { 'retry-after': RETRY_AFTER_S.least + Math.floor(Math.random() * RETRY_AFTER_S.spread) };
+    const again = { 'retry-after': RETRY_AFTER_S.least + Math.floor(this.options.random() * RETRY_AFTER_S.spread) };
     if (error instanceof NoCertificateError || error instanceof DeviceRefusedError) return say(response, 403, error.message);
     if (error instanceof BusyError || error instanceof RegistryUnavailableError) return say(response, 503, error.message, again);
     log.error({ err: error, path: request.url }, 'blob cannot be served');

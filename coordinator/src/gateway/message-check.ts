@@ -1,7 +1,7 @@
 /** Checks what an agent sends before anything is kept. Throws InvalidRequestError naming the field and its value. */
 import { ConnectRequest, type DeviceInfo, type ExpertUse, type Hello, type ModelHolding, MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, type Reported, type RouterWindow, SpecState, type TelemetryFrame } from '@moefleet/proto';
 import { InvalidRequestError } from '../errors';
-import { checkId, checkReportedLabels } from '../names';
+import { checkId, checkReportedLabels, checkSha256 } from '../names';
 import { MAX_GENERATION } from '../registry/device-record';
 
 /** Far above any model's; keeps one message from becoming a burden for every reader. */
@@ -86,7 +86,7 @@ export function checkExpertUse(use: ExpertUse): void {
 
 /** Networks that are none are of no use and no harm. */
 export function checkHolding({ manifestSha256, port, networks }: ModelHolding): void {
-  if (!/^[0-9a-f]{64}$/.test(manifestSha256)) throw new InvalidRequestError('model_holding.manifest_sha256', manifestSha256, 'a SHA-256 of 64 hexadecimal digits');
+  checkSha256('model_holding.manifest_sha256', manifestSha256);
   if (port > 65_535) throw new InvalidRequestError('model_holding.port', port, 'a port, or 0');
   checkLength('model_holding.networks', networks.length, MOST_NETWORKS);
   for (const network of networks) if (network.length > MOST_NETWORK_TEXT) throw new InvalidRequestError('model_holding.networks', `${network.length} characters`, `at most ${MOST_NETWORK_TEXT}`);

@@ -5,6 +5,7 @@
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { reasonOf, RegistryDataError } from '../errors';
+import { isSha256 } from '../names';
 import type { Keys } from './keys';
 import type { RedisLink } from './redis-link';
 import { LUA } from './scripts';
@@ -90,7 +91,7 @@ export class OperatorStore {
       const { role, hash, createdMs, expiresMs, revokedMs, createdBy } = value ?? {};
       const times = [createdMs, expiresMs, revokedMs];
       if (value?.name !== name || !OPERATOR_ROLES.includes(role!)) throw new TypeError('name or role is none');
-      if (typeof hash !== 'string' || !/^[0-9a-f]{64}$/.test(hash) || typeof createdBy !== 'string') throw new TypeError('hash is none');
+      if (!isSha256(hash) || typeof createdBy !== 'string') throw new TypeError('hash is none');
       if (!times.every((time) => typeof time === 'number' && Number.isSafeInteger(time) && time >= 0)) throw new TypeError('a time is none');
       return value as OperatorRecord;
     } catch (error) {

@@ -3,6 +3,7 @@
  * back from Redis is checked field by field.
  */
 import { parseVersion, type Selector } from '@moefleet/runtime';
+import { isSha256 } from '../names';
 
 export interface PinBase {
   /** Counts up over the fleet: of two group pins that match a device, the one with the higher order wins. */
@@ -122,7 +123,7 @@ export function decodePin<F extends PinField>(field: F, json: string): PinByFiel
 function modelChoice(value: Record<string, unknown>): ModelChoice {
   const { name, manifestSha256, quietHours } = value;
   if (typeof name !== 'string' || typeof quietHours !== 'string') throw new TypeError('name or quietHours is no text');
-  if (typeof manifestSha256 !== 'string' || !/^[0-9a-f]{64}$/.test(manifestSha256)) throw new TypeError('manifestSha256 is no SHA-256');
+  if (!isSha256(manifestSha256)) throw new TypeError('manifestSha256 is no SHA-256');
   return {
     name, manifestSha256, quietHours, bytes: number(value, 'bytes', 0, Number.MAX_SAFE_INTEGER),
     ...(value['bytesPerSecond'] === undefined ? {} : { bytesPerSecond: number(value, 'bytesPerSecond', 1, Number.MAX_SAFE_INTEGER) }),
