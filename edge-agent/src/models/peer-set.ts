@@ -21,6 +21,9 @@ const NOT_YET_MS = 1_000;
 const NOT_YET_MOST_MS = 8_000;
 const FAILURES = 3;
 const ASIDE_MS = 5 * 60_000;
+const BEAT_MS = 1_000;
+/** Between two beats: this device itself stood still, suspended or starved. */
+const STOOD_STILL_MS = 10_000;
 /** Of the devices that would be responsible were this one not here: they may have been so before it came. */
 const ASKED_BEFORE = 2;
 
@@ -60,6 +63,8 @@ export class PeerSet {
   private readonly liars = new Set<string>();
   private wake: () => void = () => {};
   private turn = 0;
+  private beat: NodeJS.Timeout | null = null;
+  private beatMs = 0;
   private stallMs: number;
 
   constructor(private readonly options: PeerSetOptions) {
@@ -73,6 +78,7 @@ export class PeerSet {
 
   update(list: readonly ModelPeer[]): void {
     const { connect } = this.options;
+    this.startBeat();
     const named = new Map(list.filter(({ deviceId }) => deviceId !== this.options.selfId && !this.liars.has(deviceId)).map((one) => [one.deviceId, one]));
     for (const [id, peer] of this.peers) if (named.get(id)?.address !== peer.address) this.drop(id);
     for (const [id, { address, whole }] of named) {
@@ -163,6 +169,7 @@ export class PeerSet {
   }
 
   close(): void {
+    if (this.beat) clearInterval(this.beat);
     for (const id of [...this.peers.keys()]) this.drop(id);
     this.wake();
   }
@@ -170,6 +177,17 @@ export class PeerSet {
   private ready(): Peer[] {
     const now = this.options.now();
     return [...this.peers.values()].filter((peer) => this.isWell(peer, now) && peer.notBeforeMs <= now);
+  }
+
+  /** What passes while this device stands still is nobody else's standstill. */
+  private startBeat(): void {
+    if (this.beat) return;
+    this.beatMs = this.options.now();
+    this.beat = setInterval(() => {
+      const now = this.options.now();
+      if (now - this.beatMs > STOOD_STILL_MS) this.afresh();
+      this.beatMs = now;
+    }, BEAT_MS).unref();
   }
 
   private drop(id: string): void {
