@@ -63,8 +63,9 @@ it('a model that is set comes to every device, whole, while the one before serve
   const watched = (async () => {
     while (!over) {
       const text = await (await fetch(`${agents.get('one')!.httpUrl}/metrics`)).text();
-      const [arrived, lambda] = ['model_bytes_total{from="coordinator",to="here"}', 'lambda'].map((name) => Number(text.split(`moefleet_agent_${name} `)[1]?.split('\n')[0]));
-      if (arrived! > 0 && arrived! < Number(pushed.get('first')!.model.bytes) / 2) lambdas.add(lambda!);
+      const value = (name: string) => Number(new RegExp(`^moefleet_agent_${name} (\\S+)`, 'm').exec(text)?.[1]);
+      const arrived = value('model_bytes_total{from="coordinator",to="here"}') + value('model_bytes_total{from="peers",to="here"}');
+      if (arrived > 0 && arrived < Number(pushed.get('first')!.model.bytes) / 2) lambdas.add(value('lambda'));
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   })();
