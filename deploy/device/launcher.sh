@@ -19,6 +19,10 @@ run() {
   trap '[ -n "$child" ] && kill "$child" 2>/dev/null; wait "$child" 2>/dev/null; rm -f "$pid_file"; exit 0' TERM INT
   trap '' HUP
   set -a; . "$config/agent.env"; set +a
+  # A phone's processor sleeps when its screen does, unless a wake lock is held: Termux's own program, which a proot sees by its path.
+  for lock in termux-wake-lock /data/data/com.termux/files/usr/bin/termux-wake-lock; do
+    if command -v "$lock" >/dev/null 2>&1; then "$lock" >>"$log" 2>&1 & break; fi
+  done
   while :; do
     if [ -f "$config/enrol.env" ]; then set -a; . "$config/enrol.env"; set +a; else unset MOEFLEET_ENROL_TOKEN; fi
     # Looked at when the agent is started: beyond 8 MiB a new log is begun, and this one is kept beside it.

@@ -5,7 +5,7 @@ set -u
 service_user=$1 model=$2 flash=$3
 say() { printf '%s=%s\n' "$1" "$(printf '%s' "$2" | tr '\n' ' ')"; }
 has() { command -v "$1" >/dev/null 2>&1; }
-sha() { [ -f "$1" ] && sha256sum "$1" 2>/dev/null | cut -d' ' -f1; }
+sha() { [ -f "$1" ] && { openssl dgst -sha256 -r "$1" 2>/dev/null || sha256sum "$1" 2>/dev/null; } | cut -d' ' -f1; }
 # The nearest folder that exists: what is to be made lies on its file system.
 nearest() { at=$1; while [ ! -d "$at" ]; do at=$(dirname "$at"); done; printf '%s' "$at"; }
 free_bytes() { df -Pk "$(nearest "$1")" 2>/dev/null | awk 'NR==2 {printf "%.0f", $4 * 1024}'; }

@@ -134,6 +134,16 @@ onDevices('a dry run tells the plan and changes nothing', async () => {
   expect(differences(before, board.tree())).toEqual([]);
 });
 
+onDevices('jump hosts are gone through, as ssh\'s own configuration names them', async () => {
+  const gate = hosts.get('board-2')!;
+  const config = join(folder, 'ssh-config');
+  // Its own loopback: nobody reaches that but through it.
+  writeFileSync(config, `${readFileSync(lan!.sshConfig, 'utf8')}Host inside\n  HostName 127.0.0.1\n  ProxyJump root@${gate.address}\n`);
+  const { code, stdout } = await moefleet('deploy', 'ssh', 'root@inside', '--ssh-config', config, '--bundle', bundles, '--model', MODEL, '--coordinator', gateway, '--dry-run', '--json');
+  expect((JSON.parse(stdout) as { hosts: unknown[] }).hosts).toEqual([expect.objectContaining({ outcome: 'planned', failure: null, facts: expect.objectContaining({ hostname: 'board-2' }) })]);
+  expect(code).toBe(0);
+});
+
 onDevices('a host whose key is not known is not trusted, and one that is interrupted says so', async () => {
   const reach = ['deploy', 'ssh', `root@${hosts.get('board-1')!.address}`, '--ssh-config', lan!.sshConfig, '--bundle', bundles, '--model', MODEL, '--coordinator', gateway];
   const unknown = await moefleet(...reach, '--ssh-option', 'StrictHostKeyChecking=yes', '--ssh-option', 'UserKnownHostsFile=/dev/null', '--json');
@@ -234,6 +244,8 @@ onDevices('each failure is named with its remedy, leaves the others alone, and a
 
 onDevices('without root everything lies below the home of who logs in, and goes again', async () => {
   const board = hosts.get('board-3')!;
+  // As on a phone.
+  writeFileSync(join(board.root, 'local/bin/termux-wake-lock'), '#!/bin/sh\necho awake now\n', { mode: 0o755 });
   const before = board.tree();
   const reach = ['ssh', `pi@${board.address}`, '--ssh-config', lan!.sshConfig];
   const ran = await moefleet('deploy', ...reach, '--bundle', bundles, '--model', MODEL, '--coordinator', gateway, ...LIGHT, '--set', 'MOEFLEET_API_KEY=for-this-board');
@@ -243,6 +255,7 @@ onDevices('without root everything lies below the home of who logs in, and goes 
   expect((await devices()).find(({ id }) => id === board.address)).toMatchObject({ online: true });
   const [supervisor] = board.processes('node');
   expect(board.exec('stat', '-c', '%U', `/proc/${board.inside(supervisor!)}`)).toBe('pi\n');
+  expect(board.exec('cat', '/home/pi/.moefleet/state/agent.log')).toContain('awake now\n');
 
   process.kill(supervisor!, 'SIGKILL');
   await until('the launcher has started it again', () => board.processes('node').some((pid) => pid !== supervisor && board.processes('node').length === 2));
