@@ -9,6 +9,7 @@ import { BlobServer } from './blobs/blob-server';
 import { type CoordinatorConfig, readConfig, SETTINGS } from './config';
 import { AgentGateway, type GatewayOptions } from './gateway/agent-gateway';
 import type { AgentSession } from './gateway/agent-session';
+import { ReportBatch } from './gateway/report-batch';
 import { TelemetryBatch } from './gateway/telemetry-batch';
 import { WindowRoom } from './gateway/window-assembly';
 import { readBundleKey } from './identity/bundle-key';
@@ -83,7 +84,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const warm = new WarmExchange(registry.warm, { intervalMs: config.expertUseIntervalMs }, metrics, log);
   const peers = new PeerExchange(registry.peers, registry.events, now, log);
-  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, warm, windowRoom: new WindowRoom(), peers, metrics, log },
+  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, reports: new ReportBatch(), warm, windowRoom: new WindowRoom(), peers, metrics, log },
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
       credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment, artifacts, fetchers, blobPort: () => blobServer.port });
   const operator = new OperatorServer(config.operator,

@@ -17,6 +17,7 @@ import { MeasureRelay } from './measure-relay';
 import { ConnectionGate } from './connection-gate';
 import { artifactService } from './artifact-service';
 import { enrolmentService } from './enrolment-service';
+import { LeaseRounds } from './lease-rounds';
 import { decodeIncoming } from './message-check';
 import type { BudgetOptions } from './stream-budget';
 import { TelemetryPace } from './telemetry-pace';
@@ -77,7 +78,8 @@ export class AgentGateway implements Service {
   private readonly hellosPerSecond: number;
   private readonly random: () => number;
   private unsubscribe: (() => void)[] = [];
-  private timers: NodeJS.Timeout[] = [];
+  private readonly leases: LeaseRounds;
+  private paceTimer: NodeJS.Timeout | undefined;
 
   constructor(private readonly directory: SessionDirectory<AgentSession>, private readonly deps: SessionDeps, options: GatewayOptions) {
     this.relay = new MeasureRelay(directory, deps.registry.measures, deps.log);
@@ -86,6 +88,7 @@ export class AgentGateway implements Service {
     this.listener = new GrpcListener(options.address,
       { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...keepalive, ...NO_CHANNELZ, interceptors: [tellPeer((peer) => this.gate.called(peer))] }, options.credentials,
       (admit) => (this.gate = new ConnectionGate({ ...options, silentMs: options.helloTimeoutMs }, admit, (outcome) => deps.metrics.connections.inc({ outcome }))));
+    this.leases = new LeaseRounds(directory, (options.leaseTtlMs ?? LEASE_TTL_MS) / 3);
     this.hellosPerSecond = options.hellosPerSecond;
     this.random = options.random ?? Math.random;
     this.admission = new Admission(options);
@@ -134,15 +137,14 @@ export class AgentGateway implements Service {
       }),
       link.onUp(() => void inChunks(this.directory.all(), (session) => session.resync())),
     ];
-    this.timers = [
-      setInterval(() => void inChunks(this.directory.all(), (session) => session.tick()), this.streamOptions.leaseTtlMs / 3),
-      setInterval(() => this.keepPace(), PACE_EVERY_MS),
-    ];
+    this.leases.start();
+    this.paceTimer = setInterval(() => this.keepPace(), PACE_EVERY_MS);
     await this.listener.listen();
   }
 
   async stop(): Promise<void> {
-    for (const timer of this.timers) clearInterval(timer);
+    this.leases.stop();
+    clearInterval(this.paceTimer);
     for (const off of this.unsubscribe) off();
     const streams = [...this.streams];
     // Spread over the time that the coordinators left need to let them in; their leases outlive that.

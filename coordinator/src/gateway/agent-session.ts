@@ -7,7 +7,7 @@ import { type ConnectRequest, type DeviceInfo, type ExpertUse, type Hello, type 
 import type { Logger } from '@moefleet/runtime';
 import { DeviceRefusedError, InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
 import type { Metrics } from '../metrics';
-import { type DesiredRecord, generationOf } from '../registry/device-record';
+import { type DesiredRecord, generationOf, highestReported } from '../registry/device-record';
 import type { Lease } from '../registry/device-store';
 import type { Registry } from '../registry/registry';
 import type { DeviceSession } from '../sessions/session-directory';
@@ -16,6 +16,7 @@ import { checkExpertUse, checkHolding, checkInfo, checkReported, checkTelemetry,
 import { nextTurn } from './next-turn';
 import type { Outbox } from './outbox';
 import { PeerPost } from './peer-post';
+import type { ReportBatch } from './report-batch';
 import type { PeerExchange } from '../peers/peer-exchange';
 import { SITE_LABEL } from '../peers/peer-site';
 import { TaskBoard } from './task-board';
@@ -30,6 +31,7 @@ export interface SessionDeps {
   /** Brings desired in line with the pins and the learner's value. */
   alignDevice(deviceId: string): Promise<void>;
   telemetry: TelemetryBatch;
+  reports: ReportBatch;
   warm: WarmExchange;
   windowRoom: WindowRoom;
   peers: PeerExchange;
@@ -244,7 +246,44 @@ export class AgentSession implements DeviceSession {
     this.observeAnswer(reported);
     this.reported = reported;
     this.pending.reported = true;
-    this.wake();
+    // APPLYING and APPLIED mostly come together, and are then written as one.
+    if (this.onlyReported()) this.deps.reports.put(this);
+    else this.wake();
+  }
+
+  /** Whether there is nothing to do but to write what it reports. */
+  private onlyReported(): boolean {
+    const { info, reported, align } = this.pending;
+    return this.known !== null && reported && !info && !align && !this.settling && !this.wanted && !this.unsettled && !this.closed;
+  }
+
+  /** Writes what it reports, in as few steps as there can be: thousands do after a push. Settles where more has to be done. */
+  writeReport(): void {
+    if (!this.pending.reported || this.closed) return;
+    const { known, reported } = this;
+    const decision = known && this.onlyReported() ? decideDesired(known, reported, this.sent, Date.now()) : null;
+    if (!reported || (decision?.t !== 'settled' && decision?.t !== 'wait')) return this.wake();
+    const settled = decision.t === 'settled' ? decision.generation : null;
+    this.pending.reported = false;
+    this.settling = this.deps.registry.devices.writeState(this.lease, { reported }, settled).then(
+      (written) => this.reportWritten(known!, settled, written),
+      (error: unknown) => {
+        this.settling = null;
+        this.pending.reported = true;
+        this.unsettled = true;
+        this.tellUnsettled(error);
+      },
+    );
+  }
+
+  private reportWritten(known: NonNullable<typeof this.known>, settled: bigint | null, written: { desiredGeneration: bigint } | null): void {
+    this.settling = null;
+    if (!written) return this.end(new ReplacedError(this.deviceId));
+    this.tellWritten(known, settled, written.desiredGeneration);
+    if (this.closed) return;
+    if (this.wanted || written.desiredGeneration !== known.generation || this.known !== known) this.wake();
+    else if (this.pending.reported) this.deps.reports.put(this);
+    else clearTimeout(this.resendTimer);
   }
 
   private observeAnswer({ generation, state }: Reported): void {
@@ -265,10 +304,13 @@ export class AgentSession implements DeviceSession {
         await this.settle();
       } catch (error) {
         this.unsettled = true;
-        if (!(error instanceof RegistryUnavailableError)) this.deps.log.error({ deviceId: this.deviceId, err: error }, 'device cannot be brought in line');
-        return;
+        return this.tellUnsettled(error);
       }
     }
+  }
+
+  private tellUnsettled(error: unknown): void {
+    if (!(error instanceof RegistryUnavailableError)) this.deps.log.error({ deviceId: this.deviceId, err: error }, 'device cannot be brought in line');
   }
 
   private async settle(): Promise<void> {
@@ -277,7 +319,7 @@ export class AgentSession implements DeviceSession {
     // A report changes what the device says, seldom what it shall run: then there is nothing to read.
     if (this.known && written.desiredGeneration === this.known.generation && !this.pending.align && await this.act(this.known)) return;
     let desired = await this.alignAndRead();
-    if (highestGeneration(this.reported) > generationOf(desired)) {
+    if (highestReported(this.reported) > generationOf(desired)) {
       this.pending.align = true;
       desired = await this.alignAndRead();
     }
@@ -308,10 +350,14 @@ export class AgentSession implements DeviceSession {
       this.end(new ReplacedError(this.deviceId));
       return null;
     }
-    const runs = known && settled === written.desiredGeneration ? { generation: settled, hash: known.hash } : null;
-    if (runs) this.settledGeneration = runs.generation;
-    this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId, ...(runs ? { runs } : {}) });
+    this.tellWritten(known, settled, written.desiredGeneration);
     return this.closed ? null : written;
+  }
+
+  private tellWritten(known: typeof this.known, settled: bigint | null, desiredGeneration: bigint): void {
+    const runs = known && settled === desiredGeneration ? { generation: settled, hash: known.hash } : undefined;
+    if (runs) this.settledGeneration = runs.generation;
+    this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId, runs });
   }
 
   /** false: something else has to be done first, or it may not be the newest. */
@@ -357,9 +403,4 @@ export class AgentSession implements DeviceSession {
     }
     return true;
   }
-}
-
-function highestGeneration(reported: Reported | undefined): bigint {
-  const { generation = 0n, appliedGeneration = 0n } = reported ?? {};
-  return generation > appliedGeneration ? generation : appliedGeneration;
 }

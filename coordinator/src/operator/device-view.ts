@@ -1,12 +1,12 @@
 /** How the registry's records are shown through the API. */
 import { type Device, DeviceSpec, type Rollout, type RolloutDevice, RolloutDevice_State as DeviceState, Rollout_State as State } from '@moefleet/proto';
-import { type DeviceRecord, generationOf, specHash } from '../registry/device-record';
+import { type DeviceRecord, generationOf, highestReported, specHash } from '../registry/device-record';
 import { viewIdentity } from './identity-view';
 import type { SharedPins } from '../registry/pin-store';
 import type { RolloutRecord, RolloutRow, RolloutState, RowState } from '../registry/rollout-record';
 import { specInputs } from '../rollout/desired-writer';
 import { effectiveSpec } from '../rollout/effective-spec';
-import { highestReported, isHeld } from '../rollout/held';
+import { isHeld } from '../rollout/held';
 
 const TRACE_ID = /^[0-9a-f]{32}$/;
 

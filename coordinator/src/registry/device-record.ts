@@ -60,6 +60,12 @@ export interface DeviceRecord {
 /** What a change of the fleet's settings asks of a device. */
 export type ChangeSubject = Pick<DeviceRecord, 'id' | 'model' | 'labels'>;
 
+/** What a change for all asks of a device. */
+export type FleetSubject = Pick<ChangeSubject, 'id' | 'model'> & {
+  /** what it shall run; null where it has settings of its own, or the registry is behind it, so that all of it has to be read */
+  plain: { generation: bigint; /** hex, '' for none */ hash: string; online: boolean } | null;
+};
+
 /** What its desired spec is made of, and what tells whether it runs that. */
 export type SpecSubject = ChangeSubject & Pick<DeviceRecord, 'reported' | 'desired' | 'settledGeneration' | 'pins' | 'marks' | 'learned' | 'damaged'>;
 
@@ -124,6 +130,16 @@ export function decodeSpecSubject(id: string, raw: RawSubject, nowMs: number): S
 /** As readSubject (scripts.ts) gives it. */
 export function decodeChangeSubject(id: string, info: Buffer | null, model: Buffer | null, labels: RawHash): ChangeSubject {
   return decodeSpecSubject(id, { state: { ...(info ? { info } : {}), ...(model ? { model } : {}) }, desired: {}, pins: {}, learned: {}, labels }, 0);
+}
+
+/** As readFleetSubject (scripts.ts) gives it; null where it names no model that can be read. */
+export function decodeFleetSubject(id: string, [model, reported, online, generation, hash]: readonly (Buffer | number | null)[]): FleetSubject | null {
+  const decoded = Buffer.isBuffer(model) ? decodeOrNothing(models, model) : undefined;
+  if (!decoded) return null;
+  const [highest, desired] = [decodeCount(reported as Buffer | undefined), generation ? decodeCount(generation as Buffer) : 0n];
+  const plain = highest === undefined || desired === undefined || highest > desired
+    ? null : { generation: desired, hash: hash ? (hash as Buffer).toString('latin1') : '', online: online === 1 };
+  return { id, model: decoded, plain };
 }
 
 function decodeSpecParts(raw: RawSubject, info: () => DeviceInfo | undefined, nowMs: number, damaged: string[]) {
@@ -223,10 +239,18 @@ function sha256Hex(bytes: Uint8Array): string {
 
 /** A count as decimal digits, below MAX_GENERATION; undefined for anything else. */
 export function decodeCount(bytes: Buffer | undefined): bigint | undefined {
-  const digits = bytes?.toString('latin1');
-  if (!digits || !/^\d{1,16}$/.test(digits)) return undefined;
-  const count = BigInt(digits);
-  return count <= MAX_GENERATION ? count : undefined;
+  if (!bytes || bytes.length === 0 || bytes.length > 16) return undefined;
+  let count = 0;
+  for (const digit of bytes) {
+    if (digit < 0x30 || digit > 0x39) return undefined;
+    count = 10 * count + digit - 0x30;
+  }
+  return count <= Number(MAX_GENERATION) ? BigInt(count) : undefined;
+}
+
+/** The highest generation that a device has told of; 0 for none. */
+export function highestReported({ generation, appliedGeneration }: Pick<Reported, 'generation' | 'appliedGeneration'> = { generation: 0n, appliedGeneration: 0n }): bigint {
+  return generation > appliedGeneration ? generation : appliedGeneration;
 }
 
 function decodeOrNothing<T>(type: { decode(bytes: Uint8Array): T }, bytes: Buffer): T | undefined {

@@ -9,8 +9,8 @@ import { ClonedDeviceError, DeviceRefusedError, RegistryDataError } from '../err
 import { isId } from '../names';
 import { inChunks } from './chunks';
 import {
-  type ChangeSubject, decodeChangeSubject, decodeCount, decodeDesired, decodeDevice, decodeProgress, decodeSpecSubject, type DesiredRecord, type DeviceProgress, type DeviceRecord,
-  type RawDevice, type RawHash, refusedField, specHash, type SpecSubject,
+  type ChangeSubject, decodeChangeSubject, decodeCount, decodeDesired, decodeDevice, decodeFleetSubject, decodeProgress, decodeSpecSubject, type DesiredRecord, type DeviceProgress, type DeviceRecord,
+  type FleetSubject, highestReported, type RawDevice, type RawHash, refusedField, specHash, type SpecSubject,
 } from './device-record';
 import type { Keys } from './keys';
 import type { RedisLink } from './redis-link';
@@ -41,7 +41,7 @@ export class DeviceStore {
   /** Throws DeviceRefusedError and ClonedDeviceError. */
   async acquireLease(deviceId: string, request: LeaseRequest): Promise<LeaseAnswer> {
     const answer = await this.link.script(LUA.acquireLease,
-      [this.keys.lease(deviceId), this.keys.fence(deviceId), this.keys.state(deviceId), this.keys.identity(deviceId), this.keys.boots(deviceId)],
+      this.keys.deviceHead(deviceId),
       [request.installId, request.bootId, request.coordinatorId, request.hostname, request.ttlMs, Date.now(), request.keyHash ?? '', request.peer ?? '', CLONE.windowMs, CLONE.returns]) as unknown[];
     refuse(deviceId, answer);
     if (Number(answer[0]) === 4) throw new ClonedDeviceError(deviceId, String(answer[1]), Number(answer[2]) === 1);
@@ -56,8 +56,9 @@ export class DeviceStore {
   /** The generation of desired, so that a lost wake-up is noticed; null where a newer stream has the device. Throws DeviceRefusedError. */
   async renewLease(lease: Lease): Promise<{ desiredGeneration: bigint } | null> {
     const { deviceId, fence, request } = lease;
-    const answer = await this.link.script(LUA.renewLease,
-      [this.keys.lease(deviceId), this.keys.fence(deviceId), this.keys.desired(deviceId), this.keys.state(deviceId), this.keys.identity(deviceId)],
+    const head = this.keys.deviceHead(deviceId);
+    const kept = await this.link.script(LUA.keepLease, head, [fence, request.ttlMs, Date.now(), request.keyHash ?? '']) as unknown[];
+    const answer = Number(kept[0]) !== 0 ? kept : await this.link.script(LUA.renewLease, head,
       [fence, request.installId, request.bootId, request.coordinatorId, request.hostname, request.ttlMs, Date.now(), request.keyHash ?? '']) as unknown[];
     refuse(deviceId, answer);
     return Number(answer[0]) === 1 ? { desiredGeneration: decodeCount(answer[1] as Buffer) ?? 0n } : null;
@@ -65,7 +66,7 @@ export class DeviceStore {
 
   /** `graceMs`: how long the device still counts as online; 0: no longer. */
   async releaseLease(lease: Lease, graceMs = 0): Promise<void> {
-    await this.link.script(LUA.releaseLease, [this.keys.lease(lease.deviceId), this.keys.state(lease.deviceId)], [lease.fence, Date.now(), graceMs]);
+    await this.link.script(LUA.releaseLease, this.keys.deviceHead(lease.deviceId), [lease.fence, Date.now(), graceMs]);
   }
 
   /** Puts the device on the list of all; done at every connect, so that it survives an emptied Redis. */
@@ -77,16 +78,17 @@ export class DeviceStore {
    * The generation of desired; null: a newer stream has the device, nothing was written. `settled` is kept only where
    * it is that generation.
    */
-  async writeState(lease: Lease, fields: StateFields, settled: bigint | null = null): Promise<{ desiredGeneration: bigint } | null> {
+  writeState(lease: Lease, fields: StateFields, settled: bigint | null = null): Promise<{ desiredGeneration: bigint } | null> {
     const pairs: (string | Buffer)[] = ['lastSeenMs', String(Date.now())];
     if (fields.info) pairs.push('info', bytes(DeviceInfo.encode(fields.info)));
     if (fields.info?.model?.hash) pairs.push('model', bytes(ModelState.encode(fields.info.model)));
-    if (fields.reported) pairs.push('reported', bytes(Reported.encode(fields.reported)));
+    if (fields.reported) pairs.push('reported', bytes(Reported.encode(fields.reported)), 'reportedGeneration', String(highestReported(fields.reported)));
     if (fields.settledGeneration !== undefined) pairs.push('settledGeneration', String(fields.settledGeneration));
     const { deviceId, fence } = lease;
-    const answer = await this.link.script(LUA.writeState, [this.keys.state(deviceId), this.keys.fence(deviceId), this.keys.desired(deviceId)],
-      [fence, settled ?? '', ...pairs]) as unknown[];
-    return Number(answer[0]) === 1 ? { desiredGeneration: decodeCount(answer[1] as Buffer) ?? 0n } : null;
+    return this.link.script(LUA.writeState, this.keys.deviceHead(deviceId), [fence, settled ?? '', ...pairs]).then((answer) => {
+      const [code, generation] = answer as unknown[];
+      return Number(code) === 1 ? { desiredGeneration: decodeCount(generation as Buffer) ?? 0n } : null;
+    });
   }
 
   /** Whether it has been seen, and not been removed since. */
@@ -132,7 +134,7 @@ export class DeviceStore {
 
   /** How far it has come with a spec; null for a device nobody has seen. */
   async readProgress(deviceId: string): Promise<DeviceProgress | null> {
-    const found = await this.link.script(LUA.readProgress, [this.keys.state(deviceId), this.keys.desired(deviceId), this.keys.lease(deviceId)], []) as (Buffer | null)[];
+    const found = await this.link.script(LUA.readProgress, this.keys.deviceHead(deviceId), []) as (Buffer | null)[];
     return found.length === 0 ? null : decodeProgress(found);
   }
 
@@ -146,9 +148,21 @@ export class DeviceStore {
 
   /** All devices, as little of each as a change of settings asks for. */
   async changeSubjects(): Promise<ChangeSubject[]> {
+    return this.readOrSkip(await this.ids(), (id) => this.changeSubject(id));
+  }
+
+  private async changeSubject(id: string): Promise<ChangeSubject | null> {
+    const answer = await this.link.script(LUA.readChangeSubject, this.keys.deviceHead(id), []) as [Buffer | null, Buffer | null, unknown] | [];
+    return answer.length === 0 ? null : decodeChangeSubject(id, answer[0], answer[1], hashOf(this.keys.labels(id), answer[2]));
+  }
+
+  /** All devices, as little of each as a change for all asks for: a fifth of the cost. */
+  async fleetSubjects(): Promise<FleetSubject[]> {
     return this.readOrSkip(await this.ids(), async (id) => {
-      const answer = await this.link.script(LUA.readChangeSubject, [this.keys.state(id), this.keys.labels(id)], []) as [Buffer | null, Buffer | null, unknown] | [];
-      return answer.length === 0 ? null : decodeChangeSubject(id, answer[0], answer[1], hashOf(this.keys.labels(id), answer[2]));
+      const found = decodeFleetSubject(id, await this.link.script(LUA.readFleetSubject, this.keys.deviceHead(id), []) as Buffer[]);
+      if (found) return found;
+      const subject = await this.changeSubject(id);
+      return subject && { id, model: subject.model, plain: null };
     });
   }
 
@@ -169,10 +183,11 @@ export class DeviceStore {
 
   /**
    * Writes the next generation; `floor` is the highest the device itself has reported. `stale`: someone else has
-   * written since; read again and decide anew.
+   * written since; read again and decide anew. `plain`: also where
+   * it has settings of its own by now.
    */
-  async writeDesired(deviceId: string, expected: bigint, floor: bigint, spec: Buffer, origin: string): Promise<{ t: 'written'; generation: bigint } | { t: 'stale' }> {
-    const answer = await this.link.script(LUA.writeDesired, [this.keys.desired(deviceId)], [expected, floor, spec, specHash(spec), origin]) as unknown[];
+  async writeDesired(deviceId: string, expected: bigint, floor: bigint, spec: Buffer, origin: string, plain = false): Promise<{ t: 'written'; generation: bigint } | { t: 'stale' }> {
+    const answer = await this.link.script(LUA.writeDesired, this.keys.deviceHead(deviceId), [expected, floor, spec, specHash(spec), origin, plain ? '1' : '']) as unknown[];
     return Number(answer[0]) === 1 ? { t: 'written', generation: BigInt(String(answer[1])) } : { t: 'stale' };
   }
 

@@ -50,7 +50,7 @@ export class Keys {
   turn(name: string): string { return `${this.prefix}:{turn:${name}}`; }
   /** string: bytes of a QualitySurface */
   surface(modelHash: string, textHash: string): string { return `${this.prefix}:{surface:${modelHash}}:${textHash}`; }
-  /** hash: info, model, reported, telemetry (bytes), installId, bootId, lastSeenMs, settledGeneration */
+  /** hash: info, model, reported, telemetry (bytes), installId, bootId, lastSeenMs, settledGeneration, reportedGeneration (highest that it has told of) */
   state(id: string): string { return this.device(id, 'state'); }
   /** hash: generation, spec (bytes), hash (hex), origin */
   desired(id: string): string { return this.device(id, 'desired'); }
@@ -113,7 +113,10 @@ export class Keys {
     return [this.state(id), this.desired(id), this.lease(id), this.devicePins(id), this.labels(id), this.learned(id), this.knowledge(id), this.windows(id), this.windowBytes(id), this.measure(id), this.use(id), this.boots(id)];
   }
 
-  private device(id: string, what: string): string { return `${this.prefix}:{dev:${id}}:${what}`; }
+  /** What all keys of a device begin with that lie in its slot. */
+  deviceHead(id: string): string { return `${this.prefix}:{dev:${id}}:`; }
+
+  private device(id: string, what: string): string { return this.deviceHead(id) + what; }
 }
 
 /** 32-bit FNV-1a. */

@@ -8,7 +8,7 @@ import type { Logger, Service } from '@moefleet/runtime';
 import { reasonOf, RegistryDataError, RegistryUnavailableError } from '../errors';
 import { keepNodesCurrent, onNewMaster } from './cluster-nodes';
 import { createRedisClient, type RedisAddress, type RedisClient, shownUrl } from '@moefleet/runtime/redis';
-import { type ScriptArgument, ScriptBatch } from './script-batch';
+import { keysOf, type ScriptArgument, ScriptBatch } from './script-batch';
 import { type Script, SCRIPTS } from './scripts';
 
 type LinkState =
@@ -110,10 +110,11 @@ export class RedisLink implements Service {
     }
   }
 
-  /** The script's answer, bytes as Buffer. */
-  script(script: Script, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
+  /** The script's answer, bytes as Buffer. `of`: the keys, or what those of the device begin with, where the script is of one device. */
+  script(script: Script, of: readonly string[] | string, args: readonly ScriptArgument[]): Promise<unknown> {
     const batch = this.batches.get(script);
-    if (batch) return this.state.t === 'up' ? batch.call(keys, args) : Promise.reject(new RegistryUnavailableError(this.url, this.lastError));
+    if (batch) return this.state.t === 'up' ? batch.call(of, args) : Promise.reject(new RegistryUnavailableError(this.url, this.lastError));
+    const keys = keysOf(script, of);
     return this.run(keys[0]!, (client) => {
       const call = (client as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[`${script.name}Buffer`]!;
       return call.apply(client, [...(script.keys === 'any' ? [keys.length] : []), ...keys, ...args.map((arg) => (typeof arg === 'bigint' ? String(arg) : arg))]);

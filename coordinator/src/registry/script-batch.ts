@@ -9,24 +9,36 @@ import type { Script } from './scripts';
 
 export type ScriptArgument = string | number | bigint | Buffer;
 
-interface Call { keys: readonly string[]; args: readonly ScriptArgument[]; resolve(answer: unknown): void; reject(error: unknown): void }
+/** `of`: the keys, or for a script of one device what its keys begin with. */
+interface Call { of: readonly string[] | string; args: readonly ScriptArgument[]; resolve(answer: unknown): void; reject(error: unknown): void }
 
 /** Redis serves nobody else meanwhile; each takes some 10 µs. */
 const MOST_TOGETHER = 128;
 
 /**
  * Runs a script on many sets of keys and arguments. They come packed into one argument, as a command of thousands costs both
- * sides more than what it does; that keys are not named as such matters to a Redis Cluster alone.
- * in:  ARGV MessagePack of {keys, arguments} per call
+ * sides more than what it does; that keys are not named as such matters to a Redis Cluster alone. Of a device what
+ * they begin with is enough. An argument that is \`false\` is that of the call before.
+ * in:  ARGV MessagePack of {keys or their beginning, arguments} per call
  * out: the answer per call, in place of which an error may stand. A Redis that has become a replica fails them all.
  */
 function manyTimes(script: Script): string {
   return `
     local function once(KEYS, ARGV)${script.lua}
     end
-    local answers = {}
+    local NAMES = {${(script.device ?? []).map((name) => `'${name}'`).join(', ')}}
+    local function keysOf(of)
+      if type(of) == 'table' then return of end
+      local keys = {}
+      for at, name in ipairs(NAMES) do keys[at] = of .. name end
+      return keys
+    end
+    local answers, before = {}, {}
     for at, call in ipairs(cmsgpack.unpack(ARGV[1])) do
-      local fine, answer = pcall(once, call[1], call[2])
+      local args = call[2]
+      for i = 1, #args do if args[i] == false then args[i] = before[i] end end
+      before = args
+      local fine, answer = pcall(once, keysOf(call[1]), args)
       if not fine then
         answer = type(answer) == 'table' and answer or redis.error_reply(tostring(answer))
         if string.find(answer.err or '', '^READONLY') then return answer end
@@ -56,17 +68,23 @@ class SentScript {
 }
 
 /** As Redis' Lua reads it. Numbers go as their digits, which is how arguments of a script come. */
-function pack(calls: readonly Pick<Call, 'keys' | 'args'>[]): Buffer {
+function pack(calls: readonly Pick<Call, 'of' | 'args'>[]): Buffer {
   // One string of a character per byte, made into bytes at once: a write per argument would cost several times as much.
   let packed = arrayHead(calls.length);
-  for (const { keys, args } of calls) {
-    packed += '\x92' + arrayHead(keys.length);
-    for (const key of keys) packed += packedBytes(key);
+  let before: readonly ScriptArgument[] = [];
+  for (const { of, args } of calls) {
+    packed += '\x92';
+    if (typeof of === 'string') packed += packedBytes(of);
+    else packed += arrayHead(of.length) + of.map(packedBytes).join('');
     packed += arrayHead(args.length);
-    for (const arg of args) packed += packedBytes(arg);
+    for (let at = 0; at < args.length; at += 1) packed += args[at] === before[at] ? SAME : packedBytes(args[at]!);
+    before = args;
   }
   return Buffer.from(packed, 'latin1');
 }
+
+/** MessagePack's `false`: no argument is one. */
+const SAME = '\xc2';
 
 function arrayHead(length: number): string {
   return length < 16 ? String.fromCharCode(0x90 | length) : String.fromCharCode(0xdc, length >> 8, length & 0xff);
@@ -86,20 +104,26 @@ function bytesOf(value: ScriptArgument): Buffer {
   return Buffer.isBuffer(value) ? value : Buffer.from(String(value));
 }
 
+/** As named in full. */
+export function keysOf(script: Script, of: readonly string[] | string): readonly string[] {
+  return typeof of === 'string' ? script.device!.map((what) => of + what) : of;
+}
+
 export class ScriptBatch {
   private waiting: Call[] = [];
   private readonly once: SentScript;
   private readonly many: SentScript;
 
   /** `onAnswer` is told how long each command took; `failure` makes of what a call failed with what its caller is told. */
-  constructor(script: Script, private readonly client: Redis, private readonly onAnswer: (ms: number) => void, private readonly failure: (key: string, error: unknown) => Error) {
+  constructor(private readonly script: Script, private readonly client: Redis, private readonly onAnswer: (ms: number) => void, private readonly failure: (key: string, error: unknown) => Error) {
     this.once = new SentScript(script.lua);
     this.many = new SentScript(manyTimes(script));
   }
 
-  call(keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
+  /** `of`: the keys, or what those of the device begin with. */
+  call(of: readonly string[] | string, args: readonly ScriptArgument[]): Promise<unknown> {
     return new Promise((resolve, reject) => {
-      if (this.waiting.push({ keys, args, resolve, reject }) === 1) setImmediate(() => this.flush());
+      if (this.waiting.push({ of, args, resolve, reject }) === 1) setImmediate(() => this.flush());
     });
   }
 
@@ -111,8 +135,8 @@ export class ScriptBatch {
 
   private sendTogether(calls: readonly Call[]): void {
     if (calls.length === 1) {
-      const { keys, args, resolve } = calls[0]!;
-      this.timed(this.once.run(this.client, keys, args)).then(resolve, (error: unknown) => this.fail(calls[0]!, error));
+      const { of, args, resolve } = calls[0]!;
+      this.timed(this.once.run(this.client, keysOf(this.script, of), args)).then(resolve, (error: unknown) => this.fail(calls[0]!, error));
       return;
     }
     this.timed(this.many.run(this.client, [], [pack(calls)])).then(
@@ -135,7 +159,7 @@ export class ScriptBatch {
     else call.resolve(answer);
   }
 
-  private fail({ keys, reject }: Call, error: unknown): void {
-    reject(this.failure(keys[0]!, error));
+  private fail({ of, reject }: Call, error: unknown): void {
+    reject(this.failure(keysOf(this.script, of)[0]!, error));
   }
 }

@@ -11,6 +11,8 @@ export interface Script {
   readonly name: string;
   /** any: as many as the call gives */
   readonly keys: number | 'any';
+  /** what of a device its keys are, in order (keys.ts): then a call names what they begin with */
+  readonly device?: readonly string[];
   /** calls of one turn of the event loop travel as one (script-batch.ts) */
   readonly batched?: true;
   readonly lua: string;
@@ -31,6 +33,7 @@ export interface Script {
 const acquireLease: Script = {
   name: 'moefleetAcquireLease',
   keys: 5,
+  device: ['lease', 'fence', 'state', 'identity', 'boots'],
   batched: true,
   lua: `
     local who = redis.call('HMGET', KEYS[4], 'revokedMs', 'revokedWhy', 'keyHash', 'installId', 'releasedMs', 'clonedMs')
@@ -81,6 +84,26 @@ const acquireLease: Script = {
 };
 
 /**
+ * Prolongs a lease that is there, which is what every device does every few seconds.
+ * in:  KEYS lease, desired, state, identity; ARGV fence, ttlMs, nowMs, keyHash or ''
+ * out: {1, generation of desired or '0'}: kept; {0}: there is none of this stream; {2, why}, {3}: as of renewLease
+ */
+const keepLease: Script = {
+  name: 'moefleetKeepLease',
+  keys: 4,
+  device: ['lease', 'desired', 'state', 'identity'],
+  batched: true,
+  lua: `
+    local who = redis.call('HMGET', KEYS[4], 'revokedMs', 'revokedWhy', 'keyHash', 'releasedMs')
+    if who[1] then return {2, who[2] or ''} end
+    if ARGV[4] ~= '' and (who[4] or (who[3] and who[3] ~= ARGV[4])) then return {3} end
+    if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return {0} end
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    redis.call('HSET', KEYS[3], 'lastSeenMs', ARGV[3])
+    return {1, redis.call('HGET', KEYS[2], 'generation') or '0'}`,
+};
+
+/**
  * Prolongs a lease; makes it anew where it ran out during an outage and nobody took it meanwhile.
  * in:  KEYS lease, fence, desired, state, identity; ARGV fence, installId, bootId, coordinatorId, hostname, ttlMs, nowMs,
  *      keyHash or ''
@@ -90,6 +113,7 @@ const acquireLease: Script = {
 const renewLease: Script = {
   name: 'moefleetRenewLease',
   keys: 5,
+  device: ['lease', 'fence', 'desired', 'state', 'identity'],
   batched: true,
   lua: `
     local who = redis.call('HMGET', KEYS[5], 'revokedMs', 'revokedWhy', 'keyHash', 'releasedMs')
@@ -113,6 +137,7 @@ const renewLease: Script = {
 const releaseLease: Script = {
   name: 'moefleetReleaseLease',
   keys: 2,
+  device: ['lease', 'state'],
   batched: true,
   lua: `
     if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return 0 end
@@ -130,6 +155,7 @@ const releaseLease: Script = {
 const writeState: Script = {
   name: 'moefleetWriteState',
   keys: 3,
+  device: ['state', 'fence', 'desired'],
   batched: true,
   lua: `
     local highest = tonumber(redis.call('GET', KEYS[2]) or '0') or 0
@@ -179,11 +205,31 @@ const readHashes: Script = {
 const readChangeSubject: Script = {
   name: 'moefleetReadChangeSubject',
   keys: 2,
+  device: ['state', 'labels'],
   batched: true,
   lua: `
     if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
     local said = redis.call('HMGET', KEYS[1], 'info', 'model')
     return {said[1], said[2], redis.call('HGETALL', KEYS[2])}`,
+};
+
+/**
+ * As little of a device as a change for all asks for, who are many.
+ * in:  KEYS state, desired, pins, learned, lease
+ * out: {} without a model; {model} where it has pins or learner's values of its own, or has not told what it runs;
+ *      else {model, highest generation it has reported, 1 if it is online, generation and hash of desired}, false for what is missing
+ */
+const readFleetSubject: Script = {
+  name: 'moefleetReadFleetSubject',
+  keys: 5,
+  device: ['state', 'desired', 'pins', 'learned', 'lease'],
+  batched: true,
+  lua: `
+    local said = redis.call('HMGET', KEYS[1], 'model', 'reportedGeneration')
+    if not said[1] then return {} end
+    if not said[2] or redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return {said[1]} end
+    local desired = redis.call('HMGET', KEYS[2], 'generation', 'hash')
+    return {said[1], said[2], redis.call('EXISTS', KEYS[5]), desired[1], desired[2]}`,
 };
 
 /**
@@ -195,6 +241,7 @@ const readChangeSubject: Script = {
 const readProgress: Script = {
   name: 'moefleetReadProgress',
   keys: 3,
+  device: ['state', 'desired', 'lease'],
   batched: true,
   lua: `
     if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
@@ -207,19 +254,21 @@ const readProgress: Script = {
  * Compare-and-set of desired: the new generation is one above the one that was read, or one above \`floor\` where the
  * device itself has reported a higher one. A generation that is no count, as decodeCount understands it, counts as 0:
  * Lua would read "nan", "1e3" and "0x10" as numbers, which no caller could then expect.
- * in:  KEYS desired; ARGV expected generation, floor, spec bytes, hash (hex), origin
- * out: {1, generation written} or {0, generation found}
+ * in:  KEYS desired, pins, learned; ARGV expected generation, floor, spec bytes, hash (hex), origin, 1: only where it has neither
+ *      pins nor learner's values of its own
+ * out: {1, generation written} or {0}
  */
 const writeDesired: Script = {
   name: 'moefleetWriteDesired',
-  keys: 1,
+  keys: 3,
+  device: ['desired', 'pins', 'learned'],
   batched: true,
   lua: `
     local digits = redis.call('HGET', KEYS[1], 'generation') or '0'
     local found = 0
     if #digits <= 16 and string.match(digits, '^%d+$') then found = tonumber(digits) end
     if found > 2^52 then found = 0 end
-    if found ~= tonumber(ARGV[1]) then return {0, string.format('%.0f', found)} end
+    if found ~= tonumber(ARGV[1]) or (ARGV[6] == '1' and redis.call('EXISTS', KEYS[2], KEYS[3]) > 0) then return {0} end
     local generation = string.format('%.0f', math.max(found, tonumber(ARGV[2])) + 1)
     redis.call('DEL', KEYS[1])
     redis.call('HSET', KEYS[1], 'generation', generation, 'spec', ARGV[3], 'hash', ARGV[4], 'origin', ARGV[5])
@@ -401,5 +450,5 @@ const putOperator: Script = {
     return 1`,
 };
 
-export const LUA = { ...IDENTITY_LUA, ...PEER_LUA, ...WARM_LUA, putOperator, acquireLease, renewLease, releaseLease, writeState, removeDevice, readHashes, readChangeSubject, readProgress, writeDesired, pushWindow, deleteWindows, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
+export const LUA = { ...IDENTITY_LUA, ...PEER_LUA, ...WARM_LUA, putOperator, acquireLease, keepLease, renewLease, releaseLease, writeState, removeDevice, readHashes, readChangeSubject, readFleetSubject, readProgress, writeDesired, pushWindow, deleteWindows, putRollout, promotePin, restoreLearned, removePin, forgetExpiry, takeTurn, writeStagedRollout, countFrames } as const;
 export const SCRIPTS: readonly Script[] = Object.values(LUA);

@@ -5,11 +5,11 @@
 import { DeviceSpec } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { RegistryDataError } from '../errors';
-import { generationOf, specHash, type SpecSubject } from '../registry/device-record';
+import { type DesiredRecord, type FleetSubject, generationOf, highestReported, specHash, type SpecSubject } from '../registry/device-record';
 import type { SharedPins } from '../registry/pin-store';
 import type { Registry } from '../registry/registry';
-import { effectiveSpec, type EffectiveSpecResult } from './effective-spec';
-import { highestReported, isHeld } from './held';
+import { effectiveSpec, type EffectiveSpecResult, type SpecInputs } from './effective-spec';
+import { isHeld } from './held';
 
 export interface DesiredOutcome {
   device: SpecSubject;
@@ -47,6 +47,21 @@ export class DesiredWriter {
     throw new RegistryDataError(`desired of ${deviceId}`, `it was changed by others ${MOST_TRIES} times in a row`);
   }
 
+  /**
+   * The same for a device as a change for all has read it, in one step less: the generation and the hash written; null
+   * where it has to be read for that, because it has settings of its own, runs this already, or has changed since.
+   */
+  async alignPlain({ id, model, plain }: FleetSubject, origin: string): Promise<{ generation: bigint; hash: string } | null> {
+    const shared = await this.registry.pins.shared();
+    if (!plain || shared.groups.length > 0) return null;
+    const { spec, hash, effective } = this.specByModel(model, shared);
+    if (plain.hash === hash || (plain.hash === '' && spec.length === 0)) return null;
+    const answer = await this.registry.devices.writeDesired(id, plain.generation, 0n, spec, origin, true);
+    if (answer.t === 'stale') return null;
+    this.noteWritten(id, { generation: answer.generation, spec, decoded: effective.spec, hash, origin });
+    return { generation: answer.generation, hash };
+  }
+
   /** null where someone else has written since `device` was read. */
   private async alignOnce(device: SpecSubject, shared: SharedPins, origin: string, accept: boolean): Promise<DesiredOutcome | null> {
     const { effective, spec, hash } = this.specOf(device, shared);
@@ -69,19 +84,27 @@ export class DesiredWriter {
     const told = behind ? `${origin}; the registry was behind the device's generation ${reportedGeneration}` : origin;
     const answer = await this.registry.devices.writeDesired(device.id, generationOf(desired), reportedGeneration, spec, told);
     if (answer.t === 'stale') return null;
-    this.log.info({ deviceId: device.id, generation: answer.generation, hash, origin: told }, 'desired written');
-    this.registry.events.emit({ kind: 'desired', deviceId: device.id, written: { t: 'set', generation: answer.generation, spec, decoded: effective.spec, hash, origin: told } });
+    this.noteWritten(device.id, { generation: answer.generation, spec, decoded: effective.spec, hash, origin: told });
     return { device, effective, written: true, held: false, generation: answer.generation, hash };
   }
 
-  /** Devices with nothing of their own share the spec of their model, as long as `shared` holds. */
+  private noteWritten(deviceId: string, written: Omit<Extract<DesiredRecord, { t: 'set' }>, 't'>): void {
+    const { generation, hash, origin } = written;
+    this.log.info({ deviceId, generation, hash, origin }, 'desired written');
+    this.registry.events.emit({ kind: 'desired', deviceId, written: { t: 'set', ...written } });
+  }
+
   private specOf(device: SpecSubject, shared: SharedPins): MadeSpec {
     const alike = shared.groups.length === 0 && device.marks.size === 0 && !device.learned && Object.keys(device.pins).length === 0;
-    if (!alike) return makeSpec(device, shared);
+    return alike ? this.specByModel(device.model, shared) : makeSpec(specInputs(device, shared));
+  }
+
+  /** Devices with nothing of their own share the spec of their model, as long as `shared`, without groups, holds. */
+  private specByModel(model: SpecSubject['model'], shared: SharedPins): MadeSpec {
     let byModel = this.made.get(shared);
     if (!byModel) this.made.set(shared, byModel = new Map());
-    let made = byModel.get(device.model);
-    if (!made) byModel.set(device.model, made = makeSpec(device, shared));
+    let made = byModel.get(model);
+    if (!made) byModel.set(model, made = makeSpec({ labels: {}, model, devicePins: {}, shared, learned: undefined }));
     return made;
   }
 
@@ -93,12 +116,12 @@ export class DesiredWriter {
   }
 }
 
-function makeSpec(device: SpecSubject, shared: SharedPins): MadeSpec {
-  const effective = effectiveSpec(specInputs(device, shared));
+function makeSpec(inputs: SpecInputs): MadeSpec {
+  const effective = effectiveSpec(inputs);
   const spec = Buffer.from(DeviceSpec.encode(effective.spec).finish());
   return { effective, spec, hash: specHash(spec) };
 }
 
-export function specInputs(device: Omit<SpecSubject, 'desired' | 'reported'>, shared: SharedPins): Parameters<typeof effectiveSpec>[0] {
+export function specInputs(device: Omit<SpecSubject, 'desired' | 'reported'>, shared: SharedPins): SpecInputs {
   return { labels: device.labels, model: device.model, devicePins: device.pins, marks: device.marks, shared, learned: device.learned };
 }

@@ -5,7 +5,7 @@
  * that. A pure function of what both sides say, so that it needs nothing kept in the Redis that lost data.
  */
 import type { Reported } from '@moefleet/proto';
-import { type DesiredRecord, generationOf } from '../registry/device-record';
+import { type DesiredRecord, generationOf, highestReported } from '../registry/device-record';
 
 export interface HeldInputs {
   readonly desired: DesiredRecord;
@@ -16,10 +16,6 @@ export interface HeldInputs {
 export function isHeld({ desired, reported }: HeldInputs, hash: string, killed: boolean): boolean {
   if (killed || !reported || reported.appliedHash.length === 0) return false;
   return highestReported(reported) > generationOf(desired) && reported.appliedHash.toString('hex') !== hash;
-}
-
-export function highestReported({ generation, appliedGeneration }: Pick<Reported, 'generation' | 'appliedGeneration'> = { generation: 0n, appliedGeneration: 0n }): bigint {
-  return generation > appliedGeneration ? generation : appliedGeneration;
 }
 
 export const HELD_TEXT = 'the registry has lost what this device runs (Redis was emptied or restored); it keeps its spec until: moefleet fleet accept-restore';

@@ -8,7 +8,7 @@ import { SpecState } from '@moefleet/proto';
 import { type Logger, selectorMatches, type Service } from '@moefleet/runtime';
 import { InvalidRequestError, NotFoundError, RegistryDataError, StoppingError } from '../errors';
 import { inChunks } from '../registry/chunks';
-import { type ChangeSubject, type DeviceRecord, speaksOf } from '../registry/device-record';
+import { type ChangeSubject, type DeviceRecord, type FleetSubject, speaksOf } from '../registry/device-record';
 import type { Registry } from '../registry/registry';
 import type { RolloutRecord, RolloutRow, RolloutState } from '../registry/rollout-record';
 import { type Change, describeChange, pinField, pinPlace, specFields, type Target } from './change';
@@ -16,13 +16,16 @@ import { type DesiredOutcome, DesiredWriter } from './desired-writer';
 import { layerText } from './effective-spec';
 import { HELD_TEXT } from './held';
 import { pinValue } from './pin-value';
-import { RolloutFollower } from './rollout-follower';
-import { judgeRollout, judgeRow, runs } from './rollout-progress';
+import { type Heard, RolloutFollower } from './rollout-follower';
+import { judgeRollout, judgeRow, OFFLINE, runs } from './rollout-progress';
 
 export interface RolloutObserver {
   rolloutStarted(): void;
   rolloutEnded(state: RolloutState | 'abandoned'): void;
 }
+
+/** `fresh`: it tells of the device what is so now. */
+interface AlignedRow { row: RolloutRow; fresh: boolean }
 
 export class RolloutEngine implements Service {
   readonly name = 'rollout engine';
@@ -40,17 +43,18 @@ export class RolloutEngine implements Service {
   }
 
   /** Sets or clears the pin, writes what follows from it, and returns the rollout that is now under way. `known`: the targets, read a moment ago. */
-  async change(target: Target, change: Change, why: string, timeoutMs: number, known?: readonly ChangeSubject[]): Promise<RolloutFollower> {
+  async change(target: Target, change: Change, why: string, timeoutMs: number, known?: readonly FleetSubject[]): Promise<RolloutFollower> {
     known ??= await this.subjects(target);
     checkFits(change, known);
     const cleared = await this.applyPin(target, change, why, known);
     // Looked up again: a device that joined meanwhile has been brought in line with the pins as they were before.
     const ids = target.t === 'all' ? await this.registry.devices.ids() : (await this.subjects(target)).map(({ id }) => id);
+    const plain = new Map(known.flatMap((device) => (device.plain ? [[device.id, device]] : [])));
     const what = describeChange(change, target);
     const origin = `operator: ${what}${why ? ` (${why})` : ''}`;
     const place = pinPlace(target);
-    const rows = await inChunks(ids, (id) => this.alignRow(id, origin, (outcome) => whyUnchanged(outcome, change, place.t, cleared)));
-    return this.follow(what, why ? `operator: ${why}` : 'operator', rows, timeoutMs);
+    return this.follow(what, why ? `operator: ${why}` : 'operator', timeoutMs, ids,
+      (id) => this.alignRow(id, plain.get(id), origin, (outcome) => whyUnchanged(outcome, change, place.t, cleared)));
   }
 
   /** Every device to its model's own routing, past all stages, until `release`. */
@@ -71,8 +75,7 @@ export class RolloutEngine implements Service {
   private async alignAll(what: string, why: string, timeoutMs: number): Promise<RolloutFollower> {
     const ids = await this.registry.devices.ids();
     const origin = `kill switch: ${what}${why ? ` (${why})` : ''}`;
-    const rows = await inChunks(ids, (id) => this.alignRow(id, origin, () => 'it runs this already'));
-    return this.follow(what, why ? `kill switch: ${why}` : 'kill switch', rows, timeoutMs);
+    return this.follow(what, why ? `kill switch: ${why}` : 'kill switch', timeoutMs, ids, (id) => this.alignRow(id, undefined, origin, () => 'it runs this already'));
   }
 
   /** Brings a device that has joined, or whose model or labels have changed, in line with the layers that stand. */
@@ -102,12 +105,17 @@ export class RolloutEngine implements Service {
   }
 
   /** A device whose values in Redis are damaged fails alone. */
-  private async alignRow(deviceId: string, origin: string, whyUnchanged: (outcome: DesiredOutcome) => string): Promise<RolloutRow> {
+  private async alignRow(deviceId: string, plain: FleetSubject | undefined, origin: string, whyUnchanged: (outcome: DesiredOutcome) => string): Promise<AlignedRow> {
     try {
+      const written = plain && await this.writer.alignPlain(plain, origin);
+      if (written) {
+        const row = rowOf(deviceId, written.generation, written.hash);
+        return { row: plain.plain?.online ? row : { ...row, ...OFFLINE }, fresh: true };
+      }
       const outcome = await this.writer.align(deviceId, origin);
-      return outcome ? startRow(deviceId, outcome, whyUnchanged(outcome)) : failedRow(deviceId, 'the registry no longer knows the device');
+      return { row: outcome ? startRow(deviceId, outcome, whyUnchanged(outcome)) : failedRow(deviceId, 'the registry no longer knows the device'), fresh: false };
     } catch (error) {
-      if (error instanceof RegistryDataError) return failedRow(deviceId, error.message);
+      if (error instanceof RegistryDataError) return { row: failedRow(deviceId, error.message), fresh: false };
       throw error;
     }
   }
@@ -117,9 +125,11 @@ export class RolloutEngine implements Service {
     return target.t === 'device' ? [await this.target(target.deviceId)] : among(target, await this.registry.devices.readAllWithoutTelemetry());
   }
 
-  /** The same, no more of each than a change that takes effect at once asks for: a third of the cost. */
-  async subjects(target: Target): Promise<ChangeSubject[]> {
-    return target.t === 'device' ? [await this.target(target.deviceId)] : among(target, await this.registry.devices.changeSubjects());
+  /** The same, no more of each than a change that takes effect at once asks for: a third of the cost, and less where it is for all. */
+  async subjects(target: Target): Promise<FleetSubject[]> {
+    if (target.t === 'all') return this.registry.devices.fleetSubjects();
+    const devices = target.t === 'device' ? [await this.target(target.deviceId)] : among(target, await this.registry.devices.changeSubjects());
+    return devices.map(({ id, model }) => ({ id, model, plain: null }));
   }
 
   private async target(deviceId: string): Promise<DeviceRecord> {
@@ -129,7 +139,7 @@ export class RolloutEngine implements Service {
   }
 
   /** For a clearing change: whether there was a pin; true for a setting one. */
-  private async applyPin(target: Target, change: Change, why: string, devices: readonly ChangeSubject[]): Promise<boolean> {
+  private async applyPin(target: Target, change: Change, why: string, devices: readonly FleetSubject[]): Promise<boolean> {
     const place = pinPlace(target);
     const pin = pinValue(change, why, devices);
     if (!pin) return this.registry.pins.clear(place, pinField(change));
@@ -137,7 +147,20 @@ export class RolloutEngine implements Service {
     return true;
   }
 
-  private async follow(what: string, origin: string, rows: RolloutRow[], timeoutMs: number): Promise<RolloutFollower> {
+  /** Brings each device in line, and from the first on hears what becomes of them. */
+  private async follow(what: string, origin: string, timeoutMs: number, ids: readonly string[], align: (id: string) => Promise<AlignedRow>): Promise<RolloutFollower> {
+    const heard: Heard = new Map();
+    const stopHearing = this.registry.events.on((event) => { if (event.kind === 'device') heard.set(event.deviceId, event.runs); });
+    try {
+      const aligned = await inChunks(ids, align);
+      for (const { row, fresh } of aligned) if (!fresh && !heard.has(row.deviceId)) heard.set(row.deviceId, undefined);
+      return await this.followRows(what, origin, aligned.map(({ row }) => row), timeoutMs, heard);
+    } finally {
+      stopHearing();
+    }
+  }
+
+  private async followRows(what: string, origin: string, rows: RolloutRow[], timeoutMs: number, heard: Heard): Promise<RolloutFollower> {
     const nowMs = Date.now();
     const rollout: RolloutRecord = {
       id: `ro-${nowMs.toString(36)}-${randomBytes(4).toString('hex')}`, what, origin, createdMs: nowMs, deadlineMs: nowMs + timeoutMs, state: 'running', rows,
@@ -145,7 +168,7 @@ export class RolloutEngine implements Service {
     await this.registry.rollouts.put(rollout);
     this.log.info({ rolloutId: rollout.id, what, origin, devices: rows.length }, 'rollout started');
     this.observer.rolloutStarted();
-    const follower = new RolloutFollower(rollout, this.registry, this.log);
+    const follower = new RolloutFollower(rollout, heard, this.registry, this.log);
     this.followers.add(follower);
     follower.finished.then((finished) => finished.state, () => 'abandoned' as const).then((state) => {
       this.followers.delete(follower);
@@ -165,11 +188,15 @@ function failedRow(deviceId: string, reason: string): RolloutRow {
   return { deviceId, state: 'failed', generation: 0, hash: '', reason };
 }
 
+function rowOf(deviceId: string, generation: bigint, hash: string): RolloutRow {
+  return { deviceId, state: 'pending', generation: Number(generation), hash, reason: '' };
+}
+
 function startRow(deviceId: string, outcome: DesiredOutcome, unchanged: string): RolloutRow {
   const { device, written, hash } = outcome;
   const generation = Number(outcome.generation);
   if (outcome.held) return failedRow(deviceId, HELD_TEXT);
-  const row: RolloutRow = { deviceId, state: 'pending', generation, hash, reason: '' };
+  const row = rowOf(deviceId, outcome.generation, hash);
   if (!written && (generation === 0 || runs(device, hash, generation))) return { ...row, state: 'unchanged', reason: unchanged };
   const refused = !written && speaksOf(device.reported, outcome.generation, hash) && device.reported.state === SpecState.SPEC_STATE_FAILED;
   return refused ? { ...row, state: 'failed', reason: device.reported?.reason || 'the device gave no reason' } : row;
@@ -183,13 +210,13 @@ function whyUnchanged(outcome: DesiredOutcome, change: Change, place: string, pi
 }
 
 /** Throws InvalidRequestError where the model of a target cannot take the change. */
-export function checkFits(change: Change, devices: readonly ChangeSubject[]): void {
+export function checkFits(change: Change, devices: readonly Pick<FleetSubject, 'id' | 'model'>[]): void {
   checkCapacity(change, devices);
   checkLayerLists(change, devices);
 }
 
 /** A capacity below top-K would starve every token; one above the number of experts is a mistake. */
-function checkCapacity(change: Change, devices: readonly ChangeSubject[]): void {
+function checkCapacity(change: Change, devices: readonly Pick<FleetSubject, 'id' | 'model'>[]): void {
   if (change.t !== 'setCapacity') return;
   for (const { id, model } of devices) {
     if (!model || (change.capacity >= model.topK && change.capacity <= model.experts)) continue;
@@ -199,7 +226,7 @@ function checkCapacity(change: Change, devices: readonly ChangeSubject[]): void 
 }
 
 /** A list has one value per layer with experts, so it fits some models and no others. */
-function checkLayerLists(change: Change, devices: readonly ChangeSubject[]): void {
+function checkLayerLists(change: Change, devices: readonly Pick<FleetSubject, 'id' | 'model'>[]): void {
   if (change.t !== 'setRouting') return;
   for (const [field, list] of [['set_routing.lambdas', change.routing.lambdas], ['set_routing.top_js', change.routing.topJs]] as const) {
     for (const { id, model } of devices) {

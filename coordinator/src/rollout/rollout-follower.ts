@@ -1,6 +1,6 @@
 /**
  * Watches one rollout until it ends: reads a device again when something about it has changed, and all that are still
- * open every two seconds, in case a wake-up was lost. Says each change to its listeners and keeps the record in the
+ * open every few seconds, in case a wake-up was lost. Says each change to its listeners and keeps the record in the
  * registry up to date.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -14,12 +14,16 @@ import type { RolloutRecord, RolloutRow } from '../registry/rollout-record';
 import { isFinal, judgeRollout, judgeRow } from './rollout-progress';
 
 const LOOK_AGAIN_MS = 2000;
+const LOOK_AGAIN_MS_PER_ROW = 0.3;
 /** Between two looks, so that wake-ups of many devices are followed together: each look goes through all rows, and tells all to whoever watches. */
 const PAUSE_MS = 50;
 const PAUSE_MS_PER_ROW = 0.05;
 /** Between two writes of a running rollout's record, which holds all rows. */
 const SAVE_EVERY_MS = 500;
 const SAVE_EVERY_MS_PER_ROW = 0.2;
+
+/** What has been heard of devices since their rows were made: what they run, or that something is another. */
+export type Heard = Map<string, FleetEvent['runs']>;
 
 export class RolloutFollower {
   /** Resolves with the finished rollout; rejects where Redis was away at its end. */
@@ -36,16 +40,17 @@ export class RolloutFollower {
   private savedMs = 0;
   private settle!: (outcome: { rollout: RolloutRecord } | { error: unknown }) => void;
 
-  /** `rollout` has been stored. */
-  constructor(private rollout: RolloutRecord, private readonly registry: Registry, private readonly log: Logger) {
-    this.stale = new Set(rollout.rows.filter((row) => !isFinal(row)).map((row) => row.deviceId));
+  /** `rollout` has been stored. `heard`: devices that its rows do not tell the latest of. */
+  constructor(private rollout: RolloutRecord, heard: Heard, private readonly registry: Registry, private readonly log: Logger) {
+    const open = new Set(rollout.rows.filter((row) => !isFinal(row)).map((row) => row.deviceId));
+    this.stale = new Set([...heard.keys()].filter((id) => open.has(id)));
+    for (const [id, runs] of heard) if (runs) this.running.set(id, runs);
     this.places = new Map(rollout.rows.map((row, at) => [row.deviceId, at]));
     this.finished = new Promise((resolve, reject) => {
       this.settle = (outcome) => ('rollout' in outcome ? resolve(outcome.rollout) : reject(outcome.error));
     });
     // Whoever follows the stream awaits it; nobody may.
     this.finished.catch(() => {});
-    const open = new Set(this.stale);
     this.stopListening = registry.events.on((event: FleetEvent) => {
       if (!open.has(event.deviceId)) return;
       this.stale.add(event.deviceId);
@@ -53,7 +58,7 @@ export class RolloutFollower {
       this.look();
     });
     this.timers = [
-      setInterval(() => this.lookAtAll(), LOOK_AGAIN_MS),
+      setInterval(() => this.lookAtAll(), LOOK_AGAIN_MS + LOOK_AGAIN_MS_PER_ROW * rollout.rows.length),
       setTimeout(() => this.lookAtAll(), Math.max(0, rollout.deadlineMs - Date.now())),
     ];
     this.look();

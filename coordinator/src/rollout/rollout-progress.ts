@@ -6,6 +6,9 @@ import type { RolloutRecord, RolloutRow, RolloutState, RowState } from '../regis
 /** Rows that will not change by waiting. An offline device may still come back while others are waited for. */
 const FINAL: readonly RowState[] = ['applied', 'failed', 'unchanged', 'superseded'];
 
+/** Of a row whose device is not connected. */
+export const OFFLINE = { state: 'offline', reason: 'not connected; it gets the change when it comes back' } as const;
+
 export function isFinal(row: RolloutRow): boolean {
   return FINAL.includes(row.state);
 }
@@ -23,7 +26,7 @@ export function judgeRow(row: RolloutRow, device: DeviceProgress | null): Rollou
     return { ...row, state: 'failed', reason: reported.reason || 'the device gave no reason' };
   }
   if (runs(device, row.hash, row.generation)) return { ...row, state: 'applied', reason: '' };
-  if (!device.online) return { ...row, state: 'offline', reason: 'not connected; it gets the change when it comes back' };
+  if (!device.online) return { ...row, ...OFFLINE };
   const applying = speaksOfIt && reported.state === SpecState.SPEC_STATE_APPLYING;
   return { ...row, state: applying ? 'applying' : 'pending', reason: '' };
 }

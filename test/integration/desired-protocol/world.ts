@@ -10,16 +10,16 @@ import { ConnectRequest, ConnectResponse, Hello, type Reported, SpecState } from
 import { createLogger } from '@moefleet/runtime';
 import { AgentSession } from '../../../coordinator/src/gateway/agent-session';
 import { Outbox } from '../../../coordinator/src/gateway/outbox';
+import { ReportBatch } from '../../../coordinator/src/gateway/report-batch';
 import { TelemetryBatch } from '../../../coordinator/src/gateway/telemetry-batch';
 import { WindowRoom } from '../../../coordinator/src/gateway/window-assembly';
 import { Metrics } from '../../../coordinator/src/metrics';
-import { specHash as hexHash } from '../../../coordinator/src/registry/device-record';
+import { highestReported, specHash as hexHash } from '../../../coordinator/src/registry/device-record';
 import type { RedisLink } from '../../../coordinator/src/registry/redis-link';
 import { Registry } from '../../../coordinator/src/registry/registry';
 import { PeerExchange } from '../../../coordinator/src/peers/peer-exchange';
 import { WarmExchange } from '../../../coordinator/src/warm/warm-exchange';
 import { DesiredWriter } from '../../../coordinator/src/rollout/desired-writer';
-import { highestReported } from '../../../coordinator/src/rollout/held';
 import { testInfo } from '../../../coordinator/src/testing/test-agent';
 import { randomPrefix } from '../../../coordinator/src/testing/test-coordinator';
 import { DesiredApplier } from '../../../edge-agent/src/control/desired-applier';
@@ -130,9 +130,11 @@ export class World {
   }
 
   private async push(lambda: number, refusable: boolean, woken: boolean): Promise<void> {
+    // As a change for all does: read first, and where that was all there is to the device, written in one step.
+    const subject = (await this.registry.devices.fleetSubjects()).find(({ id }) => id === DEVICE);
     await this.registry.pins.set({ t: 'fleet' }, 'lambda', { why: '', modelHashes: [], lambda, topJ: null });
     await this.registry.pins.set({ t: 'fleet' }, 'sampling', { why: '', sampling: { windowTokens: refusable ? 0 : 8, bytesPerHour: 0 } });
-    await this.writer.align(DEVICE, 'push');
+    if (!subject || !await this.writer.alignPlain(subject, 'push')) await this.writer.align(DEVICE, 'push');
     await this.noteDesired();
     if (woken) this.stream?.session.wake();
   }
@@ -198,7 +200,7 @@ export class World {
       (desired) => stream.session.noteSent(desired.generation, hexHash(desired.spec)),
     );
     const telemetry = new TelemetryBatch({ up: false, count: async () => [] }, this.metrics, log);
-    const deps = { registry: this.registry, alignDevice: async (id: string) => { await this.writer.align(id, 'joined'); await this.noteDesired(); }, telemetry,
+    const deps = { registry: this.registry, alignDevice: async (id: string) => { await this.writer.align(id, 'joined'); await this.noteDesired(); }, telemetry, reports: new ReportBatch(),
       warm: new WarmExchange(this.registry.warm, { intervalMs: 0 }, this.metrics, log), windowRoom: new WindowRoom(),
       peers: new PeerExchange(this.registry.peers, this.registry.events, Date.now, log), metrics: this.metrics, log };
     const session = new AgentSession(hello, answer.lease, outbox, deps, () => { stream.open = false; });

@@ -1,6 +1,7 @@
 /** A process with some thousand hollow agents. Takes orders from the process that started it, and ends with it. */
 import { createHash } from 'node:crypto';
 import type { DeviceSpec } from '@moefleet/proto';
+import { DesiredAnswers } from './desired-answers';
 import { FleetCounts } from './fleet-counts';
 import type { Address, AnswerMessage, FleetPlan, Order, OrderMessage } from './fleet-orders';
 import { makeCertificates } from './certificates';
@@ -19,6 +20,7 @@ const MOST_CONNECTING = 64;
 class FleetProcess {
   private readonly wheel = new TickWheel();
   private readonly counts = new FleetCounts();
+  private readonly answers = new DesiredAnswers();
   private readonly agents: HollowAgent[] = [];
   private readonly timers: NodeJS.Timeout[] = [];
   private readonly hanging: GrpcCall[] = [];
@@ -75,7 +77,7 @@ class FleetProcess {
 
   private agent(id: string, recording: Recording): HollowAgent {
     return new HollowAgent({
-      id, recording, wheel: this.wheel, counts: this.counts,
+      id, recording, wheel: this.wheel, counts: this.counts, answers: this.answers,
       target: () => this.target(id),
       onRefused: ({ port }) => { this.refusedMs.set(port, Date.now()); },
       onApplied: (spec) => this.note(id, spec),

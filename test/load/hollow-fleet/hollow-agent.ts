@@ -3,9 +3,10 @@
  * recording's telemetry at the interval it is told, and takes what is desired: APPLYING, then APPLIED with the hash of
  * the bytes received. When its stream ends it waits as a real agent waits, and dials again.
  */
-import { ConnectRequest, ConnectResponse, type Desired, type DeviceInfo, DeviceSpec, PROTOCOL_VERSION, Reported, Routing, SpecState } from '@moefleet/proto';
+import { ConnectRequest, ConnectResponse, type Desired, type DeviceInfo, type DeviceSpec, PROTOCOL_VERSION, type Reported } from '@moefleet/proto';
 import { backoffMs } from '@moefleet/runtime';
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
+import { type DesiredAnswers, NOTHING_REPORTED } from './desired-answers';
 import type { FleetCounts } from './fleet-counts';
 import { type CallEnd, GrpcCall, type Target } from './grpc-stream';
 import type { Recording } from './recording';
@@ -36,6 +37,7 @@ export interface HollowAgentOptions {
   recording: Recording;
   wheel: TickWheel;
   counts: FleetCounts;
+  answers: DesiredAnswers;
   /** A spec has been applied, and the coordinator told so. */
   onApplied: (spec: DeviceSpec, generation: bigint) => void;
   random?: () => number;
@@ -49,7 +51,7 @@ export class HollowAgent {
   private attempt = 0;
   /** its certificate has been taken once */
   private presented = false;
-  private reported: Reported = Reported.fromPartial({});
+  private reported: Reported = NOTHING_REPORTED;
   /** decoded tokens that its frames have told of, in boots before this one and in this */
   private tokens = { before: 0n, now: 0n };
   private silent = false;
@@ -206,25 +208,14 @@ export class HollowAgent {
   }
 
   private apply(call: GrpcCall, { generation, spec }: Desired): void {
-    this.options.counts.desiredReceived += 1;
-    const decoded = DeviceSpec.decode(spec);
-    this.report(call, { ...this.reported, state: SpecState.SPEC_STATE_APPLYING, generation, reason: '' });
-    const hash = createHash('sha256').update(spec).digest();
-    const { limits } = this.options.recording.info;
-    this.report(call, Reported.fromPartial({
-      state: SpecState.SPEC_STATE_APPLIED, generation, appliedGeneration: generation, appliedHash: hash,
-      effective: {
-        lambda: decoded.lambda ?? 0, topJ: decoded.topJ ?? 2, routing: decoded.routing || Routing.ROUTING_CACHE_PRIOR, traceRatio: decoded.traceRatio ?? 1,
-        capacities: limits?.maxCapacities ?? [], cacheBytes: limits?.maxCacheBytes ?? 0n,
-      },
-    }));
-    this.options.counts.applied += 1;
-    this.options.onApplied(decoded, generation);
-  }
-
-  private report(call: GrpcCall, reported: Reported): void {
-    this.reported = reported;
-    this.send(call, { $case: 'reported', value: reported });
+    const { counts, answers, recording } = this.options;
+    counts.desiredReceived += 1;
+    const answer = answers.of(this.reported, generation, spec, recording.info.limits);
+    for (const said of [answer.applying, answer.applied]) call.write(said);
+    counts.sent += 2;
+    this.reported = answer.reported;
+    counts.applied += 1;
+    this.options.onApplied(answer.decoded, generation);
   }
 
   private lost(call: GrpcCall, end: CallEnd): void {
