@@ -5,6 +5,7 @@
  */
 import { type ConnectRequest, type DeviceInfo, type ExpertUse, type Hello, type Measure, type MeasureResult, type Reported, type RouterWindow, SpecState, type TaskProgress, type TelemetryFrame } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
+import { isDeepStrictEqual } from 'node:util';
 import { DeviceRefusedError, InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
 import type { Metrics } from '../metrics';
 import { type DesiredRecord, generationOf, highestReported } from '../registry/device-record';
@@ -28,8 +29,8 @@ import { WindowAssembly, type WindowRoom } from './window-assembly';
 
 export interface SessionDeps {
   registry: Registry;
-  /** Brings desired in line with the pins and the learner's value. */
-  alignDevice(deviceId: string): Promise<void>;
+  /** Brings desired in line with the pins and the learner's value: what it shall run now; null where that has to be read. */
+  alignDevice(deviceId: string): Promise<DesiredRecord | null>;
   telemetry: TelemetryBatch;
   reports: ReportBatch;
   warm: WarmExchange;
@@ -233,6 +234,8 @@ export class AgentSession implements DeviceSession {
   }
 
   private takeInfo(info: DeviceInfo): void {
+    // After its welcome it says again what it said in its hello.
+    if (isDeepStrictEqual(info, this.info)) return;
     this.pending.align ||= info.model?.hash !== this.info?.model?.hash || JSON.stringify(info.labels) !== JSON.stringify(this.info?.labels);
     this.info = info;
     this.pending.info = true;
@@ -244,6 +247,7 @@ export class AgentSession implements DeviceSession {
       this.deps.log.warn({ deviceId: this.deviceId, generation: String(reported.generation), reason: reported.reason }, 'device refused its desired spec');
     }
     this.observeAnswer(reported);
+    if (isDeepStrictEqual(reported, this.reported)) return;
     this.reported = reported;
     this.pending.reported = true;
     // APPLYING and APPLIED mostly come together, and are then written as one.
@@ -377,7 +381,8 @@ export class AgentSession implements DeviceSession {
     if (this.pending.align) {
       this.pending.align = false;
       try {
-        await this.deps.alignDevice(this.deviceId);
+        const aligned = await this.deps.alignDevice(this.deviceId);
+        if (aligned) return aligned;
       } catch (error) {
         this.pending.align = true;
         throw error;

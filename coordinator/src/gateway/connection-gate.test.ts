@@ -102,6 +102,28 @@ test('one that leaves before it has said anything gives its place to the next', 
   }
 });
 
+test('begins fewer handshakes while the process itself is late, and as many as before once it is not', () => {
+  jest.useFakeTimers();
+  try {
+    let nowMs = 0;
+    const told: ConnectionOutcome[] = [];
+    const gate = new ConnectionGate({ connectionsPerSecond: 40, mostWaitMs: 60_000, now: () => nowMs }, () => {}, (outcome) => told.push(outcome));
+    for (let at = 0; at < 100; at += 1) gate.offer(new TestSocket(at) as unknown as Socket);
+    expect(told.length).toBe(10);
+    // A sweep that should have come a second ago: those before count no more, and less than a quarter is begun.
+    nowMs += 1020;
+    jest.advanceTimersByTime(20);
+    expect(told.length).toBe(12);
+    for (const endMs = nowMs + 3000; nowMs < endMs; jest.advanceTimersByTime(20)) nowMs += 20;
+    const before = told.length;
+    for (const endMs = nowMs + 1000; nowMs < endMs; jest.advanceTimersByTime(20)) nowMs += 20;
+    expect(told.length - before).toBe(10);
+    gate.close();
+  } finally {
+    jest.useRealTimers();
+  }
+});
+
 test('resets whoever has waited too long', () => {
   jest.useFakeTimers();
   try {

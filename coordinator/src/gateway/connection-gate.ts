@@ -30,6 +30,14 @@ const UNDER_WAY_SHARE = 1 / 4;
 /** Older ones count no longer as under way, or a few mute connections would keep everybody out. */
 const HANDSHAKE_MS = 1000;
 const SWEEP_EVERY_MS = 20;
+/**
+ * So late the event loop is where half as many may be under way. On a machine that gets through fewer than it is asked handshakes
+ * take longer than a second and count no more; were as many begun as ever, more and more would be under way, until all miss
+ * their deadline.
+ */
+const LATE_MS = 250;
+/** What is left of how late it was, per sweep. */
+const LATE_DECAY = 0.95;
 
 export class ConnectionGate {
   private readonly bucket: TokenBucket;
@@ -41,6 +49,9 @@ export class ConnectionGate {
   /** let in, no call yet; by address and port, in order of admission */
   private readonly silent = new Map<string, Newcomer>();
   private timer: NodeJS.Timeout | undefined;
+  private sweptMs = 0;
+  /** how late the event loop has been lately */
+  private lateMs = 0;
   private closed = false;
 
   /** `admit` takes a connection over; `tell` counts what became of each. */
@@ -85,7 +96,7 @@ export class ConnectionGate {
   }
 
   private mayEnter(): boolean {
-    return this.underWay() < this.mostUnderWay && this.bucket.take(1);
+    return this.underWay() < this.mostUnderWay / (1 + this.lateMs / LATE_MS) && this.bucket.take(1);
   }
 
   /** Handshakes under way: the newest of the silent ones. */
@@ -121,7 +132,14 @@ export class ConnectionGate {
   }
 
   private watch(): void {
-    this.timer ??= setInterval(() => this.sweep(), SWEEP_EVERY_MS);
+    if (this.timer) return;
+    this.sweptMs = this.now();
+    this.timer = setInterval(() => {
+      const nowMs = this.now();
+      this.lateMs = Math.max(nowMs - this.sweptMs - SWEEP_EVERY_MS, this.lateMs * LATE_DECAY);
+      this.sweptMs = nowMs;
+      this.sweep();
+    }, SWEEP_EVERY_MS);
   }
 
   private sweep(): void {

@@ -16,7 +16,7 @@ import { checkSelector, checkTarget } from './request-check';
 
 export interface InventoryDeps {
   registry: Registry;
-  rollouts: { alignDevice(deviceId: string): Promise<void> };
+  rollouts: { alignDevice(deviceId: string): Promise<unknown> };
   jaegerUrl: string;
   log: Logger;
 }

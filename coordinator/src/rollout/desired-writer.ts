@@ -17,11 +17,14 @@ export interface DesiredOutcome {
   written: boolean;
   /** nothing was written, because the registry has lost what the device runs (held.ts) */
   held: boolean;
-  /** of desired now; 0 if it has none because nothing is set for it */
+  desired: DesiredRecord;
+  /** of desired; 0 if it has none because nothing is set for it */
   generation: bigint;
   /** hex; empty if it has none */
   hash: string;
 }
+
+type SetDesired = Extract<DesiredRecord, { t: 'set' }>;
 
 interface MadeSpec { readonly effective: EffectiveSpecResult; readonly spec: Buffer; /** hex */ readonly hash: string }
 
@@ -71,11 +74,11 @@ export class DesiredWriter {
     // A device nothing is set for runs the defaults, which are those of an empty spec.
     const same = desired.t === 'set' ? desired.hash === hash : desired.t === 'none' && spec.length === 0;
     if (same && !behind) {
-      return { device, effective, written: false, held: false, generation: generationOf(desired), hash: desired.t === 'set' ? hash : '' };
+      return { device, effective, written: false, held: false, desired, generation: generationOf(desired), hash: desired.t === 'set' ? hash : '' };
     }
     if (!accept && isHeld(device, hash, Boolean(shared.kill))) {
       this.tellHeld(device.id, reportedGeneration, generationOf(desired));
-      return { device, effective, written: false, held: true, generation: generationOf(desired), hash: '' };
+      return { device, effective, written: false, held: true, desired, generation: generationOf(desired), hash: '' };
     }
     if (behind) {
       this.log.warn({ deviceId: device.id, reportedGeneration, registryGeneration: generationOf(desired) },
@@ -84,14 +87,15 @@ export class DesiredWriter {
     const told = behind ? `${origin}; the registry was behind the device's generation ${reportedGeneration}` : origin;
     const answer = await this.registry.devices.writeDesired(device.id, generationOf(desired), reportedGeneration, spec, told);
     if (answer.t === 'stale') return null;
-    this.noteWritten(device.id, { generation: answer.generation, spec, decoded: effective.spec, hash, origin: told });
-    return { device, effective, written: true, held: false, generation: answer.generation, hash };
+    const now = this.noteWritten(device.id, { generation: answer.generation, spec, decoded: effective.spec, hash, origin: told });
+    return { device, effective, written: true, held: false, desired: now, generation: answer.generation, hash };
   }
 
-  private noteWritten(deviceId: string, written: Omit<Extract<DesiredRecord, { t: 'set' }>, 't'>): void {
-    const { generation, hash, origin } = written;
+  private noteWritten(deviceId: string, { generation, spec, decoded, hash, origin }: Omit<SetDesired, 't'>): SetDesired {
+    const written: SetDesired = { t: 'set', generation, spec, decoded, hash, origin };
     this.log.info({ deviceId, generation, hash, origin }, 'desired written');
-    this.registry.events.emit({ kind: 'desired', deviceId, written: { t: 'set', ...written } });
+    this.registry.events.emit({ kind: 'desired', deviceId, written });
+    return written;
   }
 
   private specOf(device: SpecSubject, shared: SharedPins): MadeSpec {

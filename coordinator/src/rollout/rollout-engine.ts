@@ -8,7 +8,7 @@ import { SpecState } from '@moefleet/proto';
 import { type Logger, selectorMatches, type Service } from '@moefleet/runtime';
 import { InvalidRequestError, NotFoundError, RegistryDataError, StoppingError } from '../errors';
 import { inChunks } from '../registry/chunks';
-import { type ChangeSubject, type DeviceRecord, type FleetSubject, speaksOf } from '../registry/device-record';
+import { type ChangeSubject, type DesiredRecord, type DeviceRecord, type FleetSubject, speaksOf } from '../registry/device-record';
 import type { Registry } from '../registry/registry';
 import type { RolloutRecord, RolloutRow, RolloutState } from '../registry/rollout-record';
 import { type Change, describeChange, pinField, pinPlace, specFields, type Target } from './change';
@@ -79,8 +79,8 @@ export class RolloutEngine implements Service {
   }
 
   /** Brings a device that has joined, or whose model or labels have changed, in line with the layers that stand. */
-  async alignDevice(deviceId: string): Promise<void> {
-    await this.writer.align(deviceId, 'the device has joined or changed');
+  async alignDevice(deviceId: string): Promise<DesiredRecord | null> {
+    return (await this.writer.align(deviceId, 'the device has joined or changed'))?.desired ?? null;
   }
 
   /** As it stands now, also where the coordinator that followed it has gone; null for an unknown id. */
