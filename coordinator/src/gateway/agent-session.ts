@@ -6,9 +6,9 @@
 import { type ConnectRequest, type DeviceInfo, type ExpertUse, type Hello, type Measure, type MeasureResult, type Reported, type RouterWindow, SpecState, type TaskProgress, type TelemetryFrame } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { isDeepStrictEqual } from 'node:util';
-import { DeviceRefusedError, InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
+import { DeviceRefusedError, DeviceUnavailableError, InvalidRequestError, RegistryUnavailableError, ReplacedError } from '../errors';
 import type { Metrics } from '../metrics';
-import { type DesiredRecord, generationOf, highestReported } from '../registry/device-record';
+import { type DesiredRecord, generationOf, highestReported, shareModel } from '../registry/device-record';
 import type { Lease } from '../registry/device-store';
 import type { Registry } from '../registry/registry';
 import type { DeviceSession } from '../sessions/session-directory';
@@ -49,11 +49,12 @@ interface Pending { info: boolean; reported: boolean; align: boolean }
 export class AgentSession implements DeviceSession {
   readonly deviceId: string;
   readonly installId: string;
-  private readonly tasks: TaskBoard;
+  // Made where they are first needed: most devices are idle most of the time, and there are thousands.
+  private tasks: TaskBoard | null = null;
   private readonly telemetry: TelemetryIntake;
   private readonly warm: WarmPost;
-  private readonly windows: WindowAssembly;
-  private readonly peers: PeerPost;
+  private windows: WindowAssembly | null = null;
+  private peers: PeerPost | null = null;
   private info: DeviceInfo | undefined;
   private reported: Reported | undefined;
   private readonly pending: Pending = { info: true, reported: true, align: true };
@@ -75,11 +76,9 @@ export class AgentSession implements DeviceSession {
     const { deviceId } = hello;
     this.deviceId = deviceId;
     this.installId = hello.installId;
-    this.info = hello.info;
+    this.info = hello.info && shareModel(hello.info);
     this.reported = hello.reported;
-    this.tasks = new TaskBoard(this.deviceId, outbox);
     this.warm = new WarmPost(deps.warm, deps.registry.uses, outbox, deps.metrics);
-    this.peers = new PeerPost(deps.peers, lease, outbox, async () => (await deps.registry.devices.readSubject(this.deviceId))?.labels[SITE_LABEL] ?? '', deps.log);
     this.telemetry = new TelemetryIntake(
       { takeFrame: (frame) => this.countFrame(frame), storeWindow: (window) => this.storeWindow(window) },
       deps.metrics,
@@ -89,10 +88,6 @@ export class AgentSession implements DeviceSession {
         outbox.postReportFullState();
       },
       (err) => deps.log.error({ deviceId, err }, 'telemetry cannot be stored'),
-    );
-    this.windows = new WindowAssembly(
-      { store: (window) => this.storeWindow(window), acknowledge: (ack) => outbox.postWindowAck(ack) }, deps.windowRoom, deps.metrics,
-      (err) => deps.log.error({ deviceId, err }, 'router window cannot be stored'),
     );
   }
 
@@ -106,13 +101,15 @@ export class AgentSession implements DeviceSession {
       case 'telemetry': checkTelemetry(body.value); this.telemetry.takeFrame(body.value); break;
       case 'routerWindow': checkWindow(body.value); this.telemetry.takeWindow(body.value); break;
       case 'expertUse': checkExpertUse(body.value); void this.takeExpertUse(body.value); break;
-      case 'windowChunk': this.windows.take(body.value); break;
-      case 'modelHolding': checkHolding(body.value); this.peers.take(body.value); break;
-      case 'taskUpdate': this.tasks.update(body.value); break;
+      case 'windowChunk': this.windowsMade().take(body.value); break;
+      case 'modelHolding': checkHolding(body.value); this.peersMade().take(body.value); break;
+      case 'taskUpdate': this.tasks?.update(body.value); break;
     }
   }
 
   measure(measure: Measure, signal: AbortSignal, onProgress: (progress: TaskProgress) => void): Promise<MeasureResult> {
+    if (this.closed) return Promise.reject(new DeviceUnavailableError(this.deviceId, 'has left'));
+    this.tasks ??= new TaskBoard(this.deviceId, this.outbox);
     return this.tasks.measure(measure, signal, onProgress);
   }
 
@@ -146,7 +143,7 @@ export class AgentSession implements DeviceSession {
         this.deps.metrics.leasesLost.inc();
         return this.end(new ReplacedError(this.deviceId));
       }
-      this.peers.renew();
+      this.peers?.renew();
       if (this.unsettled || kept.desiredGeneration !== this.seenGeneration) this.wake();
     } catch (error) {
       if (error instanceof DeviceRefusedError) this.end(error);
@@ -163,7 +160,7 @@ export class AgentSession implements DeviceSession {
     await this.tick();
     await this.deps.registry.devices.remember(this.deviceId).catch(() => { this.unsettled = true; });
     if (this.closed) return;
-    this.peers.renew(true);
+    this.peers?.renew(true);
     this.wake();
   }
 
@@ -186,10 +183,10 @@ export class AgentSession implements DeviceSession {
     clearTimeout(this.resendTimer);
     this.outbox.close();
     this.telemetry.close();
-    this.windows.close();
-    this.tasks.leave(why);
+    this.windows?.close();
+    this.tasks?.leave(why);
     await this.settling?.catch(() => {});
-    await this.peers.leave(comesBack);
+    await this.peers?.leave(comesBack);
     try {
       await this.deps.registry.devices.releaseLease(this.lease, comesBack ? COMES_BACK_MS : 0);
       this.deps.registry.events.emit({ kind: 'device', deviceId: this.deviceId });
@@ -199,11 +196,24 @@ export class AgentSession implements DeviceSession {
     }
   }
 
+  private windowsMade(): WindowAssembly {
+    const { deps, outbox, deviceId } = this;
+    return this.windows ??= new WindowAssembly(
+      { store: (window) => this.storeWindow(window), acknowledge: (ack) => outbox.postWindowAck(ack) }, deps.windowRoom, deps.metrics,
+      (err) => deps.log.error({ deviceId, err }, 'router window cannot be stored'),
+    );
+  }
+
+  private peersMade(): PeerPost {
+    const { deps, outbox, deviceId } = this;
+    return this.peers ??= new PeerPost(deps.peers, this.lease, outbox, async () => (await deps.registry.devices.readSubject(deviceId))?.labels[SITE_LABEL] ?? '', deps.log);
+  }
+
   private shed(body: NonNullable<ConnectRequest['body']>): boolean {
     if (body.$case === 'telemetry') this.deps.telemetry.noteShed();
     else if (body.$case === 'routerWindow') this.deps.metrics.routerWindows.inc({ outcome: 'shed' });
     else if (body.$case === 'expertUse') this.deps.metrics.expertUse.inc({ outcome: 'shed' });
-    else if (body.$case === 'windowChunk') this.windows.shed(body.value.windowId.slice(0, 64));
+    else if (body.$case === 'windowChunk') this.windowsMade().shed(body.value.windowId.slice(0, 64));
     else return false;
     return true;
   }
@@ -235,6 +245,7 @@ export class AgentSession implements DeviceSession {
 
   private takeInfo(info: DeviceInfo): void {
     // After its welcome it says again what it said in its hello.
+    info = shareModel(info);
     if (isDeepStrictEqual(info, this.info)) return;
     this.pending.align ||= info.model?.hash !== this.info?.model?.hash || JSON.stringify(info.labels) !== JSON.stringify(this.info?.labels);
     this.info = info;

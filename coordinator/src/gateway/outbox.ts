@@ -19,7 +19,7 @@ export class Outbox {
   private warmList: WarmList | null = null;
   private windowAck: WindowAck | null = null;
   /** by model; a device has a few */
-  private readonly peers = new Map<string, ModelPeers>();
+  private peers: Map<string, ModelPeers> | null = null;
   private fullState = false;
   private writing = false;
   private closed = false;
@@ -55,6 +55,7 @@ export class Outbox {
   }
 
   postModelPeers(peers: ModelPeers): void {
+    this.peers ??= new Map();
     this.peers.set(peers.manifestSha256, peers);
     this.pump();
   }
@@ -76,7 +77,7 @@ export class Outbox {
     this.pace = null;
     this.warmList = null;
     this.windowAck = null;
-    this.peers.clear();
+    this.peers = null;
   }
 
   private pump(): void {
@@ -114,9 +115,9 @@ export class Outbox {
       this.windowAck = null;
       return { $case: 'windowAck', value };
     }
-    const [model, value] = this.peers.entries().next().value ?? [];
+    const [model, value] = this.peers?.entries().next().value ?? [];
     if (model !== undefined) {
-      this.peers.delete(model);
+      this.peers!.delete(model);
       return { $case: 'modelPeers', value: value! };
     }
     if (!this.fullState) return null;

@@ -84,6 +84,11 @@ export type RawHash = Record<string, Buffer>;
 const models = new DecodeCache((bytes) => ModelState.decode(bytes));
 const specs = new DecodeCache((bytes) => ({ hash: sha256Hex(bytes), decoded: decodeOrNothing(DeviceSpec, bytes) }));
 
+/** The same, with a model that all who run it have in common. */
+export function shareModel(info: DeviceInfo): DeviceInfo {
+  return info.model ? { ...info, model: models.decode(Buffer.from(ModelState.encode(info.model).finish())) } : info;
+}
+
 export interface RawSubject { state: RawHash; desired: RawHash; pins: RawHash; learned: RawHash; labels: RawHash }
 
 export interface RawDevice extends RawSubject {
