@@ -74,7 +74,9 @@ async function nativeTests(title, script) {
 function nativeTestsBeside(title, script) {
   const log = join(scratch, `${script.replace(/\W/g, '-')}.log`);
   const output = openSync(log, 'w');
-  const step = start(title, 'nice', ['-n', '19', ...nativeRun(script)], ['ignore', output, output]);
+  // Where Linux schedules by session, niceness counts within the session alone, and the session has one of its own.
+  const lowly = ['-c', '{ echo 19 >/proc/self/autogroup; } 2>/dev/null; exec nice -n 19 "$@"', 'sh'];
+  const step = start(title, 'sh', [...lowly, ...nativeRun(script)], ['ignore', output, output]);
   return {
     async finish() {
       process.stdout.write(`\n== ${title} (ran beside the others)\n`);
