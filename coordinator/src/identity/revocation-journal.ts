@@ -6,7 +6,7 @@
  * mark in Redis, and so does enrolling under a released id, so that a coordinator which was off meanwhile
  * does not do it again. Coordinators may share the file: lines are appended, and the same line twice says nothing new.
  */
-import { appendFileSync, readFileSync } from 'node:fs';
+import { appendFileSync, closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger, Service } from '@moefleet/runtime';
 import { reasonOf, RegistryUnavailableError } from '../errors';
@@ -40,7 +40,9 @@ export class RevocationJournal implements Service {
   readonly name = 'revocation journal';
   private readonly path: string;
   /** latest of each subject */
-  private marks = new Map<string, Mark>();
+  private readonly marks = new Map<string, Mark>();
+  /** of the file, in whole lines */
+  private readBytes = 0;
   private stopListening: (() => void)[] = [];
   /** one after the other */
   private working: Promise<void> = Promise.resolve();
@@ -142,21 +144,23 @@ export class RevocationJournal implements Service {
 
   private async told({ of, id, revokedMs, why }: Mark, change: () => Promise<void>): Promise<void> {
     const what = `${of === 'release' ? 'release the id of device' : of === 'device' ? 'revoke device' : 'revoke enrolment token'} ${id} again: Redis had lost it`;
-    this.options.log.warn({ of, id, revokedMs, why }, `${what.split(' ')[0]} again what Redis had lost`);
+    this.options.log.warn({ of, id, revokedMs, why }, what);
     await this.options.registry.audit.around({ who: `journal ${REVOCATIONS_FILE}`, what, why, ...(of !== 'token' ? { subject: { t: 'devices', ids: [id] } } : {}), after: { revokedMs } }, change);
   }
 
-  /** Whoever shares the file may have written since. */
+  /** Whoever shares the file may have written since: reads what has been added to it. */
   private load(): void {
-    const marks = new Map<string, Mark>();
-    for (const line of readLines(this.path)) {
+    const { bytes, from } = readFrom(this.path, this.readBytes);
+    const whole = bytes.lastIndexOf('\n') + 1;
+    this.readBytes = from + whole;
+    for (const line of bytes.toString('utf8', 0, whole).split('\n').filter(Boolean)) {
       const mark = decodeMark(line);
-      if (mark) marks.set(subject(mark), mark);
+      if (mark) this.marks.set(subject(mark), mark);
       else this.options.log.error({ file: this.path, line: line.slice(0, 120) }, 'a line of the revocation journal cannot be read; left out');
     }
-    // What could not be written is kept here at least.
-    for (const [key, mark] of this.marks) if (!marks.has(key)) marks.set(key, mark);
-    this.marks = marks;
+    // Its writer may have died before the end of the line.
+    const last = decodeMark(bytes.toString('utf8', whole));
+    if (last) this.marks.set(subject(last), last);
   }
 
   private append(mark: Mark): void {
@@ -175,12 +179,22 @@ function subject({ of, id, why }: Mark): string {
   return of === 'use' ? `${of} ${id} ${why}` : `${of} ${id}`;
 }
 
-function readLines(path: string): string[] {
+/** What a file holds from a byte on; from its beginning where it has become shorter. */
+function readFrom(path: string, offset: number): { bytes: Buffer; from: number } {
+  let file: number;
   try {
-    return readFileSync(path, 'utf8').split('\n').filter(Boolean);
+    file = openSync(path, 'r');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { bytes: Buffer.alloc(0), from: 0 };
     throw error;
+  }
+  try {
+    const { size } = fstatSync(file);
+    const from = size < offset ? 0 : offset;
+    const bytes = Buffer.alloc(size - from);
+    return { bytes: bytes.subarray(0, readSync(file, bytes, 0, bytes.length, from)), from };
+  } finally {
+    closeSync(file);
   }
 }
 
