@@ -69,8 +69,9 @@ export class GrpcListener {
     });
   }
 
+  /** What has been read of it already is taken from there; resumed it would be lost. */
   private admit(socket: Socket): void {
     this.injector!.injectConnection(socket);
-    socket.resume();
+    if (socket.readableLength === 0) socket.resume();
   }
 }

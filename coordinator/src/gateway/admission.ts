@@ -8,7 +8,6 @@ import { TokenBucket } from './token-bucket';
 
 export interface AdmissionOptions {
   hellosPerSecond: number;
-  /** An agent gives up after ten seconds; whoever waits is let in well before. */
   mostWaitMs?: number;
   random?: () => number;
   now?: () => number;

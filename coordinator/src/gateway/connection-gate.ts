@@ -1,9 +1,9 @@
 /**
  * How fast new connections become TLS sessions: before hello nobody is known, and a handshake costs more than all that
- * follows. A token per connection, a bound on handshakes under way (so that a slow machine finds its own pace), some
- * connections that wait unread, for no longer than an agent has patience, and the rest is reset at once, for next to
- * nothing. An agent that was reset comes back after a wait drawn by full jitter, each longer than the one before; so a
- * fleet that comes at once is let in at a steady rate instead of everybody missing the deadline again and again.
+ * follows. A token per connection, a bound on handshakes under way (so that a slow machine finds its own pace), and as many
+ * connections that wait their turn as get it while an agent has patience, by the rate at which others got theirs. The rest is
+ * reset at once, for next to nothing, and comes back after a wait drawn by full jitter, each longer than the one before. So a
+ * fleet that comes at once is let in at a steady rate, and most of it by its first connection.
  */
 import type { Socket } from 'node:net';
 import { TokenBucket } from './token-bucket';
@@ -12,7 +12,7 @@ export type ConnectionOutcome = 'admitted' | 'refused' | 'silent';
 
 export interface ConnectionGateOptions {
   connectionsPerSecond: number;
-  /** An agent gives up after ten seconds; whoever waits is let in well before. */
+  /** An agent gives up after thirty seconds; whoever waits is let in well before. */
   mostWaitMs?: number;
   /** From being let in to the first call; then the connection is cut. */
   silentMs?: number;
@@ -22,9 +22,15 @@ export interface ConnectionGateOptions {
 
 interface Newcomer { socket: Socket; sinceMs: number; gone: () => void }
 
-const MOST_WAIT_MS = 4000;
-/** An agent's own deadline for its welcome. */
+/** `said`: its first bytes, read while it waits so that one that leaves is noticed. */
+interface Waiting { socket: Socket; sinceMs: number; said: Buffer[]; deaf: () => void }
+
+const MOST_WAIT_MS = 20_000;
 const SILENT_MS = 10_000;
+/** More than an agent says before it has an answer. */
+const MOST_SAID_BYTES = 16 * 1024;
+/** How quickly the rate follows what is let in. */
+const RATE_OVER_MS = 5000;
 /** Of the connections per second, those that may be under way at once: a quarter of a second each where nothing is short, and where the processor is, no more than it gets through well before agents lose patience. */
 const UNDER_WAY_SHARE = 1 / 4;
 /** Older ones count no longer as under way, or a few mute connections would keep everybody out. */
@@ -41,11 +47,14 @@ const LATE_DECAY = 0.95;
 
 export class ConnectionGate {
   private readonly bucket: TokenBucket;
-  private readonly mostWaiting: number;
+  private readonly mostWaitMs: number;
   private readonly mostUnderWay: number;
   private readonly now: () => number;
-  /** paused, in order of arrival */
-  private readonly queue: Newcomer[] = [];
+  /** in order of arrival */
+  private readonly queue = new Set<Waiting>();
+  /** let in per second while others wait */
+  private rate: number;
+  private admitted = 0;
   /** let in, no call yet; by address and port, in order of admission */
   private readonly silent = new Map<string, Newcomer>();
   private timer: NodeJS.Timeout | undefined;
@@ -56,24 +65,24 @@ export class ConnectionGate {
 
   /** `admit` takes a connection over; `tell` counts what became of each. */
   constructor(private readonly options: ConnectionGateOptions, private readonly admit: (socket: Socket) => void, private readonly tell: (outcome: ConnectionOutcome) => void) {
-    const { connectionsPerSecond, mostWaitMs = MOST_WAIT_MS } = options;
+    const { connectionsPerSecond } = options;
+    this.mostWaitMs = options.mostWaitMs ?? MOST_WAIT_MS;
+    this.rate = connectionsPerSecond;
     this.now = options.now ?? (() => performance.now());
     this.bucket = new TokenBucket(connectionsPerSecond, connectionsPerSecond, this.now);
     this.mostUnderWay = Math.max(1, Math.ceil(connectionsPerSecond * UNDER_WAY_SHARE));
-    this.mostWaiting = Math.max(1, Math.floor(connectionsPerSecond * mostWaitMs / 1000));
   }
 
   get waiting(): number {
-    return this.queue.length;
+    return this.queue.size;
   }
 
   /** `socket` has been accepted and is paused. */
   offer(socket: Socket): void {
     socket.on('error', noError);
-    if (this.closed || this.queue.length >= this.mostWaiting) return this.refuse(socket);
-    const newcomer: Newcomer = { socket, sinceMs: this.now(), gone: () => {} };
-    if (this.queue.length === 0 && this.mayEnter()) return this.letIn(newcomer);
-    this.queue.push(newcomer);
+    if (this.closed || this.queue.size >= this.room) return this.refuse(socket);
+    if (this.queue.size === 0 && this.mayEnter()) return this.letIn(socket);
+    this.wait(socket);
     this.watch();
   }
 
@@ -90,9 +99,33 @@ export class ConnectionGate {
   close(): void {
     this.closed = true;
     clearInterval(this.timer);
-    for (const { socket } of this.queue.splice(0)) socket.resetAndDestroy();
+    for (const { socket } of this.queue) socket.resetAndDestroy();
+    this.queue.clear();
     for (const { socket } of [...this.silent.values()]) socket.destroy();
     this.silent.clear();
+  }
+
+  /** How many get their turn while they have patience. */
+  private get room(): number {
+    return Math.max(1, Math.floor(this.rate * this.mostWaitMs / 1000));
+  }
+
+  private wait(socket: Socket): void {
+    const waiting: Waiting = { socket, sinceMs: this.now(), said: [], deaf: () => {} };
+    let bytes = 0;
+    const hear = (chunk: Buffer) => {
+      waiting.said.push(chunk);
+      bytes += chunk.length;
+      if (bytes > MOST_SAID_BYTES) socket.pause();
+    };
+    const gone = () => {
+      this.queue.delete(waiting);
+      waiting.deaf();
+      socket.destroy();
+    };
+    waiting.deaf = () => void socket.off('data', hear).off('end', gone).off('close', gone);
+    this.queue.add(waiting);
+    socket.on('data', hear).once('end', gone).once('close', gone).resume();
   }
 
   private mayEnter(): boolean {
@@ -111,15 +144,24 @@ export class ConnectionGate {
     return this.silent.size - old;
   }
 
-  private letIn(newcomer: Newcomer): void {
-    const { socket } = newcomer;
+  /** Takes it out of the queue as it was: what it has said is still to be read. */
+  private call(waiting: Waiting): Socket {
+    const { socket, said } = waiting;
+    this.queue.delete(waiting);
+    waiting.deaf();
+    socket.pause();
+    if (said.length > 0) socket.unshift(Buffer.concat(said));
+    return socket;
+  }
+
+  private letIn(socket: Socket): void {
     const peer = `${socket.remoteAddress}:${socket.remotePort}`;
-    newcomer.sinceMs = this.now();
-    newcomer.gone = () => {
+    const newcomer: Newcomer = { socket, sinceMs: this.now(), gone: () => {
       if (this.silent.get(peer) === newcomer) this.silent.delete(peer);
-    };
+    } };
     socket.once('close', newcomer.gone);
     this.silent.set(peer, newcomer);
+    this.admitted += 1;
     this.tell('admitted');
     socket.off('error', noError);
     this.admit(socket);
@@ -134,16 +176,26 @@ export class ConnectionGate {
   private watch(): void {
     if (this.timer) return;
     this.sweptMs = this.now();
+    this.admitted = 0;
     this.timer = setInterval(() => {
       const nowMs = this.now();
-      this.lateMs = Math.max(nowMs - this.sweptMs - SWEEP_EVERY_MS, this.lateMs * LATE_DECAY);
+      const sinceMs = nowMs - this.sweptMs;
+      this.lateMs = Math.max(sinceMs - SWEEP_EVERY_MS, this.lateMs * LATE_DECAY);
+      this.measure(sinceMs);
       this.sweptMs = nowMs;
       this.sweep();
     }, SWEEP_EVERY_MS);
   }
 
+  /** What is let in while nobody waits says nothing of what could be. */
+  private measure(sinceMs: number): void {
+    if (this.queue.size === 0) this.rate = this.options.connectionsPerSecond;
+    else if (sinceMs > 0) this.rate += (1000 * this.admitted / sinceMs - this.rate) * (1 - Math.exp(-sinceMs / RATE_OVER_MS));
+    this.admitted = 0;
+  }
+
   private sweep(): void {
-    const { mostWaitMs = MOST_WAIT_MS, silentMs = SILENT_MS } = this.options;
+    const { silentMs = SILENT_MS } = this.options;
     const nowMs = this.now();
     for (const newcomer of this.silent.values()) {
       if (nowMs - newcomer.sinceMs < silentMs) break;
@@ -151,11 +203,17 @@ export class ConnectionGate {
       newcomer.gone();
       newcomer.socket.destroy();
     }
-    let late = 0;
-    while (late < this.queue.length && nowMs - this.queue[late]!.sinceMs > mostWaitMs) late += 1;
-    for (const { socket } of this.queue.splice(0, late)) this.refuse(socket);
-    while (this.queue.length > 0 && this.mayEnter()) this.letIn(this.queue.shift()!);
-    if (this.queue.length > 0 || this.silent.size > 0) return;
+    for (const waiting of this.queue) {
+      if (nowMs - waiting.sinceMs <= this.mostWaitMs) break;
+      this.refuse(this.call(waiting));
+    }
+    for (const waiting of this.queue) {
+      if (!this.mayEnter()) break;
+      this.letIn(this.call(waiting));
+    }
+    // Whoever came last would wait in vain: sooner sent away than later.
+    if (this.queue.size > this.room) for (const waiting of [...this.queue].slice(this.room)) this.refuse(this.call(waiting));
+    if (this.queue.size > 0 || this.silent.size > 0) return;
     clearInterval(this.timer);
     this.timer = undefined;
   }

@@ -1,7 +1,7 @@
 /** An agent for tests: a real gRPC client on the agents' service that does as it is told, or misbehaves on request. */
 import { type ChannelCredentials, type ChannelOptions, type ClientDuplexStream, credentials, type ServiceError } from '@grpc/grpc-js';
 import {
-  AgentServiceClient, ConnectRequest, type ConnectResponse, type Desired, DeviceInfo, DeviceSpec, EffectiveSpec, ModelState, Reported, Routing, SpecState,
+  AgentServiceClient, ConnectRequest, type ConnectResponse, type Desired, DeviceInfo, DeviceSpec, EffectiveSpec, ModelState, ONE_DIAL, Reported, Routing, SpecState,
   type Task, TelemetryFrame, type WarmList, type Welcome,
 } from '@moefleet/proto';
 import { createHash } from 'node:crypto';
@@ -45,7 +45,7 @@ export class TestAgent {
 
   constructor(address: string, readonly options: TestAgentOptions) {
     const { credentials: secured = credentials.createInsecure(), options: channelOptions = {} } = options.channel ?? {};
-    this.client = new AgentServiceClient(address, secured, { ...channelOptions, 'grpc.use_local_subchannel_pool': 1 });
+    this.client = new AgentServiceClient(address, secured, { ...channelOptions, ...ONE_DIAL });
     this.reported = options.reported ?? noReport();
     this.stream = this.client.connect();
     this.stream.on('data', (message: ConnectResponse) => this.receive(message));

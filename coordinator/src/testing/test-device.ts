@@ -1,7 +1,7 @@
 /** A device's side of enrolment for tests: its key, its requests, its certificate. */
 import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
-import { EnrolmentServiceClient, type IssuedCertificate } from '@moefleet/proto';
+import { EnrolmentServiceClient, type IssuedCertificate, ONE_DIAL } from '@moefleet/proto';
 import { KeyObject, webcrypto } from 'node:crypto';
 import { testChannel } from './test-coordinator';
 
@@ -28,7 +28,7 @@ export class EnrolmentCalls {
 
   constructor(address: string, tlsFolder: string, certified?: { key: string; certificate: string }) {
     const { credentials, options } = testChannel(tlsFolder, certified);
-    this.client = new EnrolmentServiceClient(address, credentials, { ...options, 'grpc.use_local_subchannel_pool': 1, 'grpc.enable_retries': 0 });
+    this.client = new EnrolmentServiceClient(address, credentials, { ...options, ...ONE_DIAL });
   }
 
   async enrol(token: string, device: TestDevice, changed: { certificateRequest?: Buffer; deviceId?: string } = {}): Promise<IssuedCertificate> {

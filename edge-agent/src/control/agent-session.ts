@@ -5,7 +5,7 @@
  */
 import { type ClientDuplexStream, type ServiceError, status } from '@grpc/grpc-js';
 import {
-  AgentServiceClient, type ConnectRequest, type ConnectResponse, type Desired, type DeviceInfo, type ModelPeers, PROTOCOL_VERSION, type Reported, type Task,
+  AgentServiceClient, type ConnectRequest, type ConnectResponse, type Desired, type DeviceInfo, type ModelPeers, ONE_DIAL, PROTOCOL_VERSION, type Reported, type Task,
   type TelemetryFrame, type WarmList, type Welcome, type WindowAck,
 } from '@moefleet/proto';
 import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
@@ -13,7 +13,8 @@ import { type ChannelSecurity, type LiveChannel, PLAINTEXT } from './identity';
 import { planRetry } from './session-retry';
 import type { StreamOutbox } from './stream-outbox';
 
-const WELCOME_TIMEOUT_MS = 10_000;
+/** A coordinator that a whole fleet comes to at once lets agents wait for up to 20 s. */
+const WELCOME_TIMEOUT_MS = 30_000;
 /** A stream that held this long was no false start: the next wait is a short one again. */
 const SETTLED_MS = 5_000;
 /** A coordinator that is gone without a word is noticed after both. */
@@ -115,8 +116,7 @@ export class AgentSession implements Service {
     // A client of its own per attempt: a shared channel would answer from its own backoff instead of ours.
     const client = new AgentServiceClient(this.options.coordinator, credentials, {
       ...options,
-      'grpc.use_local_subchannel_pool': 1,
-      'grpc.enable_retries': 0,
+      ...ONE_DIAL,
       'grpc.keepalive_time_ms': timeMs,
       'grpc.keepalive_timeout_ms': timeoutMs,
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,

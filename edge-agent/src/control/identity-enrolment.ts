@@ -8,7 +8,7 @@ import * as x509 from '@peculiar/x509';
 import { createPublicKey, webcrypto } from 'node:crypto';
 import { hostname } from 'node:os';
 import { credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { EnrolmentServiceClient, type IssuedCertificate } from '@moefleet/proto';
+import { EnrolmentServiceClient, type IssuedCertificate, ONE_DIAL } from '@moefleet/proto';
 import type { Logger, Service } from '@moefleet/runtime';
 import type { BundleKey } from '../upgrade/bundle-key';
 import { type ChannelSecurity, type DeviceIdentity, type LiveChannel, secureChannel } from './identity';
@@ -121,7 +121,7 @@ export class DeviceEnrolment implements Service {
     const { coordinator, identity, bundleKey } = this.options;
     const { credentials: secured, options } = secureChannel({ ca: caPem });
     const client = live ? new EnrolmentServiceClient(coordinator, credentials.createInsecure(), { channelOverride: live })
-      : new EnrolmentServiceClient(coordinator, secured, { ...options, 'grpc.use_local_subchannel_pool': 1, 'grpc.enable_retries': 0 });
+      : new EnrolmentServiceClient(coordinator, secured, { ...options, ...ONE_DIAL });
     try {
       const response = await new Promise<Parameters<Answer>[1]>((resolve, reject) => {
         call(client, (error, given) => (error ? reject(error) : resolve(given))).catch(reject);

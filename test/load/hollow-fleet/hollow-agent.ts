@@ -15,7 +15,7 @@ import type { TickWheel } from './tick-wheel';
 
 const PATH = '/moefleet.v1.AgentService/Connect';
 /** As edge-agent's session has them. */
-const WELCOME_TIMEOUT_MS = 10_000;
+const WELCOME_TIMEOUT_MS = 30_000;
 const SETTLED_MS = 5_000;
 const BACKOFF = { baseMs: 500, maxMs: 30_000 };
 const REFUSED_WAIT_MS = 30_000;
