@@ -110,9 +110,10 @@ static engine_status check_graph(const layer_hook & hook, const engine_spec & sp
 }
 
 void engine_bound_held(engine & e, const engine_spec & spec) {
-    int64_t experts = spec.prefetch == PREFETCH_OFF ? 0 : int64_t(e.hook.prefetch.slots.size());
-    for (const int32_t capacity : spec.capacities) experts += capacity;
-    expert_memory_set_most_held(e.memory, experts);
+    const std::vector<uint64_t> & bytes = e.file.info.expert_bytes;
+    int64_t most = spec.prefetch == PREFETCH_OFF ? 0 : prefetch_staging_bytes(e.hook.prefetch);
+    for (size_t l = 0; l < bytes.size(); l++) most += spec.capacities[l] * int64_t(bytes[l]);
+    expert_memory_set_most(e.memory, most);
 }
 
 // Evicts what no longer fits. The caller holds the request slot, or the mutex while no request runs.

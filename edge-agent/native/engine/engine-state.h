@@ -67,7 +67,7 @@ engine_status engine_check_tokens(const engine & e, const std::vector<int32_t> &
 // Brings memory asked back into force, where the thread that holds the request slot is between two layers.
 void engine_serve_shrink(engine & e);
 
-// How many experts a spec lets into memory, those read ahead included: the bound of the expert memory's spares.
+// What a spec lets into memory, experts read ahead included: the bound of the expert memory's spares.
 void engine_bound_held(engine & e, const engine_spec & spec);
 
 // Empties the real cache and gives its memory back.

@@ -165,11 +165,14 @@ static engine_status look_at_graph(engine & e) {
     pass_batch batch;
     pass_batch_init(batch, 1);
     const int32_t token = 0;
-    const engine_status status = engine_run_pass(e, e.context, batch, &token, 1, 0, OUTPUTS_LAST, PASS_LOOK);
+    engine_status status = engine_run_pass(e, e.context, batch, &token, 1, 0, OUTPUTS_LAST, PASS_LOOK);
     pass_batch_free(batch);
     llama_memory_clear(llama_get_memory(e.context), false);
+    if (!failed(status)) status = layer_hook_check(e.hook);
     if (failed(status)) return status;
-    return layer_hook_check(e.hook);
+    const model_info & info = e.file.info;
+    return expert_multiply_init(e.hook.multiply, e.compute, e.threads, info.experts, e.hook.longest_row, e.hook.longest_product,
+                                int64_t(e.batch_tokens) * info.top_k);
 }
 
 static void measure(engine & e) {
@@ -179,6 +182,7 @@ static void measure(engine & e) {
         e.compute_bytes += bytes.compute;
     }
     e.compute_bytes += uint64_t(llama_vocab_n_tokens(e.vocab)) * sizeof(float);  // the output row
+    e.compute_bytes += expert_multiply_bytes(e.hook.multiply);
 }
 
 static engine_status check_options(engine & e) {
@@ -318,8 +322,7 @@ engine_status engine_get_memory(engine * e, engine_memory & out) {
         const int32_t held = e->options.keep_all ? info.experts : capacities[l];
         out.cache_bytes += uint64_t(held) * info.expert_bytes[l];
     }
-    const uint64_t largest = *std::max_element(info.expert_bytes.begin(), info.expert_bytes.end());
-    if (e->spec.prefetch != PREFETCH_OFF) out.staging_bytes = uint64_t(e->hook.prefetch.slots.size()) * largest;
+    if (e->spec.prefetch != PREFETCH_OFF) out.staging_bytes = uint64_t(prefetch_staging_bytes(e->hook.prefetch));
     return {};
 }
 

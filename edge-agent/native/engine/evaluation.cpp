@@ -72,6 +72,7 @@ void set_up_hook(evaluation & v) {
     layer_hook & hook = v.e.hook;
     layer_hook_follow(hook, v.request.spec);
     hook.step = 0;
+    hook.passing = false;
     hook.layers = &v.layers;
     hook.owner = v.request.stepped ? &v.layers : &v.e.layers;
     hook.ring = nullptr;

@@ -110,7 +110,7 @@ void expert_memory_init(expert_memory & memory, const model_file & file) {
         memory.layers.push_back(std::move(layer));
     }
     memory.moves_pages = may_move_pages(memory);
-    memory.spares.reserve(memory.layers.size() * size_t(memory.experts));
+    memory.spares.reserve(memory.layers.size() * size_t(memory.experts) * EXPERT_MATRICES);
     memset(&memory.type, 0, sizeof(memory.type));
     memory.type.iface.get_name = type_name;
     memory.type.iface.alloc_buffer = type_alloc;
@@ -139,14 +139,14 @@ void expert_memory_forget_places(expert_memory & memory) {
     memory.placement_failed = false;
 }
 
-void expert_pages_release(char * base, uint64_t bytes, int experts, const uint8_t * held, int e, size_t page) {
+void expert_pages_release(char * base, uint64_t bytes, int experts, const uint8_t * held, int e, size_t page, uint8_t mask) {
     const uint64_t begin = uint64_t(e) * bytes, end = begin + bytes;
     uint64_t first = begin / page, last = (end - 1) / page;
     const auto shared = [&](uint64_t p) {
         const uint64_t from = p * page / bytes;
         const uint64_t to = std::min<uint64_t>(((p + 1) * page - 1) / bytes, uint64_t(experts) - 1);
         for (uint64_t other = from; other <= to; other++) {
-            if (other != uint64_t(e) && held[other]) return true;
+            if (other != uint64_t(e) && (held[other] & mask)) return true;
         }
         return false;
     };
@@ -159,88 +159,102 @@ void expert_pages_release(char * base, uint64_t bytes, int experts, const uint8_
     madvise(base + first * page, (last - first + 1) * page, MADV_DONTNEED);
 }
 
-static void give_back(expert_memory & memory, int layer, int expert) {
+static uint8_t bit_of(int place) { return uint8_t(1u << place); }
+static_assert(EXPERT_MATRICES <= 8, "a bit of `held` for each");
+
+static void give_back(expert_memory & memory, int layer, int expert, int place) {
     layer_memory & l = memory.layers[size_t(layer)];
-    for (int i = 0; i < l.n_places; i++) {
-        expert_pages_release(l.places[i].base, l.places[i].bytes, memory.experts, l.held.data(), expert, memory.page);
-    }
+    expert_pages_release(l.places[place].base, l.places[place].bytes, memory.experts, l.held.data(), expert, memory.page, bit_of(place));
+}
+
+static int64_t bytes_of(const expert_memory & memory, const spare_matrix & spare) {
+    return int64_t(memory.layers[size_t(spare.layer)].places[spare.place].bytes);
 }
 
 static void trim_spares(expert_memory & memory) {
     size_t surplus = 0;
-    while (surplus < memory.spares.size() && memory.held + int64_t(memory.spares.size() - surplus) > memory.most_held) {
-        give_back(memory, memory.spares[surplus].layer, memory.spares[surplus].expert);
-        surplus++;
+    while (surplus < memory.spares.size() && memory.resident_bytes.load(std::memory_order_relaxed) + memory.spare_bytes > memory.most_bytes + memory.passing_bytes) {
+        const spare_matrix & spare = memory.spares[surplus++];
+        memory.spare_bytes -= bytes_of(memory, spare);
+        give_back(memory, spare.layer, spare.expert, spare.place);
     }
     memory.spares.erase(memory.spares.begin(), memory.spares.begin() + long(surplus));
 }
 
-static bool same_shape(const layer_memory & a, const layer_memory & b) {
-    if (a.n_places != b.n_places) return false;
-    for (int i = 0; i < a.n_places; i++) {
-        if (a.places[i].bytes != b.places[i].bytes) return false;
-    }
-    return true;
-}
-
-// Moves the pages of a spare under an absent expert; what the kernel does not move is given back.
-static void move_pages(expert_memory & memory, const spare_expert & spare, int layer, int expert) {
-    const layer_memory & from = memory.layers[size_t(spare.layer)], & to = memory.layers[size_t(layer)];
-    for (int i = 0; i < from.n_places; i++) {
-        const uint64_t bytes = from.places[i].bytes;
-        char * source = from.places[i].base + uint64_t(spare.expert) * bytes;
-        char * target = to.places[i].base + uint64_t(expert) * bytes;
-        if (mremap(source, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, target) == MAP_FAILED) {
-            madvise(source, bytes, MADV_DONTNEED);
-        }
+// Moves the pages of a spare under a matrix of its size; what the kernel does not move is given back.
+static void move_pages(expert_memory & memory, const spare_matrix & spare, const expert_place & to, int expert) {
+    const expert_place & from = memory.layers[size_t(spare.layer)].places[spare.place];
+    char * source = from.base + uint64_t(spare.expert) * from.bytes;
+    char * target = to.base + uint64_t(expert) * to.bytes;
+    if (mremap(source, from.bytes, from.bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, target) == MAP_FAILED) {
+        madvise(source, from.bytes, MADV_DONTNEED);
     }
 }
 
-void expert_memory_hold(expert_memory & memory, int layer, int expert) {
-    layer_memory & l = memory.layers[size_t(layer)];
-    if (l.held[size_t(expert)]) return;
-    l.held[size_t(expert)] = 1;
-    memory.held++;
+// Pages for a matrix that is held from now on: its own where they are a spare still, or else any of its size.
+static void take_spare(expert_memory & memory, int layer, int expert, int place) {
+    const expert_place & to = memory.layers[size_t(layer)].places[place];
     int chosen = -1;
-    for (int i = int(memory.spares.size()) - 1; i >= 0; i--) {
-        const spare_expert & spare = memory.spares[size_t(i)];
-        const bool itself = spare.layer == layer && spare.expert == expert;
-        if (itself || (chosen < 0 && same_shape(memory.layers[size_t(spare.layer)], l))) chosen = i;
-        if (itself) break;
+    bool itself = false;
+    for (int i = int(memory.spares.size()) - 1; i >= 0 && !itself; i--) {
+        const spare_matrix & spare = memory.spares[size_t(i)];
+        itself = spare.layer == layer && spare.expert == expert && spare.place == place;
+        if (itself || (chosen < 0 && bytes_of(memory, spare) == int64_t(to.bytes))) chosen = i;
     }
-    if (chosen >= 0) {
-        const spare_expert spare = memory.spares[size_t(chosen)];
-        memory.spares.erase(memory.spares.begin() + chosen);
-        if (spare.layer != layer || spare.expert != expert) move_pages(memory, spare, layer, expert);
-    }
+    if (chosen < 0) return;
+    const spare_matrix spare = memory.spares[size_t(chosen)];
+    memory.spares.erase(memory.spares.begin() + chosen);
+    memory.spare_bytes -= int64_t(to.bytes);
+    if (!itself) move_pages(memory, spare, to, expert);
+}
+
+void expert_memory_hold_part(expert_memory & memory, int layer, int expert, int place) {
+    layer_memory & l = memory.layers[size_t(layer)];
+    if (l.held[size_t(expert)] & bit_of(place)) return;
+    l.held[size_t(expert)] |= bit_of(place);
+    const int64_t bytes = int64_t(l.places[place].bytes);
+    const int64_t before = memory.resident_bytes.fetch_add(bytes, std::memory_order_relaxed);
+    memory.peak_bytes = std::max(memory.peak_bytes, before + bytes);
+    take_spare(memory, layer, expert, place);
     trim_spares(memory);
 }
 
-void expert_memory_set_most_held(expert_memory & memory, int64_t experts) {
-    memory.most_held = experts;
+void expert_memory_hold(expert_memory & memory, int layer, int expert) {
+    for (int p = 0; p < memory.layers[size_t(layer)].n_places; p++) expert_memory_hold_part(memory, layer, expert, p);
+}
+
+void expert_memory_set_most(expert_memory & memory, int64_t bytes) {
+    memory.most_bytes = bytes;
+    trim_spares(memory);
+}
+
+void expert_memory_set_passing(expert_memory & memory, int64_t bytes) {
+    memory.passing_bytes = bytes;
     trim_spares(memory);
 }
 
 void expert_memory_mark(expert_memory & memory, int layer, int expert) {
-    layer_memory & l = memory.layers[layer];
-    if (l.present[expert]) return;
     expert_memory_hold(memory, layer, expert);
-    l.present[expert] = 1;
-    const int64_t before = memory.resident_bytes.fetch_add(int64_t(l.expert_bytes), std::memory_order_relaxed);
-    memory.peak_bytes = std::max(memory.peak_bytes, before + int64_t(l.expert_bytes));
+    memory.layers[size_t(layer)].present[size_t(expert)] = 1;
+}
+
+void expert_memory_release_part(expert_memory & memory, int layer, int expert, int place) {
+    layer_memory & l = memory.layers[size_t(layer)];
+    l.present[size_t(expert)] = 0;
+    if (!(l.held[size_t(expert)] & bit_of(place))) return;
+    l.held[size_t(expert)] &= uint8_t(~bit_of(place));
+    const int64_t bytes = int64_t(l.places[place].bytes);
+    const int64_t rest = memory.resident_bytes.fetch_sub(bytes, std::memory_order_relaxed) - bytes;
+    if (memory.moves_pages && rest + memory.spare_bytes + bytes <= memory.most_bytes + memory.passing_bytes) {
+        memory.spares.push_back({layer, expert, place});
+        memory.spare_bytes += bytes;
+    } else {
+        give_back(memory, layer, expert, place);
+    }
 }
 
 void expert_memory_release(expert_memory & memory, int layer, int expert) {
-    layer_memory & l = memory.layers[layer];
-    if (l.present[expert]) memory.resident_bytes.fetch_sub(int64_t(l.expert_bytes), std::memory_order_relaxed);
-    if (l.held[expert]) memory.held--;
-    const bool backed = l.held[expert];
-    l.held[expert] = l.present[expert] = 0;
-    if (backed && memory.moves_pages && memory.held + int64_t(memory.spares.size()) < memory.most_held) {
-        memory.spares.push_back({layer, expert});
-    } else {
-        give_back(memory, layer, expert);
-    }
+    for (int p = 0; p < memory.layers[size_t(layer)].n_places; p++) expert_memory_release_part(memory, layer, expert, p);
 }
 
 void expert_memory_clear(expert_memory & memory) {
@@ -254,6 +268,6 @@ void expert_memory_clear(expert_memory & memory) {
         }
     }
     memory.resident_bytes.store(0, std::memory_order_relaxed);
-    memory.held = 0;
+    memory.spare_bytes = 0;
     memory.spares.clear();
 }

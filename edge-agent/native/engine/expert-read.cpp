@@ -34,14 +34,15 @@ int expert_reads_place(const expert_reads & reads, int layer, const ggml_tensor 
     return -1;
 }
 
+void expert_read_set(expert_reads & reads, int layer, int expert, int place) {
+    const expert_place & from = reads.memory->layers[size_t(layer)].places[place];
+    const uint64_t at = uint64_t(expert) * from.bytes;
+    flash_request_set(expert_read_part(reads, layer, expert, place), from.file_offset + at, from.bytes, from.base + at, from.tensor);
+}
+
 void expert_read_begin(expert_reads & reads, int layer, int expert) {
-    const layer_memory & memory = reads.memory->layers[size_t(layer)];
     expert_memory_hold(*reads.memory, layer, expert);
-    for (int p = 0; p < memory.n_places; p++) {
-        const expert_place & place = memory.places[p];
-        const uint64_t at = uint64_t(expert) * place.bytes;
-        flash_request_set(expert_read_part(reads, layer, expert, p), place.file_offset + at, place.bytes, place.base + at, place.tensor);
-    }
+    for (int p = 0; p < reads.memory->layers[size_t(layer)].n_places; p++) expert_read_set(reads, layer, expert, p);
 }
 
 void expert_read_withdraw(expert_reads & reads, int layer, int expert) {

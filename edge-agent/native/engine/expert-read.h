@@ -25,6 +25,8 @@ inline flash_request & expert_read_part(expert_reads & reads, int layer, int exp
 
 // Holds the expert's memory, with nothing read yet; then its parts can be started. Nothing of it may be in flight.
 void expert_read_begin(expert_reads & reads, int layer, int expert);
+// What a part is to read, with nothing read yet. Nothing of it may be in flight.
+void expert_read_set(expert_reads & reads, int layer, int expert, int place);
 // Takes what no lane has begun off offer; what is in flight goes on.
 void expert_read_withdraw(expert_reads & reads, int layer, int expert);
 void expert_read_wait(expert_reads & reads, int layer, int expert);

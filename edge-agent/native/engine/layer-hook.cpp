@@ -2,6 +2,7 @@
 
 #include "layer-route.h"
 #include "miss-fetch.h"
+#include "miss-stream.h"
 #include "router-place.h"
 
 #include <algorithm>
@@ -29,6 +30,10 @@ void layer_hook_init(layer_hook & hook, const model_info & info, expert_memory &
     router_forecast_init(hook.prefetch.forecast, int(info.moe_layers.size()), info.experts);
     prefetch_init(hook.prefetch, hook.reads, info.top_k, keep_all ? 0 : prefetch_slots(info.top_k));
     hook.fetch.reading.resize(experts);
+    hook.stream.order.resize(experts);
+    hook.stream.missed.resize(experts);
+    hook.stream.reads.resize(experts);
+    hook.stream.stays.resize(experts);
     hook.needed.resize(experts);
     hook.before.resize(experts);
     hook.members.resize(experts);
@@ -58,6 +63,7 @@ void layer_hook_begin(layer_hook & hook, pass_kind pass) {
     hook.pass = pass;
     hook.outcome = pass_outcome();
     if (pass != PASS_LOOK) prefetch_begin(hook.prefetch);
+    expert_memory_set_passing(*hook.memory, pass == PASS_PREFILL && hook.passing ? hook.passing_bytes : 0);
     hook.error = engine_status();
     graph_moments_begin(hook.moments);
     std::fill(hook.own_scores.tensors.begin(), hook.own_scores.tensors.end(), nullptr);
@@ -69,18 +75,22 @@ static bool is_over(const layer_hook & hook) { return failed(hook.error) || hook
 void layer_hook_end(layer_hook & hook) {
     const bool missed_one = hook.moments.due_next < hook.moments.due_count && hook.pass != PASS_LOOK && !is_over(hook);
     if (missed_one) layer_stop_with(hook, status_error(ENGINE_INTERNAL, "a layer's choice of experts was not seen"));
+    miss_stream_after(hook);
+    miss_stream_finish(hook);
     miss_fetch_finish(hook);
     layer_release_surplus(hook);
+    expert_memory_set_passing(*hook.memory, 0);
     prefetch_pause(hook.prefetch);
 }
 
 void layer_hook_shrink(layer_hook & hook) {
     // The lower bound first: whoever leaves then gives its pages back instead of keeping them as spares.
-    int64_t held = hook.prefetch.mode == PREFETCH_OFF ? 0 : int64_t(hook.prefetch.slots.size());
+    int64_t most = hook.prefetch.mode == PREFETCH_OFF ? 0 : prefetch_staging_bytes(hook.prefetch);
     for (int l = 0; l < hook.owner->count; l++) {
-        held += std::min((*hook.owner)[l].cache.capacity, hook.shrink->most[size_t(l)].load(std::memory_order_relaxed));
+        const int32_t capacity = std::min((*hook.owner)[l].cache.capacity, hook.shrink->most[size_t(l)].load(std::memory_order_relaxed));
+        most += capacity * int64_t(hook.info->expert_bytes[size_t(l)]);
     }
-    expert_memory_set_most_held(*hook.memory, held);
+    expert_memory_set_most(*hook.memory, most);
     cache_shrink_serve(*hook.shrink, {hook.owner, hook.memory, hook.keep_all, hook.evicted.data(), hook.changes});
 }
 
@@ -88,12 +98,17 @@ static int layer_of(const layer_hook & hook, int block) {
     return block >= 0 && block < int(hook.moe_index.size()) ? hook.moe_index[size_t(block)] : -1;
 }
 
-static void note_turn(layer_hook & hook, const char * matrix) {
-    for (int l = 0; l < int(hook.routers.size()); l++) expert_reads_note_turn(hook.reads, l, matrix);
+static void note_turn(layer_hook & hook, const ggml_tensor * matrix) {
+    for (int l = 0; l < int(hook.routers.size()); l++) {
+        if (expert_reads_place(hook.reads, l, matrix) < 0) continue;
+        expert_reads_note_turn(hook.reads, l, matrix->name);
+        hook.longest_row = std::max(hook.longest_row, matrix->ne[0]);
+        hook.longest_product = std::max(hook.longest_product, matrix->ne[1]);
+    }
 }
 
 static void look(layer_hook & hook, const ggml_tensor * tensor) {
-    if (tensor->op == GGML_OP_MUL_MAT_ID) note_turn(hook, tensor->src[0]->name);
+    if (tensor->op == GGML_OP_MUL_MAT_ID) note_turn(hook, tensor->src[0]);
     if (graph_node_block(tensor->name, "ffn_moe_weights_softmax") >= 0) hook.softmax_weights = hook.normalises_weights = true;
     if (graph_node_block(tensor->name, "ffn_moe_weights_norm") >= 0) hook.normalises_weights = true;
     const int gathered = layer_of(hook, graph_node_block(tensor->name, "ffn_moe_weights"));
@@ -141,6 +156,8 @@ static bool is_quiet(const layer_hook & hook, int layer) {
     return hook.owner == hook.layers && !layer_drops_experts(hook, layer) && (has_all || hook.moments.layers[size_t(layer)].quiet >= QUIET_TOKENS);
 }
 
+static bool is_fetching(const layer_hook & hook) { return miss_fetch_under_way(hook) || miss_stream_under_way(hook); }
+
 bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * data) {
     layer_hook & hook = *static_cast<layer_hook *>(data);
     if (hook.pass == PASS_LOOK) {
@@ -151,10 +168,13 @@ bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * data) {
         graph_moments_announce(hook.moments, tensor);
         if (tensor->view_src) follow_scores(hook, tensor);
         if (miss_fetch_under_way(hook)) miss_fetch_before(hook, tensor);
-        if (miss_fetch_under_way(hook)) hook.moments.node_by_node = true;
+        if (miss_stream_under_way(hook)) miss_stream_before(hook, tensor);
+        if (is_fetching(hook)) hook.moments.node_by_node = true;
+    } else {
+        miss_stream_after(hook);
     }
     // While reads are under way the graph is computed node by node, so that it gets as far as it can before each wait.
-    const bool stop_here = !ask || miss_fetch_under_way(hook);
+    const bool stop_here = !ask || is_fetching(hook);
     const ggml_tensor * node = router_rows_of(tensor);
     if (!is_router_node(node) || !hook.heard_letters[uint8_t(node->name[ROUTER_STEM])]) return stop_here;
     const char * dash = strrchr(node->name, '-');

@@ -13,6 +13,7 @@
 
 #include "cache-resize.h"
 #include "event-ring.h"
+#include "expert-multiply.h"
 #include "expert-verify.h"
 #include "graph-moment.h"
 #include "layer-state.h"
@@ -54,6 +55,19 @@ struct fetch_progress {
     std::vector<uint8_t> reading;        // per miss: it was not in memory
 };
 
+// A layer whose experts pass through memory, see miss-stream.h. An item is one matrix of one expert: those of the first turn in
+// the order of the experts, then those of the second, and so on.
+struct miss_stream {
+    int layer = -1;                      // -1: none
+    int count = 0, misses = 0;           // experts, missed ones
+    std::vector<int32_t> order;          // the experts
+    std::vector<int32_t> missed;         // of each, in that order: its index in `hook.missed`, -1 for none
+    std::vector<uint8_t> reads, stays;   // likewise: it is read; its memory is kept when the layer is done
+    int64_t next_read = 0, next_use = 0; // items
+    int64_t room = 0;                    // bytes that may still be brought in
+    ggml_tensor * node = nullptr;        // whose product is there already; null: none
+};
+
 struct layer_hook {
     const model_info * info = nullptr;
     expert_memory * memory = nullptr;
@@ -63,12 +77,14 @@ struct layer_hook {
     const model_checksums * checksums = nullptr;  // what experts are verified against; null: they are not
     expert_reads reads;
     prefetcher prefetch;
+    expert_multiply multiply;            // of streamed layers
 
     // found by the look pass
     std::vector<router_place> routers;   // per MoE layer
     bool heard_letters[256] = {};        // of what follows "ffn_moe_" in the nodes that the hook acts at: tells most others apart
     std::vector<int32_t> moe_index;      // block index to MoE layer, -1 for a dense block
     bool normalises_weights = false, softmax_weights = false;
+    int64_t longest_row = 0, longest_product = 0;  // of expert matrices
 
     // set for each pass
     pass_kind pass = PASS_LOOK;
@@ -86,6 +102,8 @@ struct layer_hook {
     void * see_data = nullptr;
     std::vector<route_policy> policies;  // per MoE layer
     bool bias_prefill = false;
+    bool passing = false;                // what several rows miss is streamed,
+    int64_t passing_bytes = 0;           // with so much memory beyond their capacity
     double generation = 0;
     int32_t step = 0;
 
@@ -94,6 +112,7 @@ struct layer_hook {
     engine_status error;
     std::atomic<bool> cancelled{false};
     fetch_progress fetch;
+    miss_stream stream;
     graph_moments moments;
     score_room own_scores;
     int surplus_layer = -1;              // layer whose experts beyond its owner's members are still present

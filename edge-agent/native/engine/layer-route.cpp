@@ -1,6 +1,7 @@
 #include "layer-route.h"
 
 #include "miss-fetch.h"
+#include "miss-stream.h"
 
 #include <algorithm>
 #include <cstring>
@@ -180,6 +181,7 @@ static guess_terms terms_of(const layer_hook & hook, int layer) {
 }
 
 void layer_route(layer_hook & hook, int layer, const ggml_tensor * topk) {
+    miss_stream_finish(hook);
     miss_fetch_finish(hook);
     layer_release_surplus(hook);
     if (hook.shrink && cache_shrink_waits(*hook.shrink)) layer_hook_shrink(hook);
@@ -230,7 +232,8 @@ void layer_route(layer_hook & hook, int layer, const ggml_tensor * topk) {
         quiet = missed > 0 ? 0 : std::min(quiet, INT32_MAX - 1) + 1;
     }
     prefetch_settle(hook.prefetch, layer, hook.missed.data(), missed);
-    if (missed > 0) miss_fetch_begin(hook, layer, missed);
+    if (missed > 0 && rows > 1 && hook.passing) miss_stream_begin(hook, layer, missed);
+    else if (missed > 0) miss_fetch_begin(hook, layer, missed);
     if (hook.prefetch.active && rows == 1) prefetch_note(hook.prefetch, layer, hook.scores.data(), ids, hook.kept[0]);
     if (guesses_next(hook, layer, rows)) prefetch_guess(hook.prefetch, layer + 1, terms_of(hook, layer + 1));
     state.tally.resident.set(state.cache.size);

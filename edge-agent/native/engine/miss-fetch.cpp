@@ -67,8 +67,7 @@ void miss_fetch_before(layer_hook & hook, const ggml_tensor * node) {
     if (hook.fetch.turn == turns.size()) miss_fetch_finish(hook);
 }
 
-// Times and read counts of a miss, from its parts.
-static void gather(layer_hook & hook, int layer, int i) {
+void miss_event_gather(layer_hook & hook, int layer, int i) {
     miss_event & m = hook.events[size_t(i)];
     int64_t begin = INT64_MAX;
     for (const int32_t place : hook.reads.turns[size_t(layer)]) {
@@ -81,7 +80,7 @@ static void gather(layer_hook & hook, int layer, int i) {
     hook.outcome.flash_reads += m.reads;
 }
 
-static void report(layer_hook & hook, int layer, int i) {
+void miss_event_report(layer_hook & hook, int layer, int i) {
     miss_event & m = hook.events[size_t(i)];
     hook.totals->misses.add(1);
     m.miss_number = hook.totals->misses.get();
@@ -111,7 +110,7 @@ static engine_status arrive(layer_hook & hook, int layer, int i) {
     engine_status status = expert_read_status(hook.reads, layer, hook.missed[size_t(i)]);
     // Only a demand may fail a request.
     if (failed(status) && hook.events[size_t(i)].prefetch != PREFETCH_NONE) status = read_again(hook, layer, hook.missed[size_t(i)]);
-    gather(hook, layer, i);
+    miss_event_gather(hook, layer, i);
     if (!failed(status) && hook.checksums) status = expert_verify(*hook.checksums, *hook.memory, *hook.info, layer, hook.missed[size_t(i)]);
     if (!failed(status)) hook.outcome.flash_bytes += hook.events[size_t(i)].bytes;
     return status;
@@ -131,7 +130,7 @@ void miss_fetch_finish(layer_hook & hook) {
         } else {
             expert_memory_mark(*hook.memory, layer, e);
         }
-        if (hook.ring) report(hook, layer, i);
+        if (hook.ring) miss_event_report(hook, layer, i);
     }
     hook.fetch.layer = -1;
 }

@@ -20,3 +20,8 @@ void miss_fetch_before(layer_hook & hook, const ggml_tensor * node);
 // where there is one. An expert that could not be read in full is taken back from the logical cache and gives its
 // memory back, and `hook.error` names the tensor.
 void miss_fetch_finish(layer_hook & hook);
+
+// Times and read counts of miss `i` of a layer, from its parts.
+void miss_event_gather(layer_hook & hook, int layer, int i);
+// Numbers it and pushes it into the ring.
+void miss_event_report(layer_hook & hook, int layer, int i);

@@ -21,6 +21,12 @@ static staging_slot * slot_of(prefetcher & p, int layer, int expert) {
 
 bool prefetch_holds(const prefetcher & p, int layer, int expert) { return slot_of(const_cast<prefetcher &>(p), layer, expert) != nullptr; }
 
+int64_t prefetch_staging_bytes(const prefetcher & p) {
+    uint64_t largest = 0;
+    for (const layer_memory & layer : p.reads->memory->layers) largest = std::max(largest, layer.expert_bytes);
+    return int64_t(p.slots.size() * largest);
+}
+
 void prefetch_init(prefetcher & p, expert_reads & reads, int top_k, int slots) {
     p.reads = &reads;
     const int experts = reads.memory->experts;

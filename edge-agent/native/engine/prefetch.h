@@ -64,6 +64,9 @@ struct prefetcher {
 // While one layer is computed there is time to read a part of an expert; whole ones serve better as members of the cache.
 inline int prefetch_slots(int top_k) { return std::max(1, top_k / 2); }
 
+// All slots, were they full of the largest experts.
+int64_t prefetch_staging_bytes(const prefetcher & p);
+
 // `most_guesses` for a layer; `slots` experts in all, possibly none.
 void prefetch_init(prefetcher & p, expert_reads & reads, int top_k, int slots);
 // After the look pass: takes the map beside the model, where there is one for it.

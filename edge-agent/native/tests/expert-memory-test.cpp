@@ -99,10 +99,10 @@ static void moves_pages_to_the_next_expert() {
         }
         return true;
     };
-    expert_memory_set_most_held(memory, 3);
+    expert_memory_set_most(memory, 27 * int64_t(page));
     for (const int e : {1, 2, 3}) fill(0, e);
     expert_memory_release(memory, 0, 2);
-    CHECK_EQUAL(memory.spares.size(), 1u);
+    CHECK_EQUAL(memory.spares.size(), 2u);
     CHECK_EQUAL(pages(0, 2), 9);
     expert_memory_hold(memory, 1, 5);
     CHECK_EQUAL(pages(0, 2), 0);
@@ -119,7 +119,7 @@ static void moves_pages_to_the_next_expert() {
         state = state * 6364136223846793005ull + 1442695040888963407ull;
         const int layer = int(state >> 40) % 2, e = int(state >> 50) % 8;
         if (memory.layers[size_t(layer)].present[size_t(e)]) expert_memory_release(memory, layer, e);
-        else if (memory.held < 3) fill(layer, e);
+        else if (memory.resident_bytes < 27 * int64_t(page)) fill(layer, e);
         CHECK(all_pages() <= 27);
         for (int l = 0; l < 2; l++) {
             for (int other = 0; other < 8; other++) {
@@ -127,9 +127,9 @@ static void moves_pages_to_the_next_expert() {
             }
         }
     }
-    expert_memory_set_most_held(memory, 0);
+    expert_memory_set_most(memory, 0);
     CHECK_EQUAL(memory.spares.size(), 0u);
-    CHECK(all_pages() <= 9 * memory.held);
+    CHECK(all_pages() * int64_t(page) <= memory.resident_bytes);
     expert_memory_clear(memory);
     CHECK_EQUAL(all_pages(), 0);
     for (auto & layer : memory.layers) {

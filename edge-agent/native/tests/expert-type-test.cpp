@@ -17,7 +17,7 @@ static const ggml_type NO_WEIGHTS[] = {GGML_TYPE_Q8_1, GGML_TYPE_Q8_K, GGML_TYPE
 static tiny_model model_of(ggml_type type) {
     tiny_model model = tiny_model_named("qwen3moe");
     model.name += std::string("-") + ggml_type_name(type);
-    model.layers = 1;
+    model.layers = 2;  // of the last one a prompt needs a single row
     model.experts = 6;
     model.top_k = 2;
     model.width = model.expert_width = 256;  // the longest blocks
