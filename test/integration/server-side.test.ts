@@ -5,8 +5,9 @@ import { join } from 'node:path';
 import { findJaeger } from '@moefleet/demo/jaeger-binary';
 import { parseAllDocuments } from 'yaml';
 import { SETTINGS as COORDINATOR } from '../../coordinator/src/config';
-import { Metrics } from '../../coordinator/src/metrics';
+import { Metrics as CoordinatorMetrics } from '../../coordinator/src/metrics';
 import { SETTINGS as LEARNER } from '../../services/learner/src/config';
+import { Metrics as LearnerMetrics } from '../../services/learner/src/metrics';
 import { findHelm } from '../harness/helm';
 import { type KubernetesDocument, unfitting } from '../harness/kubernetes-schema';
 import { COMPOSE, composedServices } from '../harness/server-side';
@@ -20,6 +21,18 @@ const has = (program: string) => ['--version', 'version', '-v'].some((word) => s
 /** Only where the program is installed. */
 const withProgram = (program: string) => (has(program) ? test : test.skip);
 const jaeger = findJaeger();
+
+type Labels = Record<string, string>;
+interface Port { name: string; port?: number; containerPort?: number }
+/** As much of a document as tells who scrapes whom. */
+interface Monitored {
+  kind: string;
+  metadata: { name: string; labels: Labels };
+  spec: {
+    selector?: { matchLabels: Labels }; endpoints?: { port: string }[]; podMetricsEndpoints?: { port: string }[]; ports?: Port[];
+    template?: { metadata: { labels: Labels }; spec: { containers: { ports: Port[] }[] } };
+  };
+}
 
 /** Names that are variables of these files rather than settings of a program. */
 const OF_THE_FILES = ['MOEFLEET_IMAGE', 'MOEFLEET_FLEET_NAME', 'MOEFLEET_REDIS_MEMORY', 'MOEFLEET_MODELS', 'MOEFLEET_COLLECTOR_CONFIG'];
@@ -42,11 +55,13 @@ test('wherever agents are let in, so are devices that fetch models, under the po
   for (const [text, letsIn] of files) expect(text).toMatch(letsIn);
 });
 
-test('every metric of ours in alerts and dashboards is one that a coordinator has', async () => {
-  const told = new Set([...(await new Metrics().text()).matchAll(/^# TYPE (\S+) (\S+)$/gm)].flatMap(([, name, type]) => (type === 'histogram' ? [`${name}_bucket`, `${name}_sum`, `${name}_count`] : [name])));
+test('every metric of ours in alerts and dashboards is one that a coordinator or a learner has', async () => {
+  const text = await new CoordinatorMetrics().text() + await new LearnerMetrics().text();
+  const told = new Set([...text.matchAll(/^# TYPE (\S+) (\S+)$/gm)].flatMap(([, name, type]) => (type === 'histogram' ? [`${name}_bucket`, `${name}_sum`, `${name}_count`] : [name])));
   const files = [textOf(COMPOSE, 'alerts.yml'), textOf(COMPOSE, 'grafana', 'dashboards', 'moefleet.json')];
-  const named = new Set(files.flatMap((file) => file.match(/(moefleet_coordinator|grpc_server)_[a-z0-9_]+/g) ?? []));
-  expect(named.size).toBeGreaterThan(12);
+  const named = new Set(files.flatMap((file) => file.match(/(moefleet_coordinator|moefleet_learner|grpc_server)_[a-z0-9_]+/g) ?? []));
+  expect([...named].filter((name) => name.startsWith('moefleet_learner')).length).toBeGreaterThan(6);
+  expect(named.size).toBeGreaterThan(20);
   expect([...named].filter((name) => !told.has(name))).toEqual([]);
 });
 
@@ -108,4 +123,23 @@ describe('the chart', () => {
     service.spec['clusterIp'] = 'None';
     expect(unfitting([...documents, service])).toEqual([expect.stringMatching(/^Service misspelt: .*clusterIp.* does not exist/)]);
   }, 30_000);
+
+  withHelm('has the Prometheus operator scrape what is there: each monitor finds its pods, by labels and by a port that they have', () => {
+    const monitored = (...more: string[]) => {
+      const documents = parseAllDocuments(template('--set', 'serviceMonitor.enabled=true', ...more).stdout).map((document) => document.toJS() as Monitored);
+      const pods = documents.filter(({ kind }) => kind === 'Deployment').map(({ spec }) => spec.template!);
+      const services = documents.filter(({ kind }) => kind === 'Service');
+      const matches = (wanted: Labels, labels: Labels) => Object.entries(wanted).every(([name, value]) => labels[name] === value);
+      return documents.filter(({ kind }) => kind.endsWith('Monitor')).map(({ kind, metadata, spec }) => {
+        const port = (spec.endpoints ?? spec.podMetricsEndpoints)![0]!.port;
+        const ports = kind === 'PodMonitor'
+          ? pods.filter((pod) => matches(spec.selector!.matchLabels, pod.metadata.labels)).flatMap((pod) => pod.spec.containers.flatMap((container) => container.ports))
+          : services.filter((service) => matches(spec.selector!.matchLabels, service.metadata.labels)).flatMap((service) => service.spec.ports!);
+        return [kind, metadata.name, ports.filter(({ name }) => name === port).map((one) => one.containerPort ?? one.port)];
+      });
+    };
+    expect(monitored()).toEqual([['ServiceMonitor', 'm-moefleet-coordinator', [7402]]]);
+    expect(monitored(...EVERYTHING[0]!)).toEqual([['PodMonitor', 'm-moefleet-learner', [7405]], ['ServiceMonitor', 'm-moefleet-coordinator', [7402]]]);
+    expect(template(...EVERYTHING[0]!).stdout).not.toContain('Monitor');
+  });
 });
