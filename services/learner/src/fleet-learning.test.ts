@@ -116,6 +116,17 @@ test('a quarantined device keeps what it has, and teaches its class nothing', ()
   expect(knowledge[0]!.speed!.priorMean!.compute).toBeCloseTo(fitPrior(honest.map(() => observeMany())).mean[0], 3);
 });
 
+test.each([['three times too slow', 3], ['three times too fast', 1 / 3]])('a class whose devices all tell of reads and compute %s changes nothing for another', (_, off) => {
+  const phones = Array.from({ length: 12 }, (_, i) => fast(`phone-${i}`, { computeMs: 20, msPerMib: 2 }, 'phone'));
+  const boards = Array.from({ length: 12 }, (_, i) => fast(`board-${i}`, { computeMs: 20 * off, msPerMib: 2 * off }, 'board'));
+  const devices = [...phones, ...boards].map(({ deviceId, deviceClass }) => ({ ...learnableDevice(deviceId), labels: { class: deviceClass } }));
+  const alone = learn(devices.slice(0, 12), phones);
+  const beside = learn(devices, [...phones, ...boards]);
+  expect(beside.proposals.slice(0, 12)).toEqual(alone.proposals);
+  expect(beside.knowledge.slice(0, 12)).toEqual(alone.knowledge);
+  expect(beside.knowledge[12]!.speed!.priorMean!.compute).toBeCloseTo(20 * off, 0);
+});
+
 function observeMany() {
   return Array.from({ length: 20 }).reduce<typeof NO_EVIDENCE>((known) => observe(known, speedWindow({ computeMs: 20, msPerMib: 2 }), VAGUE_PRIOR), NO_EVIDENCE);
 }

@@ -26,15 +26,16 @@ export const CLASSES = {
 const fromRange = (random, [low, high]) => Math.exp(Math.log(low) + random() * (Math.log(high) - Math.log(low)));
 
 /**
- * A fleet of `count`. A share of them, `lying`, are suspects: unless `truthful`, they tell of a time or of misses that are three times
- * too small, each as one of an honest class.
+ * A fleet of `count`. A share of them, `lying`, are suspects, or every device of the class `lyingClass` instead: unless `truthful`, they
+ * tell of a time or of misses that are three times too small, each as one of its class.
  */
-export function makeFleet(random, recording, { count, lying, truthful, expertBytes }) {
+export function makeFleet(random, recording, { count, lying, lyingClass, truthful, expertBytes }) {
   const names = Object.keys(CLASSES);
   return Array.from({ length: count }, (_, i) => {
     const name = pick(random, names.map((one) => CLASSES[one].share), names);
     const of = CLASSES[name];
-    const suspect = random() < lying;
+    const drawn = random() < lying;
+    const suspect = lyingClass ? name === lyingClass : drawn;
     const device = {
       id: `device-${i}`, class: name, suspect, lies: suspect && !truthful, expertBytes, random,
       computeMs: fromRange(random, of.computeMs), speed: fromRange(random, of.speed), seekMs: fromRange(random, of.seekMs), hiddenMs: fromRange(random, of.hiddenMs),

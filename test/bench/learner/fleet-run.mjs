@@ -65,10 +65,10 @@ function bestSingle(fleet, recording, truths, capacityFor) {
     trueSpeed(device, recording, { capacity: capacityFor(device), lambda: Math.min(lambda, device.maxLambda), topJ: lambda === 0 ? 0 : topJ })))));
 }
 
-/** `options`: seed, devices, lying (share of suspects), truthful (they do not lie), proposals, shiftProposals, expertBytes. */
+/** `options`: seed, devices, lying (share of suspects), lyingClass (all of it, in place of a share), truthful (they do not lie), proposals, shiftProposals, expertBytes. */
 export function runFleet(recording, truths, surface, shape, options) {
   const random = seeded(options.seed);
-  const fleet = makeFleet(random, recording, { count: options.devices, lying: options.lying, truthful: options.truthful, expertBytes: options.expertBytes });
+  const fleet = makeFleet(random, recording, { count: options.devices, lying: options.lying, lyingClass: options.lyingClass, truthful: options.truthful, expertBytes: options.expertBytes });
   const learner = new LearnerSide(surface, shape, fleet);
   const honest = fleet.filter(({ suspect }) => !suspect);
   let optima = new Map(fleet.map((device) => [device.id, bestOf(device, recording, truths.settings(capacityOf(device, recording)))]));

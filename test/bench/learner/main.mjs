@@ -4,7 +4,7 @@
  * (recording.mjs), the surface is measured on other texts, and everything that decides is the learner's own code.
  *
  *   npm run bench:learner -- [--devices 500] [--seeds 20] [--first-seed 1] [--proposals 10] [--shift-proposals 5] [--recording FILE]
- *     [--expert-bytes 6291456] [--lying 0.05] [--json]
+ *     [--expert-bytes 6291456] [--lying 0.05 | --lying-class NAME] [--json]
  *
  * meanOfOptimum    the fleet's tokens/s after the proposals, of what a search finds for each device within the budget
  * certainOptimum   what a learner would reach that knows every device's speed, but quality no surer than the surface does
@@ -12,11 +12,13 @@
  * overLambdaOnly   how much faster than the best λ and topJ that are one for all, each device with its largest cache
  * budgetKept       share of device-hours at a setting whose true loss is at most 1% perplexity in the mean of the texts, 2% in the worst
  * afterShift       as meanOfOptimum, after every device has got other work and a third of them slower flash
- * adversarialHarm  by how much the other devices of any class are further from their optimum with liars among them than without
+ * adversarialHarm  by how much the other devices of any class are further from their optimum with liars among them, or with a class
+ *                  of nothing but liars, than without
  */
 import { join } from 'node:path';
 import { mean } from '../reproduce/statistics.mjs';
 import { readFlags } from '../shared.mjs';
+import { CLASSES } from './device.mjs';
 import { runFleet, TruthTable } from './fleet-run.mjs';
 import { surfaceOf } from './learner-side.mjs';
 import { Recording } from './recording.mjs';
@@ -24,9 +26,14 @@ import { Recording } from './recording.mjs';
 const here = new URL('.', import.meta.url).pathname;
 const values = readFlags({
   devices: { type: 'string', default: '500' }, seeds: { type: 'string', default: '20' }, 'first-seed': { type: 'string', default: '1' }, proposals: { type: 'string', default: '10' }, 'shift-proposals': { type: 'string', default: '5' },
-  recording: { type: 'string', default: join(here, 'recordings', 'tinymoe-17m-q8_0.json') }, 'expert-bytes': { type: 'string', default: String(6 << 20) }, lying: { type: 'string', default: '0.05' },
+  recording: { type: 'string', default: join(here, 'recordings', 'tinymoe-17m-q8_0.json') }, 'expert-bytes': { type: 'string', default: String(6 << 20) }, lying: { type: 'string', default: '0.05' }, 'lying-class': { type: 'string' },
   json: { type: 'boolean', default: false },
 });
+const lyingClass = values['lying-class'];
+if (lyingClass !== undefined && !(lyingClass in CLASSES)) {
+  process.stderr.write(`--lying-class: "${lyingClass}" is none of ${Object.keys(CLASSES).join(', ')}\n`);
+  process.exit(2);
+}
 const recording = Recording.read(values.recording);
 const expertBytes = Number(values['expert-bytes']);
 const shape = { experts: recording.experts, topK: recording.topK, expertBytes: new Array(recording.layers).fill(expertBytes) };
@@ -39,7 +46,7 @@ process.once('SIGINT', () => { stopping = true; });
 const runs = [];
 const first = Number(values['first-seed']);
 for (let seed = first; seed < first + Number(values.seeds) && !stopping; seed += 1) {
-  const options = { seed, devices: Number(values.devices), proposals: Number(values.proposals), shiftProposals: Number(values['shift-proposals']), lying: Number(values.lying), expertBytes };
+  const options = { seed, devices: Number(values.devices), proposals: Number(values.proposals), shiftProposals: Number(values['shift-proposals']), lying: Number(values.lying), lyingClass, expertBytes };
   const run = runFleet(recording, truths, surface, shape, { ...options, truthful: false });
   const without = runFleet(recording, truths, surface, shape, { ...options, truthful: true, shiftProposals: 1 });
   runs.push({ ...run, harm: Object.fromEntries(Object.entries(run.byClass).map(([name, share]) => [name, without.byClass[name] - share])) });
