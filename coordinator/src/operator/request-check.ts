@@ -1,5 +1,5 @@
 /** Turns operators' and learners' requests into what the coordinator works with, or says what is wrong with them. */
-import { type ChangeConfigRequest, Eviction, type LabelSelector, type Measure, type Proposal, type QualitySurface, type SetModel, type Target as TargetMessage } from '@moefleet/proto';
+import { type ChangeConfigRequest, Eviction, type LabelSelector, type Measure, type Proposal, type QualitySurface, Routing, type SetModel, type Target as TargetMessage } from '@moefleet/proto';
 import { canonical, parseSelector, parseVersion, printSelector, type Selector, SELECTOR_BOUND, SelectorError, selectorOfLabels } from '@moefleet/runtime';
 import type { ModelStore } from '../artifacts/model-store';
 import { InvalidRequestError } from '../errors';
@@ -166,9 +166,22 @@ export function checkProposal(proposal: Proposal): Proposal {
   if (!proposal.proposed) return proposal;
   checkDigest(`${field}.model_hash`, proposal.modelHash);
   share(`${field}.lambda`, proposal.lambda);
-  within(`${field}.top_j`, proposal.topJ, 0, MOST_EXPERTS);
+  within(`${field}.top_j`, proposal.topJ, proposal.routing === Routing.ROUTING_PRUNED ? 1 : 0, MOST_EXPERTS);
+  checkBend(field, proposal);
   for (const [layer, capacity] of proposal.capacities.entries()) within(`${field}.capacities[${layer}]`, capacity, 1, MOST_EXPERTS);
   return proposal;
+}
+
+/** Each routing with what it reads. */
+function checkBend(field: string, { routing, lambda, maxRank, massThreshold }: Proposal): void {
+  switch (routing) {
+    case Routing.ROUTING_UNSPECIFIED: case Routing.ROUTING_CACHE_PRIOR: return;
+    case Routing.ROUTING_MAX_RANK: within(`${field}.max_rank`, maxRank ?? 0, 1, MOST_EXPERTS); break;
+    case Routing.ROUTING_CUMULATIVE_THRESHOLD: share(`${field}.mass_threshold`, massThreshold ?? Number.NaN); break;
+    case Routing.ROUTING_PRUNED: break;
+    default: throw new InvalidRequestError(`${field}.routing`, routing, 'a routing of this coordinator: CACHE_PRIOR, MAX_RANK, CUMULATIVE_THRESHOLD or PRUNED');
+  }
+  if (lambda !== 0) throw new InvalidRequestError(`${field}.lambda`, lambda, `0 beside ${Routing[routing]}, which does not read it`);
 }
 
 export function checkSurface(surface: QualitySurface | undefined): QualitySurface {

@@ -50,6 +50,15 @@ test('takes the first that is set of device, group, fleet, learner', () => {
   expect(effectiveSpec({ ...all, devicePins: {}, shared: { fleet: {}, groups: [] } }).spec.lambda).toBe(0.1);
 });
 
+test('the learner\'s routing is the device\'s, with what that reads; one that this release does not know bends nothing', () => {
+  const of = (change: Partial<Proposal>) => effectiveSpec(inputs({ learned: proposal({ topJ: 1, ...change }) })).spec;
+  expect(of({ routing: Routing.ROUTING_MAX_RANK, maxRank: 12 })).toMatchObject({ routing: Routing.ROUTING_MAX_RANK, lambda: 0, topJ: 1, maxRank: 12, massThreshold: undefined, modelHash: A });
+  expect(of({ routing: Routing.ROUTING_CUMULATIVE_THRESHOLD, massThreshold: 0.7 })).toMatchObject({ routing: Routing.ROUTING_CUMULATIVE_THRESHOLD, lambda: 0, massThreshold: 0.7 });
+  expect(of({ routing: Routing.ROUTING_PRUNED })).toMatchObject({ routing: Routing.ROUTING_PRUNED, lambda: 0 });
+  for (const routing of [Routing.ROUTING_UNSPECIFIED, Routing.ROUTING_CACHE_PRIOR]) expect(of({ routing, lambda: 0.2 })).toMatchObject({ routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0.2, maxRank: undefined });
+  expect(of({ routing: 99 as Routing })).toMatchObject({ routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0 });
+});
+
 test('a pinned lambda of 0 is a value, not the absence of one', () => {
   const { spec } = effectiveSpec(inputs({ learned: proposal({ lambda: 0.3 }), shared: { fleet: lambdaPin(0), groups: [] } }));
   expect(spec.lambda).toBe(0);

@@ -14,7 +14,7 @@
 import { type DeviceSpec, Eviction, type ModelFile, type ModelState, type Proposal, Routing, type ValueSource, ValueSource_Layer as Layer } from '@moefleet/proto';
 import { selectorMatches } from '@moefleet/runtime';
 import type { SharedPins } from '../registry/pin-store';
-import type { CachePin, EvictionPolicy, ModelChoice, PinByField, PinField, PinSet, RoutingChoice, RoutingMethod } from '../registry/pin';
+import { type CachePin, type EvictionPolicy, type ModelChoice, type PinByField, type PinField, type PinSet, ROUTING_METHODS, type RoutingChoice, type RoutingMethod } from '../registry/pin';
 import type { StagedMarks } from '../registry/staged-value';
 import { layersWithStaged } from './staged-layers';
 
@@ -117,11 +117,20 @@ function routingValue(inputs: SpecInputs): { choice?: RoutingChoice; sources: Va
   const learned = inputs.learned;
   if (learned && learned.modelHash === inputs.model?.hash) {
     const from = { layer: Layer.LAYER_LEARNER, detail: learned.reason };
-    return { choice: { lambda: learned.lambda, topJ: learned.topJ }, sources: [source('lambda', from), source('top_j', from), source('routing', from)] };
+    return { choice: learnedChoice(learned), sources: [source('lambda', from), source('top_j', from), source('routing', from)] };
   }
   const elsewhere = choosePin('lambda', { ...inputs, model: undefined });
   const detail = elsewhere ? `the ${layerText(source('lambda', elsewhere))} was set for another model` : '';
   return { sources: [defaultSource('lambda', detail), defaultSource('top_j'), defaultSource('routing')] };
+}
+
+/** Of a routing that this release does not know nothing is bent: its lambda is 0. */
+export function learnedChoice({ routing, lambda, topJ, maxRank, massThreshold }: Proposal): RoutingChoice {
+  const method = ROUTING_METHODS.find((name) => ROUTING[name] === routing);
+  return {
+    lambda, topJ, ...(method && method !== 'cache_prior' ? { method } : {}),
+    ...(maxRank === undefined ? {} : { maxRank }), ...(massThreshold === undefined ? {} : { massThreshold }),
+  };
 }
 
 function cacheValue(inputs: SpecInputs): { cache: DeviceSpec['cache']; source: ValueSource } {

@@ -2,7 +2,7 @@
 import { type Proposal, ValueSource_Layer as Layer, type ValueSource } from '@moefleet/proto';
 import { selectorMatches } from '@moefleet/runtime';
 import type { PinField, PinSet } from '../registry/pin';
-import { effectiveSpec, endOf, layerText, type SpecInputs } from './effective-spec';
+import { effectiveSpec, endOf, layerText, learnedChoice, type SpecInputs } from './effective-spec';
 import { layersWithStaged } from './staged-layers';
 
 export interface OverriddenLayer { layer: Layer; detail: string; /** JSON */ value: string; why: string; expiresMs?: bigint | undefined }
@@ -47,7 +47,8 @@ function standingLayers(field: PinField, { devicePins, shared, labels, model, le
   ];
 }
 
-function learnedLayer(field: PinField, { lambda, topJ, capacities, reason, modelHash }: Proposal, running: string | undefined): OverriddenLayer {
-  const value = field === 'lambda' ? { lambda, topJ } : { capacities };
+function learnedLayer(field: PinField, learned: Proposal, running: string | undefined): OverriddenLayer {
+  const { capacities, reason, modelHash } = learned;
+  const value = field === 'lambda' ? learnedChoice(learned) : { capacities };
   return { layer: Layer.LAYER_LEARNER, detail: reason, value: JSON.stringify(value), why: modelHash === running ? '' : 'it is for another model' };
 }

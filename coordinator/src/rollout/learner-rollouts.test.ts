@@ -1,6 +1,6 @@
 /** The learner's proposals as staged rollouts, over real gRPC and Redis. */
 import { status } from '@grpc/grpc-js';
-import { ChangeConfigRequest, MeasureResult, Proposal, Staging, type StagedRollout, StagedRollout_State as State, type Task } from '@moefleet/proto';
+import { ChangeConfigRequest, MeasureResult, Proposal, Routing, Staging, type StagedRollout, StagedRollout_State as State, type Task } from '@moefleet/proto';
 import { until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
 import { MODEL_HASH, type TestAgent } from '../testing/test-agent';
@@ -36,6 +36,11 @@ async function propose(values: Record<string, number>): Promise<string> {
   return (await call(coordinator, 'propose', { proposals })).rolloutId;
 }
 
+/** Another routing on one device. */
+async function proposeRouting(fields: Partial<Proposal>): Promise<string> {
+  return (await call(coordinator, 'propose', { proposals: [Proposal.fromPartial({ deviceId: 'a', topJ: 1, capacities: [8, 8, 8], modelHash: MODEL_HASH, proposed: true, reason: 'best within 1%', ...fields })] })).rolloutId;
+}
+
 type Unary = 'startRollout' | 'getStagedRollout' | 'resumeRollout' | 'rollbackRollout' | 'listRollouts';
 function ask<T>(method: Unary, request: object): Promise<T> {
   const client = coordinator.rollouts as unknown as Record<string, (request: object, done: (error: unknown, answer: T) => void) => void>;
@@ -62,6 +67,25 @@ test('go out in stages, are measured, and are the learner\'s values then; what i
   expect((await coordinator.registry.devices.read('a'))!.marks.size).toBe(0);
   expect(await propose({ a: 0.1, b: 0.2, c: 0.3 })).toBe('');
   expect((await ask<{ rollouts: StagedRollout[] }>('listRollouts', {})).rollouts.map(({ layer }) => layer)).toEqual(['learner']);
+});
+
+test('another routing goes out as λ does, a change of its strength is news, and one that makes no sense is refused', async () => {
+  await begin();
+  const agent = await join('a');
+  await ends(await propose({ a: 0.1 }), State.STATE_DONE);
+  const ranked = { routing: Routing.ROUTING_MAX_RANK, maxRank: 8 };
+  await ends(await proposeRouting(ranked), State.STATE_DONE);
+  expect(agent.specs.at(-1)).toMatchObject({ routing: Routing.ROUTING_MAX_RANK, lambda: 0, topJ: 1, maxRank: 8, modelHash: MODEL_HASH });
+  expect(await proposeRouting(ranked)).toBe('');
+  await ends(await proposeRouting({ routing: Routing.ROUTING_MAX_RANK, maxRank: 12 }), State.STATE_DONE);
+  expect(agent.specs.at(-1)).toMatchObject({ maxRank: 12 });
+  await ends(await propose({ a: 0.1 }), State.STATE_DONE);
+  expect(agent.specs.at(-1)).toMatchObject({ routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0.1, maxRank: undefined });
+  for (const [fields, says] of [
+    [{ routing: Routing.ROUTING_MAX_RANK }, /max_rank: 0 is not/], [{ routing: Routing.ROUTING_MAX_RANK, maxRank: 8, lambda: 0.1 }, /lambda: 0.1 is not 0 beside/],
+    [{ routing: Routing.ROUTING_CUMULATIVE_THRESHOLD }, /mass_threshold: NaN/], [{ routing: Routing.ROUTING_CUMULATIVE_THRESHOLD, massThreshold: 1.2 }, /mass_threshold: 1.2/],
+    [{ routing: Routing.ROUTING_PRUNED, topJ: 0 }, /top_j: 0/], [{ routing: Routing.ROUTING_ORIGINAL }, /routing: 1 is not/],
+  ] as [Partial<Proposal>, RegExp][]) await expect(proposeRouting(fields)).rejects.toMatchObject({ code: status.INVALID_ARGUMENT, details: expect.stringMatching(says) as string });
 });
 
 test('a bad one is taken back from every device by itself, and not tried again within a day', async () => {

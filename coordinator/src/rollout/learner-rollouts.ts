@@ -13,6 +13,7 @@ import type { DeviceRecord } from '../registry/device-record';
 import type { Registry } from '../registry/registry';
 import { isOver, type StagedRollout, type StagedRow } from '../registry/staged-rollout';
 import type { StagedValue } from '../registry/staged-value';
+import { learnedChoice } from './effective-spec';
 import { killText } from './kill-text';
 import { newRow, plannedRollout, plannedRow, proposalOf, staged } from './planned-rollout';
 import type { StagedRollouts } from './staged-rollouts';
@@ -103,7 +104,7 @@ export class LearnerRollouts {
     if (!refused || !proposal.proposed || !same(refused, proposal)) return null;
     const agoMs = this.now() - Number(refused.timeMs);
     if (agoMs >= REFUSED_MS) return null;
-    return `λ ${proposal.lambda} topJ ${proposal.topJ} was tried and taken back at ${new Date(Number(refused.timeMs)).toISOString()} (${refused.reason}); not tried again within a day`;
+    return `${textOf(proposal)} was tried and taken back at ${new Date(Number(refused.timeMs)).toISOString()} (${refused.reason}); not tried again within a day`;
   }
 
   /** By device; of a device in a rollout of an operator's the learner waits for its end. */
@@ -137,8 +138,13 @@ function entryOf(who: string, changed: readonly (Candidate & { before: Proposal 
   };
 }
 
-function valuesOf({ lambda, topJ, capacities }: Proposal) {
-  return { lambda, topJ, capacities };
+function valuesOf(proposal: Proposal) {
+  return { ...learnedChoice(proposal), capacities: proposal.capacities };
+}
+
+function textOf(proposal: Proposal): string {
+  const { method, lambda, topJ, maxRank, massThreshold } = learnedChoice(proposal);
+  return [method ?? `λ ${lambda}`, maxRank ?? massThreshold, `topJ ${topJ}`].filter((part) => part !== undefined).join(' ');
 }
 
 function same(a: Proposal | undefined, b: Proposal): boolean {

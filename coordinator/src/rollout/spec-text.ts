@@ -15,10 +15,10 @@ export function specText(spec: DeviceSpec | undefined, field: PinField): string 
   }
 }
 
-function routingText({ routing, lambda, lambdas, topJ, topJs }: DeviceSpec): string {
+function routingText({ routing, lambda, lambdas, topJ, topJs, maxRank, massThreshold }: DeviceSpec): string {
   if (routing === Routing.ROUTING_UNSPECIFIED && lambda === undefined) return 'λ 0 (default)';
   const method = (Routing[routing] ?? '').replace('ROUTING_', '').toLowerCase();
-  const bend = routing === Routing.ROUTING_CACHE_PRIOR || routing === Routing.ROUTING_UNSPECIFIED ? `λ ${lambdas.length > 0 ? lambdas.join(',') : lambda ?? 0}` : method;
+  const bend = routing === Routing.ROUTING_CACHE_PRIOR || routing === Routing.ROUTING_UNSPECIFIED ? `λ ${lambdas.length > 0 ? lambdas.join(',') : lambda ?? 0}` : [method, maxRank ?? massThreshold].filter((part) => part !== undefined).join(' ');
   const top = topJs.length > 0 ? topJs.join(',') : topJ;
   return top === undefined ? bend : `${bend}, topJ ${top}`;
 }

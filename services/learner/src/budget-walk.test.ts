@@ -3,9 +3,11 @@ import { measuredLambdas, nextPoint, type WalkLimits } from './budget-walk';
 import { type MeasuredPoint, QualitySurface } from './model';
 import { point, SHAPE, trueLoss, trueMissRate } from './model/testing/synthetic';
 
-const LIMITS: WalkLimits = { capacities: [16, 16], shape: SHAPE, budget: { meanNats: 0.01, worstNats: 0.02 } };
+const { ROUTING_CACHE_PRIOR, ROUTING_MAX_RANK, ROUTING_CUMULATIVE_THRESHOLD, ROUTING_PRUNED } = Routing;
+const LIMITS: WalkLimits = { capacities: [16, 16], shape: SHAPE, routings: [ROUTING_CACHE_PRIOR], budget: { meanNats: 0.01, worstNats: 0.02 } };
 
-interface Walk { limits?: WalkLimits; loss?: typeof trueLoss; missRate?: typeof trueMissRate; points?: MeasuredPoint[] }
+type Formula = (lambda: number, topJ: number, capacity: number, routing: Routing) => number;
+interface Walk { limits?: WalkLimits; loss?: Formula; missRate?: Formula; points?: MeasuredPoint[] }
 
 /** Walks to the end over a surface given by formulas, and returns the points in the order they were measured. */
 function walk({ limits = LIMITS, loss = trueLoss, missRate = trueMissRate, points = [] }: Walk = {}): MeasuredPoint[] {
@@ -16,7 +18,7 @@ function walk({ limits = LIMITS, loss = trueLoss, missRate = trueMissRate, point
     if (points.length > 60) throw new Error('it does not end');
     const capacity = limits.capacities[0]!;
     points.push(point(next.lambda, next.topJ, capacity, {
-      capacities: limits.capacities, loss: loss(next.lambda, next.topJ, capacity), missRate: missRate(next.lambda, next.topJ, capacity),
+      routing: next.routing, capacities: limits.capacities, loss: loss(next.lambda, next.topJ, capacity, next.routing), missRate: missRate(next.lambda, next.topJ, capacity, next.routing),
     }));
   }
 }
@@ -83,6 +85,39 @@ test('measures λ 0 alone where every expert fits, and protects no more experts 
 test('a point counts once it is measured in every domain', () => {
   const at = (lambda: number) => ({ routing: Routing.ROUTING_CACHE_PRIOR, lambda, topJ: 1, capacities: [16, 16] });
   const lambdas = measuredLambdas([{ points: [at(0), at(0.1), at(0.2)] }, { points: [at(0), at(0.2)] }]);
-  expect(lambdas(1, [16, 16])).toEqual([0, 0.2]);
-  expect(lambdas(1, [8, 8])).toEqual([]);
+  const line = { routing: ROUTING_CACHE_PRIOR, topJ: 1 };
+  expect(lambdas(line, [16, 16])).toEqual([0, 0.2]);
+  expect(lambdas(line, [8, 8])).toEqual([]);
+  expect(lambdas({ ...line, routing: ROUTING_MAX_RANK }, [16, 16])).toEqual([0]);
+});
+
+describe('with more routings', () => {
+  const all = { ...LIMITS, routings: [ROUTING_CACHE_PRIOR, ROUTING_MAX_RANK, ROUTING_CUMULATIVE_THRESHOLD, ROUTING_PRUNED] };
+  const of = (points: readonly MeasuredPoint[], routing: Routing) => points.filter((one) => one.lambda > 0 && one.routing === routing);
+  const never = (routing: Routing) => routing !== ROUTING_CACHE_PRIOR;
+
+  test('one that cannot win at its strongest costs a point per topJ, and drops no expert of a token that protects none', () => {
+    const points = walk({ limits: all, missRate: (lambda, topJ, capacity, routing) => (never(routing) ? 0.25 : trueMissRate(lambda, topJ, capacity)) });
+    for (const routing of [ROUTING_MAX_RANK, ROUTING_CUMULATIVE_THRESHOLD]) expect(of(points, routing).map(({ lambda, topJ }) => [topJ, lambda])).toEqual([[1, 1], [2, 1], [0, 1], [3, 1]]);
+    expect(of(points, ROUTING_PRUNED).map(({ topJ }) => topJ)).toEqual([1, 2, 3]);
+    expect(points.length - of(points, ROUTING_MAX_RANK).length - of(points, ROUTING_CUMULATIVE_THRESHOLD).length - of(points, ROUTING_PRUNED).length).toBe(walk().length);
+  });
+
+  test('one that may win is walked along the budget, at ranks that a device can be given', () => {
+    const points = of(walk({ limits: all, missRate: (lambda, topJ, capacity, routing) => trueMissRate(lambda, topJ, capacity) * (routing === ROUTING_MAX_RANK ? 0.5 : 1) }), ROUTING_MAX_RANK);
+    const line = points.filter(({ topJ }) => topJ === 1).map(({ lambda }) => lambda);
+    expect(line.length).toBeGreaterThan(3);
+    for (const lambda of line) expect(lambda * 28).toBeCloseTo(Math.round(lambda * 28), 9);
+    const inside = Math.max(...line.filter((lambda) => trueLoss(lambda, 1, 16) + 1.645 * 0.0004 <= 0.01));
+    expect(trueLambda(1, 0.01) - inside).toBeLessThan(2 / 28);
+  });
+
+  test('a routing asked for later adds its own points alone', () => {
+    const points = walk();
+    const before = [...points];
+    walk({ points, limits: { ...LIMITS, routings: [ROUTING_CACHE_PRIOR, ROUTING_PRUNED] } });
+    expect(points.slice(0, before.length)).toEqual(before);
+    expect(points.slice(before.length).every(({ routing }) => routing === ROUTING_PRUNED)).toBe(true);
+    expect(points.length).toBeGreaterThan(before.length);
+  });
 });

@@ -1,3 +1,4 @@
+import { Routing } from '@moefleet/proto';
 import { ConfigError } from '@moefleet/runtime';
 import { readConfig } from './config';
 
@@ -7,7 +8,12 @@ test('needs no more than a model and a text', () => {
   expect(readConfig(LEAST)).toMatchObject({ tokens: 4096, threads: 1, redisPrefix: 'moefleet', operatorAddress: '127.0.0.1:7401' });
   expect(readConfig(LEAST).budget.meanNats).toBeCloseTo(Math.log(1.01), 12);
   expect(readConfig(LEAST).budget.worstNats).toBeCloseTo(Math.log(1.02), 12);
+  expect(readConfig(LEAST).routings).toEqual([Routing.ROUTING_CACHE_PRIOR]);
   expect(Object.isFrozen(readConfig(LEAST))).toBe(true);
+});
+
+test('the routings are measured in an order of their own', () => {
+  expect(readConfig({ ...LEAST, MOEFLEET_LEARNER_ROUTINGS: 'pruned, max_rank,cache_prior' }).routings).toEqual([Routing.ROUTING_CACHE_PRIOR, Routing.ROUTING_MAX_RANK, Routing.ROUTING_PRUNED]);
 });
 
 test.each(['2%', '2', ' 2.0 % '])('reads a budget of "%s" as two percent of perplexity', (budget) => {
@@ -22,6 +28,7 @@ test.each([
   [{ MOEFLEET_LEARNER_BUDGET_FOR: 'class=phone' }, /--budget-for: "class=phone"/], [{ MOEFLEET_LEARNER_BUDGET_FOR: 'class in: 1%' }, /--budget-for/],
   [{ MOEFLEET_OPERATOR: 'nowhere' }, /--operator: "nowhere"/], [{ MOEFLEET_REDIS_URL: 'http://x' }, /MOEFLEET_REDIS_URL: "http:\/\/x"/],
   [{ MOEFLEET_LEARNER_HTTP_LISTEN: 'here' }, /--http: "here"/], [{ MOEFLEET_REDIS_PREFIX: '{a}' }, /MOEFLEET_REDIS_PREFIX/],
+  [{ MOEFLEET_LEARNER_ROUTINGS: 'cache_prior,original' }, /--routings: "cache_prior,original"/], [{ MOEFLEET_LEARNER_ROUTINGS: ',' }, /--routings/],
   [{ MOEFLEET_LOG_LEVEL: 'loud' }, /--log-level/], [{ MOEFLEET_LEARNER_THREADS: '0' }, /--threads/],
 ])('refuses %j and names it', (values, text) => {
   expect(() => readConfig({ ...LEAST, ...values })).toThrow(ConfigError);

@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { basename, extname } from 'node:path';
 import { type BudgetRule, parseBudgetRules, readPercent } from './quality-budget';
-import type { QualityBudget } from './model';
+import type { Routing } from '@moefleet/proto';
+import { type QualityBudget, ROUTING_NAMES, routingOf } from './model';
 import { ConfigError, type Env, type ListenAddress, parseListenAddress, readInteger, readOperatorToken, type Setting, TOKEN_SETTING } from '@moefleet/runtime';
 import { readRedisAddress, readRedisPrefix, REDIS_SETTINGS, type RedisAddress } from '@moefleet/runtime/redis';
 
@@ -16,6 +17,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--budget <percent>', env: 'MOEFLEET_LEARNER_BUDGET', description: 'perplexity a device may lose to λ, in the mean over the texts', fallback: '1%' },
   { flags: '--worst-budget <percent>', env: 'MOEFLEET_LEARNER_WORST_BUDGET', description: 'the same in the text where it loses the most', fallback: 'twice --budget' },
   { flags: '--budget-for <rules>', env: 'MOEFLEET_LEARNER_BUDGET_FOR', description: 'other budgets for some devices, the first rule that holds: "device/phone-7: 0.5%; class=phone,tier=free: 2%/4%" (mean/worst)' },
+  { flags: '--routings <names>', env: 'MOEFLEET_LEARNER_ROUTINGS', description: `ways of routing to measure and to choose from: some of ${ROUTING_NAMES.join(',')}`, fallback: 'cache_prior' },
   { flags: '--threads <n>', env: 'MOEFLEET_LEARNER_THREADS', description: 'compute threads while measuring', fallback: '1' },
   { flags: '--operator <address>', env: 'MOEFLEET_OPERATOR', description: 'operator API of a coordinator', fallback: '127.0.0.1:7401' },
   { flags: '--ca <file>', env: 'MOEFLEET_CA', description: 'certificate of the fleet\'s CA, ca.pem, where the coordinator runs with --tls-dir' },
@@ -32,6 +34,8 @@ export interface LearnerConfig {
   readonly tokens: number;
   readonly budget: QualityBudget;
   readonly budgetRules: readonly BudgetRule[];
+  /** in the order in which they are measured */
+  readonly routings: readonly Routing[];
   readonly threads: number;
   readonly operatorAddress: string;
   /** PEM; null: plaintext */
@@ -59,6 +63,7 @@ export function readConfig(values: Env): LearnerConfig {
     textPaths: readTexts(required(values, '--text', 'MOEFLEET_LEARNER_TEXT', 'a UTF-8 text file to measure quality on')),
     tokens,
     budget: { meanNats: Math.log1p(mean), worstNats: Math.log1p(worst) },
+    routings: readRoutings(values['MOEFLEET_LEARNER_ROUTINGS'] || 'cache_prior'),
     budgetRules: parseBudgetRules(values['MOEFLEET_LEARNER_BUDGET_FOR'] || ''),
     threads: readInteger('--threads', values['MOEFLEET_LEARNER_THREADS'], 1, 1, 1024),
     operatorAddress: readAddress(values['MOEFLEET_OPERATOR'] || '127.0.0.1:7401'),
@@ -84,6 +89,13 @@ function readTexts(text: string): string[] {
   const twice = names.find((name, i) => names.indexOf(name) !== i);
   if (paths.length === 0 || twice) throw new ConfigError('--text', text, twice ? `texts of different names ("${twice}" is there twice)` : 'a UTF-8 text file');
   return paths;
+}
+
+/** `cache_prior` first, whose walk tells what another has to beat. */
+function readRoutings(text: string): Routing[] {
+  const asked = text.split(',').map((name) => name.trim()).filter(Boolean);
+  if (asked.length === 0 || asked.some((name) => !ROUTING_NAMES.some((known) => known === name))) throw new ConfigError('--routings', text, `some of ${ROUTING_NAMES.join(', ')}`);
+  return ROUTING_NAMES.filter((name) => asked.includes(name)).map(routingOf);
 }
 
 function readAddress(address: string): string {

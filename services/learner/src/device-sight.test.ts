@@ -79,6 +79,38 @@ test('a device that idles comes out of quarantine too, and one whose engine star
   expect(look(silent, ...idle).quarantine).toBeUndefined();
 });
 
+describe('under another routing', () => {
+  const under = (effective: Partial<NonNullable<NonNullable<Device['reported']>['effective']>>, generation = GENERATION, dropped = 0) => (telemetry: TelemetryFrame): Device => {
+    const device = seen({ ...telemetry, layers: telemetry.layers.map((layer) => ({ ...layer, hits: layer.hits - BigInt(Math.floor(Number(layer.hits) * dropped)) })) });
+    device.reported!.appliedGeneration = generation;
+    Object.assign(device.reported!.effective!, { lambda: 0, ...effective });
+    return device;
+  };
+  const frames = (count: number, from = 1) => Array.from({ length: count }, (_, i) => frame({ sequence: from + i, tokens: 300 * (from + i) }));
+
+  test.each([
+    [{ routing: Routing.ROUTING_MAX_RANK, maxRank: 18 }, { routing: Routing.ROUTING_MAX_RANK, lambda: 0.5 }],
+    [{ routing: Routing.ROUTING_CUMULATIVE_THRESHOLD, massThreshold: 0.7 }, { routing: Routing.ROUTING_CUMULATIVE_THRESHOLD, lambda: 0.7 }],
+    [{ routing: Routing.ROUTING_ORIGINAL }, { routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0 }],
+  ])('what is seen under %j is of that setting, not of λ 0', (effective, setting) => {
+    expect(look(...frames(4).map(under(effective))).outcomes).toMatchObject([{ ...setting, topJ: 1, windows: 3n }]);
+  });
+
+  test('one that leaves experts out is believed to use fewer, one that does not is not', () => {
+    const pruned = look(...frames(4).map(under({ routing: Routing.ROUTING_PRUNED, topJ: 2 }, GENERATION, 0.4)));
+    expect(pruned).toMatchObject({ quarantine: undefined, outcomes: [{ routing: Routing.ROUTING_PRUNED, lambda: 1, topJ: 2, windows: 3n, slots: 7200n }] });
+    expect(look(...frames(4).map(under({ routing: Routing.ROUTING_PRUNED, topJ: 4 }, GENERATION, 0.4))).quarantine?.reason).toMatch(/slots/);
+    expect(look(...frames(4).map(under({ routing: Routing.ROUTING_MAX_RANK, maxRank: 18 }, GENERATION, 0.4))).quarantine?.reason).toMatch(/slots/);
+  });
+
+  test('a window that began under it is not held against the device, and teaches nothing', () => {
+    const before = frames(3).map(under({ routing: Routing.ROUTING_PRUNED, topJ: 2 }, GENERATION, 0.4));
+    const [next] = frames(1, 4).map(under({ routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0.2 }, GENERATION + 1n, 0.35));
+    const known = look(...before, next!);
+    expect(known).toMatchObject({ quarantine: undefined, outcomes: [{ routing: Routing.ROUTING_PRUNED, windows: 2n }] });
+  });
+});
+
 test('with another model it begins anew', () => {
   const known = look(...steady(4));
   const other = seen(frame({ sequence: 9, tokens: 3000 }));

@@ -6,7 +6,7 @@
 import { type Device, type DeviceKnowledge, DriftKnowledge, Routing } from '@moefleet/proto';
 import { withWindow } from './drift/drift-sight';
 import { evidenceOf, emptyKnowledge, isRunning, memoryMessage, memoryOf, outcomeMessages, type OutcomeRecord, outcomesOf, priorOf, speedMessage } from './knowledge';
-import { bytesOfCapacities, type ModelShape, observe, observeMemory, posterior, sameSetting, type Setting, type TelemetryWindow, windowBetween } from './model';
+import { bytesOfCapacities, type ModelShape, observe, observeMemory, posterior, sameSetting, type Setting, settingOfFields, type TelemetryWindow, windowBetween } from './model';
 
 /** Sound windows in a row after which a device is believed again. */
 const SOUND_AGAIN = 3;
@@ -32,25 +32,31 @@ export function lookAt(device: Device, known: DeviceKnowledge | null, nowMs: num
   if (sameBoot && before.frame && before.frame.sequence === frame.sequence) return before;
 
   const last = sameBoot ? before.frame : undefined;
-  const outcome = windowBetween(last, frame, shape);
-  if (outcome.t === 'quarantine') return quarantined(before, outcome.reason, nowMs);
   const appliedGeneration = device.reported?.appliedGeneration ?? 0n;
+  const outcome = windowBetween(last, frame, shape, leastSlots(device, before.appliedGeneration === appliedGeneration));
+  if (outcome.t === 'quarantine') return quarantined(before, outcome.reason, nowMs);
   // A frame without layers is nothing to compare the next one with.
   const kept = frame.layers.length > 0 || !sameBoot ? frame : before.frame;
   const next = { ...before, bootId: device.bootId, appliedGeneration, frame: kept, quarantine: outcome.t === 'nothing' ? calmer(before.quarantine) : before.quarantine, memory: memoryMessage(memoryAfter(device, before, last, shape, nowMs)) };
-  const setting = settingOf(device);
+  const setting = settingOf(device, shape);
   if (outcome.t !== 'window' || !setting || outcome.window.layers.some(({ capacity }, layer) => capacity !== setting.capacities[layer])) return next;
   // A window that saw two settings tells of neither.
   if (!sameBoot || before.appliedGeneration !== appliedGeneration) return next;
-  return learnt(next, setting, outcome.window, nowMs);
+  return learnt(next, setting, outcome.window, shape, nowMs);
+}
+
+/** How many of its top-K experts a token may have used, if it was not all of them: `pruned` leaves some out, and a window in which the setting changed may have begun with it. */
+function leastSlots(device: Device, sameSettingThroughout: boolean): number | undefined {
+  const effective = device.reported?.effective;
+  if (!sameSettingThroughout) return 0;
+  return effective?.routing === Routing.ROUTING_PRUNED ? effective.topJ : undefined;
 }
 
 /** What is in force, after the device's own limits; null where it is not one strength for all layers. */
-export function settingOf(device: Device): Setting | null {
+export function settingOf(device: Device, shape: ModelShape): Setting | null {
   const effective = device.reported?.effective;
   if (!effective || effective.lambdas.length > 0 || effective.topJs.length > 0 || effective.firstBiasedLayer > 0) return null;
-  if (effective.routing !== Routing.ROUTING_CACHE_PRIOR && effective.lambda > 0) return null;
-  return { routing: Routing.ROUTING_CACHE_PRIOR, lambda: effective.lambda, topJ: effective.topJ, capacities: effective.capacities };
+  return settingOfFields(effective, effective.capacities, shape);
 }
 
 /** One sound look more; undefined: believed again. A device that idles contradicts itself no more than one that works. */
@@ -67,7 +73,7 @@ function anotherModel(earlierModel: string | undefined): DriftKnowledge | undefi
   return earlierModel ? DriftKnowledge.fromPartial({ earlierModel }) : undefined;
 }
 
-function learnt(next: DeviceKnowledge, setting: Setting, window: TelemetryWindow, nowMs: number): DeviceKnowledge {
+function learnt(next: DeviceKnowledge, setting: Setting, window: TelemetryWindow, shape: ModelShape, nowMs: number): DeviceKnowledge {
   const quarantine = calmer(next.quarantine);
   if (quarantine) return { ...next, quarantine };
   const prior = priorOf(next.speed);
@@ -77,11 +83,11 @@ function learnt(next: DeviceKnowledge, setting: Setting, window: TelemetryWindow
     ...next, quarantine: undefined,
     speed: speedMessage(evidence, prior, posterior(evidence, prior), { readNs: window.readNs, readBytes: window.readBytes }),
     drift: withWindow(next.drift, isRunning(outcomesOf(next), setting), window),
-    outcomes: outcomeMessages(outcomesAfter(next, setting, window, evidence.drifts > before.drifts, nowMs)),
+    outcomes: outcomeMessages(outcomesAfter(next, setting, window, shape, evidence.drifts > before.drifts, nowMs)),
   };
 }
 
-function outcomesAfter(next: DeviceKnowledge, setting: Setting, window: TelemetryWindow, drifted: boolean, nowMs: number): OutcomeRecord[] {
+function outcomesAfter(next: DeviceKnowledge, setting: Setting, window: TelemetryWindow, { topK }: ModelShape, drifted: boolean, nowMs: number): OutcomeRecord[] {
   const outcomes = outcomesOf(next);
   const chosen = next.choice?.chosen;
   const predicted = chosen && sameSetting(chosen, setting) ? chosen.tokensPerSecond || null : null;
@@ -92,7 +98,7 @@ function outcomesAfter(next: DeviceKnowledge, setting: Setting, window: Telemetr
   const misses = window.layers.reduce((sum, layer) => sum + layer.misses, 0);
   return [...outcomes, {
     ...running, observedTokensPerSecond: follow(running.observedTokensPerSecond, seen), massLost: follow(running.massLost, window.massLost), windows: running.windows + 1,
-    misses: running.misses + misses, slots: running.slots + misses + window.layers.reduce((sum, layer) => sum + layer.hits, 0), drifted: (running.drifted ?? false) || drifted,
+    misses: running.misses + misses, slots: running.slots + window.tokens * topK * window.layers.length, drifted: (running.drifted ?? false) || drifted,
   }];
 }
 

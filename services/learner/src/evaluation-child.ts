@@ -4,9 +4,10 @@ import { constants } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { freemem } from 'node:os';
 import { basename, extname } from 'node:path';
-import { Engine, engineVersion, inspectModel, type ModelInfo, modelHash } from '@moefleet/edge-agent/engine';
+import { Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec } from '@moefleet/edge-agent/engine';
 import type { EvaluationSource, FromChild, ToChild } from './evaluation-protocol';
 import { type Domain, type Evaluation, type EvaluationPoint, EvaluationInputError, type EvaluationSubject } from './evaluator';
+import { fieldsOf, routingName } from './model';
 
 /** Engine error codes that say that the model, and not the machine, is to blame. */
 const BAD_INPUT_CODES = ['MODEL_FORMAT', 'NOT_MOE', 'BAD_ARGUMENT', 'CAPACITY', 'CONTEXT_FULL'];
@@ -88,12 +89,17 @@ async function evaluate(point: EvaluationPoint, domain: number): Promise<Evaluat
   const { engine, tokens, context } = opened;
   const result = await engine.evaluate({
     tokens: tokens[domain]!, context, stepped: false,
-    spec: { routing: 'cache_prior', lambda: point.lambda, topJ: point.topJ, capacities: [...point.capacities], generation: 0 },
+    spec: specOf(point, engine.info()),
   }, (done, total) => send({ t: 'progress', fraction: done / total }), running.signal);
   return {
     crossEntropy: result.crossEntropy, windows: windowMeans(result.tokenNll, context), missRate: result.missRate, layerMissRates: result.perLayer.map((layer) => layer.missRate),
     swapRate: result.swapRate, massLost: result.massLost, evalNs: result.evalNs,
   };
+}
+
+function specOf(point: EvaluationPoint, ranks: Pick<ModelInfo, 'topK' | 'experts'>): RoutingSpec {
+  const { routing, lambda, topJ, ...read } = fieldsOf(point, ranks);
+  return { routing: routingName(routing)!, lambda, topJ, ...read, capacities: [...point.capacities], generation: 0 };
 }
 
 function windowMeans(nll: Float32Array, context: number): Float64Array {

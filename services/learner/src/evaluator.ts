@@ -1,5 +1,7 @@
 /** The engine as the learner sees it: one model, some texts, and the routing to score them with. */
 
+import type { Setting } from './model';
+
 /** A model or a text that cannot be learned from; what to do is in the message. */
 export class EvaluationInputError extends Error {
   override readonly name = 'EvaluationInputError';
@@ -26,7 +28,7 @@ export interface EvaluationSubject {
   engineVersion: string;
 }
 
-export interface EvaluationPoint { lambda: number; topJ: number; capacities: readonly number[]; }
+export type EvaluationPoint = Setting;
 
 export interface Evaluation {
   /** nats per token */

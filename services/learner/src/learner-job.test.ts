@@ -1,7 +1,7 @@
 import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { SurfacePoint } from '@moefleet/proto';
+import { Routing, SurfacePoint } from '@moefleet/proto';
 import { createLogger } from '@moefleet/runtime';
 import { until } from '../../../test/harness/ports';
 import { CoordinatorLink } from './coordinator-link';
@@ -9,6 +9,7 @@ import { EvaluationProcess } from './evaluation-process';
 import { EvaluationInputError, type EvaluationSubject, type Evaluator } from './evaluator';
 import { type LearnerJobParts, runLearnerJob } from './learner-job';
 import { emptySurface, pointAt } from './measured-surface';
+import { ROUTING_NAMES, routingOf, settingOfFields } from './model';
 import { learnableDevice } from './testing/learnable-device';
 import { ScriptedRegistry } from './testing/scripted-registry';
 
@@ -44,11 +45,12 @@ describe('with the real engine on the reference model', () => {
 
   function parts(open: (signal: AbortSignal) => Promise<Evaluator> = (signal) => EvaluationProcess.open(SOURCE, signal)): LearnerJobParts {
     return {
-      registry: link, identify: async () => subject, log, tokens: SOURCE.tokens, budget: { meanNats: Math.log1p(0.01), worstNats: Math.log1p(0.02) }, budgetRules: [], nowMs: () => 99,
+      registry: link, identify: async () => subject, log, tokens: SOURCE.tokens, budget: { meanNats: Math.log1p(0.01), worstNats: Math.log1p(0.02) }, budgetRules: [], routings: [Routing.ROUTING_CACHE_PRIOR], nowMs: () => 99,
       openEvaluator: (signal) => { opened += 1; return open(signal); },
       report: (activity) => { activities.push(activity); }, queueRun: () => {}, pointMeasured: () => {},
     };
   }
+  const own = { routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0, topJ: 0 };
   const layers = (capacity: number) => Array<number>(6).fill(capacity);
   const device = (id: string, capacity: number) => learnableDevice(id, { modelHash: subject.modelHash, maxCapacities: layers(capacity) });
   const only = () => registry.surfaces.get(subject.domains[0]!.textHash)!;
@@ -60,7 +62,7 @@ describe('with the real engine on the reference model', () => {
     expect(registry.puts).toBe(first.measuredPoints);
     expect(first.measuredPoints).toBeLessThan(20);
 
-    const baseline = pointAt(only(), { lambda: 0, topJ: 0, capacities: layers(16) })!;
+    const baseline = pointAt(only(), { ...own, capacities: layers(16) })!;
     expect(baseline.missRate).toBeGreaterThan(0.1);
     expect(baseline.layerMissRates).toHaveLength(6);
     expect(only()).toMatchObject({ engineVersion: subject.engineVersion, domain: 'wikitext' });
@@ -70,7 +72,7 @@ describe('with the real engine on the reference model', () => {
     const proposals = new Map(registry.proposed[0]!.map((one) => [one.deviceId, one]));
     const half = proposals.get('half')!;
     expect(half).toMatchObject({ proposed: true, capacities: layers(16), textHash: subject.domains[0]!.textHash, timeMs: 99n, baselineMissRate: baseline.missRate });
-    const taken = pointAt(only(), half)!;
+    const taken = pointAt(only(), settingOfFields(half, half.capacities, subject)!)!;
     // Misses are made to fall along λ, which moves points that are out of order by less than this.
     expect(Math.abs(half.predictedMissRate - taken.missRate)).toBeLessThan(0.003);
     expect(proposals.get('other')).toMatchObject({ proposed: false });
@@ -87,7 +89,7 @@ describe('with the real engine on the reference model', () => {
     const points = only().points.filter(({ capacities }) => capacities[0] === 16);
     expect((await runLearnerJob(parts(), never)).proposed).toBe(2);
     expect(only().points.filter(({ capacities }) => capacities[0] === 16)).toEqual(points);
-    expect(pointAt(only(), { lambda: 0, topJ: 0, capacities: layers(8) })!.missRate).toBeGreaterThan(baseline.missRate);
+    expect(pointAt(only(), { ...own, capacities: layers(8) })!.missRate).toBeGreaterThan(baseline.missRate);
   });
 
   test('keeps what is measured when it is stopped, and goes on from there to the same surface', async () => {
@@ -129,6 +131,42 @@ describe('with the real engine on the reference model', () => {
     expect(choice.chosen!.worst!.loss!.upper).toBeLessThanOrEqual(choice.worstBudgetNats);
   });
 
+  test('measures each routing asked for, keeps what it has of them, and chooses among those alone', async () => {
+    registry.devices = [device('half', 16)];
+    const run = (...names: (typeof ROUTING_NAMES)[number][]) => runLearnerJob({ ...parts(), routings: names.map(routingOf) }, never);
+    const bent = (name: (typeof ROUTING_NAMES)[number]) => only().points.filter(({ routing, lambda }) => lambda > 0 && routing === routingOf(name));
+    const measured = { cache_prior: (await run('cache_prior')).measuredPoints };
+    const before = only().points;
+
+    const all = await run(...ROUTING_NAMES);
+    expect(only().points.slice(0, before.length)).toEqual(before);
+    expect(all.measuredPoints).toBe(only().points.length - before.length);
+    expect(all.measuredPoints).toBeLessThan(3 * measured.cache_prior);
+    const baseline = pointAt(only(), { ...own, capacities: layers(16) })!;
+    for (const name of ROUTING_NAMES) {
+      expect(bent(name).length).toBeGreaterThan(0);
+      expect(Math.min(...bent(name).map(({ missRate }) => missRate))).toBeLessThan(baseline.missRate * 0.8);
+    }
+    // Of the strongest ones, `max_rank` takes a resident of any rank, which at a mass of 1 is the same by definition.
+    const strongest = (name: (typeof ROUTING_NAMES)[number], topJ: number) => bent(name).find((point) => point.lambda === 1 && point.topJ === topJ)!;
+    expect(strongest('cumulative_threshold', 2).missRate).toBe(strongest('max_rank', 2).missRate);
+    expect(strongest('pruned', 2).swapRate).toBe(0);
+    expect(activities.some((activity) => /measuring max_rank 32 topJ 2 at capacity 16: \d+%/.test(activity))).toBe(true);
+    expect((await run(...ROUTING_NAMES)).measuredPoints).toBe(0);
+
+    // Asked for alone it is what goes out, as a device takes it, though λ is on the surface and better.
+    await run('cumulative_threshold');
+    const proposal = registry.proposed.at(-1)![0]!;
+    expect(proposal).toMatchObject({ routing: Routing.ROUTING_CUMULATIVE_THRESHOLD, lambda: 0, maxRank: undefined, proposed: true });
+    expect(proposal.reason).toMatch(/^cumulative_threshold 0\.\d+ topJ \d at capacity 16/);
+    const setting = settingOfFields(proposal, proposal.capacities, subject)!;
+    expect(pointAt(only(), setting)!.crossEntropyLoss).toBeLessThan(Math.log1p(0.01));
+    expect(registry.knowledge.get('half')!.choice!.chosen).toMatchObject({ routing: Routing.ROUTING_CUMULATIVE_THRESHOLD, lambda: proposal.massThreshold, measured: true });
+    const opposite = await run('cache_prior');
+    expect(opposite.measuredPoints).toBe(0);
+    expect(registry.proposed.at(-1)![0]).toMatchObject({ routing: Routing.ROUTING_CACHE_PRIOR, massThreshold: undefined });
+  });
+
   test('fails the run, and tells why, when the engine\'s process dies', async () => {
     registry.devices = [device('half', 16)];
     const run = runLearnerJob(parts(async (signal) => {
@@ -149,7 +187,7 @@ describe('with the real engine on the reference model', () => {
     registry.surfaces.set(subject.domains[0]!.textHash, { ...emptySurface(subject, subject.domains[0]!, 512), points: [point], baselineWindows: [1, 1], modelHash: 'model-b' });
     expect((await runLearnerJob(parts(), never)).measuredPoints).toBe(1);
     expect(only().modelHash).toBe(subject.modelHash);
-    expect(pointAt(only(), { lambda: 0, topJ: 0, capacities: layers(32) })!.missRate).toBeLessThan(0.1);
+    expect(pointAt(only(), { ...own, capacities: layers(32) })!.missRate).toBeLessThan(0.1);
     expect(registry.proposed[0]![0]).toMatchObject({ proposed: true, lambda: 0 });
   });
 });

@@ -3,7 +3,7 @@
  * what to propose, and whether exactly that has been measured. It may be run twice, stopped anywhere and started
  * elsewhere: each point is stored as soon as it is measured, and the rest follows from what is stored.
  */
-import type { Device, DeviceKnowledge, Proposal } from '@moefleet/proto';
+import type { Device, DeviceKnowledge, Proposal, Routing } from '@moefleet/proto';
 import type { Logger } from '@moefleet/runtime';
 import { measuredLambdas, nextPoint } from './budget-walk';
 import type { EvaluationPoint, EvaluationSubject, Evaluator } from './evaluator';
@@ -11,7 +11,7 @@ import type { UseBits } from './drift/use-bits';
 import { type FleetProposal, shapeOfSubject, wantedCapacities } from './fleet-learning';
 import { FleetSight, type SurfaceSoFar } from './fleet-sight';
 import { emptySurface, type MeasuredSurface, toDomain, whyUnusable } from './measured-surface';
-import { type FrozenReason, type QualityBudget, QualitySurface, sameSetting, type Setting } from './model';
+import { type FrozenReason, type QualityBudget, QualitySurface, sameSetting, type Setting, settingText } from './model';
 import { mostFrequentFirst } from './most-frequent';
 import { capacityText } from './proposal';
 import { type BudgetRule, loosestBudget } from './quality-budget';
@@ -44,6 +44,8 @@ export interface LearnerJobParts {
   tokens: number;
   budget: QualityBudget;
   budgetRules: readonly BudgetRule[];
+  /** that are measured and chosen from */
+  routings: readonly Routing[];
   nowMs(): number;
 }
 
@@ -131,7 +133,7 @@ class LearnerRun implements SurfaceSoFar {
   }
 
   surface(): QualitySurface {
-    return this.subject ? new QualitySurface(this.surfaces.map(toDomain), shapeOfSubject(this.subject)) : new QualitySurface([], { experts: 0, topK: 0, expertBytes: [] });
+    return this.subject ? new QualitySurface(this.surfaces.map((one) => toDomain(one, this.parts.routings)), shapeOfSubject(this.subject)) : new QualitySurface([], { experts: 0, topK: 0, expertBytes: [] });
   }
 
   /** Capacities that all layers share, of which every domain has been measured at λ 0; ascending. */
@@ -150,7 +152,7 @@ class LearnerRun implements SurfaceSoFar {
   async walk(wanted: readonly number[][], fleet: FleetSight): Promise<void> {
     const budget = loosestBudget(this.parts.budgetRules, this.parts.budget);
     for (const [index, capacities] of wanted.entries()) {
-      const limits = { capacities, shape: shapeOfSubject(this.subject!), budget };
+      const limits = { capacities, shape: shapeOfSubject(this.subject!), routings: this.parts.routings, budget };
       const before = this.measuredPoints;
       for (;;) {
         const point = nextPoint(this.surface(), measuredLambdas(this.surfaces), limits);
@@ -182,9 +184,9 @@ class LearnerRun implements SurfaceSoFar {
   }
 
   private async measure(point: EvaluationPoint, where: string, done: number, total: number): Promise<void> {
-    this.report = (fraction, { lambda, topJ, capacities }) => this.parts.report(
-      `measuring λ ${lambda}${lambda > 0 ? ` topJ ${topJ}` : ''} at capacity ${capacityText(capacities)}${where}: ${Math.floor(fraction * 100)}%, ${this.measuredPoints} points measured`, done, total);
-    await (await this.opened()).measure({ lambda: point.lambda, topJ: point.topJ, capacities: point.capacities });
+    this.report = (fraction, one) => this.parts.report(
+      `measuring ${settingText(one, this.subject!)} at capacity ${capacityText(one.capacities)}${where}: ${Math.floor(fraction * 100)}%, ${this.measuredPoints} points measured`, done, total);
+    await (await this.opened()).measure(point);
   }
 
   private report: (fraction: number, point: EvaluationPoint) => void = () => {};

@@ -102,6 +102,7 @@ function learnerWork(
       tokens: config.tokens,
       budget: config.budget,
       budgetRules: config.budgetRules,
+      routings: config.routings,
       nowMs: Date.now,
     }, signal);
   };

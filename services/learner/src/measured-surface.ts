@@ -1,8 +1,8 @@
-/** A measured surface as it is kept: of one model on one text, a set of points, at most one for each (capacities, topJ, λ). */
-import type { QualitySurface as MeasuredSurface, SurfacePoint } from '@moefleet/proto';
+/** A measured surface as it is kept: of one model on one text, a set of points, at most one for each (capacities, routing, topJ, λ). */
+import type { QualitySurface as MeasuredSurface, Routing, SurfacePoint } from '@moefleet/proto';
 import { WINDOW_TOKENS } from './config';
 import type { Domain, EvaluationSubject } from './evaluator';
-import { type MeasuredDomain, sameCapacities } from './model';
+import { type MeasuredDomain, sameSetting, type Setting } from './model';
 
 export type { MeasuredSurface };
 
@@ -24,8 +24,8 @@ export function whyUnusable(stored: MeasuredSurface, subject: EvaluationSubject,
   return null;
 }
 
-export function pointAt(surface: MeasuredSurface, { lambda, topJ, capacities }: { lambda: number; topJ: number; capacities: readonly number[] }): SurfacePoint | undefined {
-  return surface.points.find((point) => point.lambda === lambda && (lambda === 0 || point.topJ === topJ) && sameCapacities(point.capacities, capacities));
+export function pointAt(surface: MeasuredSurface, setting: Setting): SurfacePoint | undefined {
+  return surface.points.find((point) => sameSetting(point, setting));
 }
 
 /** The surface with `point` in it, in place of an older one. */
@@ -34,10 +34,11 @@ export function withPoint(surface: MeasuredSurface, point: SurfacePoint): Measur
   return { ...surface, points: [...surface.points.filter((one) => one !== older), point] };
 }
 
-export function toDomain({ domain, points }: MeasuredSurface): MeasuredDomain {
+/** Of these routings alone: what was measured of another is kept, and not chosen from. */
+export function toDomain({ domain, points }: MeasuredSurface, routings: readonly Routing[]): MeasuredDomain {
   return {
     domain,
-    points: points.map((point) => ({
+    points: points.filter(({ lambda, routing }) => lambda === 0 || routings.includes(routing)).map((point) => ({
       routing: point.routing, lambda: point.lambda, topJ: point.topJ, capacities: point.capacities, loss: point.crossEntropyLoss, stderr: point.crossEntropyLossStderr,
       missRate: point.missRate, layerMissRates: point.layerMissRates.length === point.capacities.length ? point.layerMissRates : undefined, massLost: point.massLost,
     })),

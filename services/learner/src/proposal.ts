@@ -6,8 +6,8 @@ import { type Device, type DeviceKnowledge, type LambdaHold, type Predicted, typ
 import { type DeviceCapacities, splitByMisses } from './device-capacities';
 import { evidenceOf, outcomeMessages, type OutcomeRecord, outcomesOf } from './knowledge';
 import {
-  bytesOfCapacities, type Decision, type Frozen, type FrozenReason, type ModelShape, missRatio, posterior, proposeSetting, type QualityBudget, type QualitySurface, sameCapacities, type Scored, type Setting,
-  type SettingDecision, type SpeedPrior,
+  bytesOfCapacities, type Decision, fieldsOf, type Frozen, type FrozenReason, type ModelShape, missRatio, posterior, proposeSetting, type QualityBudget, type QualitySurface, sameCapacities, type Scored, type Setting,
+  type SettingDecision, settingOfFields, settingText, type SpeedPrior,
 } from './model';
 
 /** What the agent takes where topJ is not set; for λ 0, where it means nothing. */
@@ -37,6 +37,7 @@ export function noProposal(device: Device, reason: string, nowMs: number): Propo
   return {
     deviceId: device.id, modelHash: device.info?.model?.hash ?? '', lambda: 0, topJ: 0, capacities: [], predictedMissRate: 0,
     predictedCrossEntropyLoss: 0, baselineMissRate: 0, reason, proposed: false, timeMs: BigInt(nowMs), textHash: '',
+    routing: Routing.ROUTING_UNSPECIFIED, maxRank: undefined, massThreshold: undefined,
   };
 }
 
@@ -58,7 +59,7 @@ export function proposeFor(device: Device, knowledge: DeviceKnowledge, at: Devic
   const outcomes = outcomesOf(knowledge);
   const evidence = evidenceOf(knowledge.speed);
   const inputs = {
-    shape, surface, budget, maxLambda: device.info?.limits?.maxLambda ?? 0, current: currentSetting(device, knowledge, at), history: outcomes, explore: context.explore, noise: evidence.noise,
+    shape, surface, budget, maxLambda: device.info?.limits?.maxLambda ?? 0, current: currentSetting(device, knowledge, at, shape), history: outcomes, explore: context.explore, noise: evidence.noise,
     speed: evidence.windows > 0 || context.prior.devices > 0 ? posterior(evidence, context.prior) : null,
     hold: knowledge.drift?.hold ?? null, layerRatios: context.layerRatios, observed: observedOf(outcomes.at(-1)), quarantined: knowledge.quarantine?.reason ?? null,
   };
@@ -93,13 +94,13 @@ function withSplit(even: SettingDecision, current: Setting | null, { surface, sh
  * What the learner had this device run so far, or is about to: a proposal that differs ends the rollout that is bringing the
  * one before. An operator's value is not ours to keep.
  */
-function currentSetting(device: Device, { choice }: DeviceKnowledge, at: DeviceCapacities): Setting | null {
+function currentSetting(device: Device, { choice }: DeviceKnowledge, at: DeviceCapacities, shape: ModelShape): Setting | null {
   if (choice?.chosen) return { routing: choice.chosen.routing, lambda: choice.chosen.lambda, topJ: choice.chosen.topJ, capacities: choice.chosen.capacities };
   const ours = device.sources.some((source) => source.field === 'lambda' && source.layer === ValueSource_Layer.LAYER_LEARNER);
   const { desired } = device;
   if (!ours || desired?.lambda === undefined) return null;
   const capacities = desired.cache?.$case === 'capacities' ? desired.cache.value.experts : at.capacities;
-  return { routing: Routing.ROUTING_CACHE_PRIOR, lambda: desired.lambda, topJ: desired.topJ ?? DEFAULT_TOP_J, capacities };
+  return settingOfFields({ ...desired, lambda: desired.lambda, topJ: desired.topJ ?? DEFAULT_TOP_J }, capacities, shape);
 }
 
 function observedOf(outcome: OutcomeRecord | undefined) {
@@ -108,11 +109,12 @@ function observedOf(outcome: OutcomeRecord | undefined) {
 
 function proposalOf(device: Device, decision: SettingDecision, at: DeviceCapacities, hold: LambdaHold | undefined, { modelHash, textHashes, shape, budget, nowMs }: ProposalContext): Proposal {
   const { chosen, baseline } = decision;
-  const { lambda, topJ, capacities } = chosen.setting;
+  const { setting } = chosen;
+  const { routing, lambda, topJ, maxRank, massThreshold } = fieldsOf(setting, shape);
   return {
-    deviceId: device.id, modelHash, lambda, topJ: lambda === 0 ? Math.min(DEFAULT_TOP_J, shape.topK) : topJ, capacities: [...capacities],
+    deviceId: device.id, modelHash, routing, lambda, topJ: setting.lambda === 0 ? Math.min(DEFAULT_TOP_J, shape.topK) : topJ, maxRank, massThreshold, capacities: [...setting.capacities],
     predictedMissRate: chosen.missRate, predictedCrossEntropyLoss: chosen.quality.loss.mean, baselineMissRate: baseline.missRate,
-    reason: reasonText(decision, at, budget, hold), proposed: true, timeMs: BigInt(nowMs), textHash: textHashes[0] ?? '',
+    reason: reasonText(decision, at, budget, hold, shape), proposed: true, timeMs: BigInt(nowMs), textHash: textHashes[0] ?? '',
   };
 }
 
@@ -120,30 +122,30 @@ const FROM_TEXT: Record<DeviceCapacities['from'], string> = {
   'device limit': 'the device\'s limit', 'safe memory': 'what it has shown it can spare', operator: 'pinned by an operator',
 };
 
-function reasonText(decision: SettingDecision, at: DeviceCapacities, budget: QualityBudget, hold: LambdaHold | undefined): string {
+function reasonText(decision: SettingDecision, at: DeviceCapacities, budget: QualityBudget, hold: LambdaHold | undefined, shape: ModelShape): string {
   const { chosen, baseline, boundBy, why, best } = decision;
   const where = `capacity ${capacityText(chosen.setting.capacities)} (${FROM_TEXT[at.from]}${sameCapacities(chosen.setting.capacities, at.capacities) ? '' : ', split by misses'})`;
   if (boundBy.t === 'resident') return `every expert fits into ${where}, λ has nothing to save`;
   const { loss, worst } = chosen.quality;
   const speed = chosen.speed ? `, ${chosen.speed.tokensPerSecond.toFixed(1)} tokens/s${chosen.setting.lambda > 0 ? ` instead of ${baseline.speed!.tokensPerSecond.toFixed(1)}` : ''}` : '';
   const what = chosen.setting.lambda === 0
-    ? `${nameOf(chosen)} at ${where}: ${share(chosen.missRate)} of slots miss${speed}`
-    : `${nameOf(chosen)} at ${where}: ${share(chosen.missRate)} of slots miss instead of ${share(baseline.missRate)}${speed}, for ${perplexity(loss.mean)} perplexity, ` +
+    ? `${nameOf(chosen, shape)} at ${where}: ${share(chosen.missRate)} of slots miss${speed}`
+    : `${nameOf(chosen, shape)} at ${where}: ${share(chosen.missRate)} of slots miss instead of ${share(baseline.missRate)}${speed}, for ${perplexity(loss.mean)} perplexity, ` +
       `at most ${perplexity(loss.upper)} of a budget of ${perplexity(budget.meanNats)}${chosen.quality.domains.length > 1 ? ` (${worst.domain}: at most ${perplexity(worst.upper)} of ${perplexity(budget.worstNats)})` : ''}`;
-  const kept = why === 'kept' && best !== chosen ? `; kept, as ${nameOf(best)} would gain too little` : '';
+  const kept = why === 'kept' && best !== chosen ? `; kept, as ${nameOf(best, shape)} would gain too little` : '';
   const other = why === 'exploring' ? '; bent less than it could be for a while, to see what misses cost on such devices' : why === 'undone' ? '; back to it, as the latest change has made the device slower' : '';
-  return `${what}; ${boundText(decision, budget, hold)}${kept}${other}`;
+  return `${what}; ${boundText(decision, budget, hold, shape)}${kept}${other}`;
 }
 
 /** Why nothing faster was taken. */
-function boundText({ boundBy }: SettingDecision, budget: QualityBudget, hold: LambdaHold | undefined): string {
+function boundText({ boundBy }: SettingDecision, budget: QualityBudget, hold: LambdaHold | undefined, shape: ModelShape): string {
   switch (boundBy.t) {
-    case 'drift': return `λ held at ${boundBy.hold.lambda} or less: ${hold?.reason ?? 'more softmax mass is lost than on any text'} (topJ ${hold?.seenTopJ ?? 0}), ${boundBy.hold.factor.toFixed(2)} times as much; ${nameOf(boundBy.next)} would miss ${share(boundBy.next.missRate)}`;
+    case 'drift': return `${hold && hold.seenRouting > Routing.ROUTING_CACHE_PRIOR ? 'strength' : 'λ'} held at ${boundBy.hold.lambda} or less: ${hold?.reason ?? 'more softmax mass is lost than on any text'} (topJ ${hold?.seenTopJ ?? 0}), ${boundBy.hold.factor.toFixed(2)} times as much; ${nameOf(boundBy.next, shape)} would miss ${share(boundBy.next.missRate)}`;
     case 'maxLambda': return `bound by the device's own limit of λ ${boundBy.maxLambda}`;
     case 'budget': {
       const { quality } = boundBy.next;
       const cost = boundBy.which === 'mean' ? `${perplexity(quality.loss.upper)}` : `${perplexity(quality.worst.upper)} in ${boundBy.domain}, beyond ${perplexity(budget.worstNats)}`;
-      return `bound by the budget: ${nameOf(boundBy.next)} would miss ${share(boundBy.next.missRate)} but may cost ${cost}`;
+      return `bound by the budget: ${nameOf(boundBy.next, shape)} would miss ${share(boundBy.next.missRate)} but may cost ${cost}`;
     }
     case 'speed': return 'bound by speed: fewer misses would not make it faster';
     case 'measured': return 'no measured setting is faster';
@@ -170,8 +172,8 @@ function predicted({ setting, quality, missRate, speed }: Scored): Predicted {
   };
 }
 
-function nameOf({ setting: { lambda, topJ } }: Scored): string {
-  return lambda === 0 ? 'λ 0' : `λ ${lambda} topJ ${topJ}`;
+function nameOf({ setting }: Scored, shape: ModelShape): string {
+  return settingText(setting, shape);
 }
 
 export function capacityText(capacities: readonly number[]): string {

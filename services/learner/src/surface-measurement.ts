@@ -23,7 +23,7 @@ export class SurfaceMeasurement {
     const { surfaces, options } = this;
     for (const domain of surfaces.keys()) {
       const progress = (fraction: number) => options.onProgress(point, (domain + fraction) / surfaces.length);
-      const baseline = { ...point, lambda: 0, topJ: 0 };
+      const baseline = { ...point, routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0, topJ: 0 };
       if (!pointAt(surfaces[domain]!, baseline)) await this.evaluate(baseline, domain, progress);
       if (!pointAt(surfaces[domain]!, point)) await this.evaluate(point, domain, progress);
     }
@@ -36,7 +36,7 @@ export class SurfaceMeasurement {
     if (point.lambda === 0) surface = { ...surface, baselineCrossEntropy: evaluation.crossEntropy, baselineWindows: [...evaluation.windows] };
     const loss = point.lambda === 0 ? { mean: 0, stderr: 0 } : pairedLoss(evaluation.windows, surface.baselineWindows);
     surface = withPoint({ ...surface, measuredMs: surface.measuredMs + BigInt(Math.round(evaluation.evalNs / 1e6)) }, {
-      lambda: point.lambda, topJ: point.topJ, routing: Routing.ROUTING_CACHE_PRIOR, capacities: [...point.capacities],
+      lambda: point.lambda, topJ: point.topJ, routing: point.routing, capacities: [...point.capacities],
       crossEntropyLoss: loss.mean, crossEntropyLossStderr: loss.stderr,
       missRate: evaluation.missRate, swapRate: evaluation.swapRate, massLost: evaluation.massLost, layerMissRates: evaluation.layerMissRates,
     });

@@ -19,6 +19,7 @@ export { type HttpSources, HttpServer } from './http-server';
 export { Lifecycle, type Service, runUntilSignal } from './lifecycle';
 export { formatAddress, isLoopback, type ListenAddress, parseListenAddress } from './listen-address';
 export { createLogger, type Logger } from './log';
+export { maxRankAt, type Ranks, strengthOfMaxRank } from './max-rank';
 export { readExactly, ShortFileError } from './read-exactly';
 export { addSettings, mergeSettings, type Setting } from './setting';
 export { formatSize, parseSize } from './size';

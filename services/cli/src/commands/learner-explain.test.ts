@@ -44,7 +44,7 @@ function explained(changed: Partial<DeviceKnowledge> = {}): ExplainLearnerRespon
       ...changed,
     }),
     surfaces: ['wiki', 'code'].map((domain) => QualitySurface.fromPartial({
-      domain, points: [[0, 0.3, 0], [0.2, 0.12, 0.005], [0.3, 0.09, 0.012]].map(([lambda, missRate, crossEntropyLoss]) => ({ lambda, topJ: lambda ? 1 : 0, capacities: [16, 16], missRate, crossEntropyLoss, crossEntropyLossStderr: 0.001 })),
+      domain, points: [[0, 0.3, 0], [0.2, 0.12, 0.005], [0.3, 0.09, 0.012]].map(([lambda, missRate, crossEntropyLoss]) => ({ routing: Routing.ROUTING_CACHE_PRIOR, lambda, topJ: lambda ? 1 : 0, capacities: [16, 16], missRate, crossEntropyLoss, crossEntropyLossStderr: 0.001 })),
     })),
   };
 }
@@ -60,10 +60,35 @@ test('tells what was chosen and why, what it rests on, and what was seen after',
   expect(stdout).toMatch(/reads +2.00 ms for 256.0 KiB each; 50% of it is hidden/);
   expect(stdout).toMatch(/drift of speed +reading slower in window 7/);
   expect(stdout).toMatch(/its own misses +1.10 times those of the texts/);
-  expect(stdout).toMatch(/^chosen +0.2 +1 +16 +12.0% +41.0 ± 1.0 +\+0.60% +\+0.68% +\+1.07% \(code\) +yes$/m);
-  expect(stdout).toMatch(/^beyond the mean budget +0.23/m);
-  expect(stdout).toMatch(/^> +0.2 +1 +13.2% +41.3 +\+0.50% ± 0.10 +\+0.50% ± 0.10 +\+0.50%$/m);
-  expect(stdout).toMatch(/0.2 +1 +16 +41.0 +38.0 +12.0% +8 +the device's speed drifted$/m);
+  expect(stdout).toMatch(/^chosen +cache_prior +λ 0.2 +1 +16 +12.0% +41.0 ± 1.0 +\+0.60% +\+0.68% +\+1.07% \(code\) +yes$/m);
+  expect(stdout).toMatch(/^model's own routing +original +- +- +16/m);
+  expect(stdout).toMatch(/^beyond the mean budget +cache_prior +λ 0.23/m);
+  expect(stdout).toMatch(/^> +cache_prior +λ 0.2 +1 +13.2% +41.3 +\+0.50% ± 0.10 +\+0.50% ± 0.10 +\+0.50%$/m);
+  expect(stdout).toMatch(/λ 0.2 +1 +16 +41.0 +38.0 +12.0% +8 +the device's speed drifted$/m);
+});
+
+test('names the routing of what was chosen, measured and run, and how far it bends in its own terms', async () => {
+  const one = explained();
+  const strength = 12 / 28;
+  const { choice, outcomes } = one.knowledge!;
+  Object.assign(choice!.chosen!, { routing: Routing.ROUTING_MAX_RANK, lambda: strength });
+  Object.assign(outcomes[1]!, { routing: Routing.ROUTING_CUMULATIVE_THRESHOLD, lambda: 0.7 });
+  one.device!.info!.model = { ...one.device!.info!.model!, experts: 32, topK: 4 };
+  for (const { points } of one.surfaces) {
+    points.push({ ...points[1]!, routing: Routing.ROUTING_MAX_RANK, lambda: strength, crossEntropyLoss: 0.004 }, { ...points[1]!, routing: Routing.ROUTING_PRUNED, lambda: 1, topJ: 2 });
+  }
+  operator.script.explained = one;
+  const { stdout } = await run('a');
+  expect(stdout).toMatch(/^chosen +max_rank +rank 16 +1 +16 +12.0%/m);
+  expect(stdout).toMatch(/^beyond the mean budget +cache_prior +λ 0.23/m);
+  expect(stdout).toMatch(/^> +max_rank +rank 16 +1 .*\+0.40% ± 0.10/m);
+  expect(stdout).toMatch(/^ +cache_prior +λ 0.2 +1 /m);
+  expect(stdout).toMatch(/^ +pruned +- +2 /m);
+  expect(stdout).toMatch(/cumulative_threshold +mass 0.7 +1 +16 +41.0/);
+  expect(JSON.parse((await run('a', '--json')).stdout)).toMatchObject({ chosen: { routing: 'max_rank', bend: 'rank 16', lambda: strength } });
+  const file = join(folder, 'routings.svg');
+  await run('a', '--svg', file);
+  for (const text of ['chosen: max_rank rank 16 topJ 1', 'cache_prior topJ 1, mean', 'max_rank topJ 1, mean']) expect(readFileSync(file, 'utf8')).toContain(text);
 });
 
 test('tells what of its routing has drifted, layer by layer, and that λ is held back', async () => {
@@ -101,7 +126,7 @@ test('prints everything as JSON, and draws the surface with the budget and the c
   expect((await run('a', '--svg', file)).code).toBe(0);
   const svg = readFileSync(file, 'utf8');
   expect(svg).toMatch(/^<svg/);
-  for (const text of ['budget, 1.00%', 'chosen: λ 0.2 topJ 1', 'topJ 1, mean of wiki, code']) expect(svg).toContain(text);
+  for (const text of ['budget, 1.00%', 'chosen: λ 0.2 topJ 1', 'cache_prior topJ 1, mean of wiki, code']) expect(svg).toContain(text);
   expect((await run('a', '--svg', join(folder, 'no', 'such.svg'))).stderr).toMatch(/--svg: cannot write/);
   operator.script.explained = { ...explained(), surfaces: [] };
   expect((await run('a', '--svg', file)).stderr).toContain('nothing has been measured for a yet');

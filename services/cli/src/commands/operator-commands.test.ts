@@ -242,12 +242,15 @@ describe('learner', () => {
     const proposal: Proposal = {
       deviceId: 'a', modelHash: 'abc', lambda: 0.3, topJ: 2, capacities: [16, 16], predictedMissRate: 0.1, predictedCrossEntropyLoss: 0.005,
       baselineMissRate: 0.3, reason: 'bound by the budget', proposed: true, timeMs: BigInt(Date.now()), textHash: 'def',
+      routing: Routing.ROUTING_CACHE_PRIOR, maxRank: undefined, massThreshold: undefined,
     };
-    operator.script.learner = { activity: 'measuring', proposals: [proposal, { ...proposal, deviceId: 'b', proposed: false, reason: 'other model' }] };
+    const ranked: Proposal = { ...proposal, deviceId: 'c', routing: Routing.ROUTING_MAX_RANK, lambda: 0, maxRank: 12 };
+    operator.script.learner = { activity: 'measuring', proposals: [proposal, { ...proposal, deviceId: 'b', proposed: false, reason: 'other model' }, ranked] };
     const { stdout } = await run(['learner', 'show']);
     expect(stdout).toMatch(/now: measuring/);
-    expect(stdout).toMatch(/a +0.3 +2 +16 +30.0% +10.0% +0.50% +\d s ago +bound by the budget/);
+    expect(stdout).toMatch(/a +λ 0.3 +2 +16 +30.0% +10.0% +0.50% +\d s ago +bound by the budget/);
     expect(stdout).toMatch(/b +- +- +- .*other model/);
-    expect(JSON.parse((await run(['learner', 'show', '--json'])).stdout)).toMatchObject({ activity: 'measuring', proposals: [{ deviceId: 'a', timeMs: expect.any(Number) as number }, {}] });
+    expect(stdout).toMatch(/^c +max_rank 12 +2 +16/m);
+    expect(JSON.parse((await run(['learner', 'show', '--json'])).stdout)).toMatchObject({ activity: 'measuring', proposals: [{ deviceId: 'a', routing: 'cache_prior', timeMs: expect.any(Number) as number }, {}, { routing: 'max_rank', maxRank: 12 }] });
   });
 });

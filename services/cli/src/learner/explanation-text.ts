@@ -2,7 +2,7 @@
 import { formatSize } from '@moefleet/runtime';
 import { capacityText, fixed, NONE, pairs, percent, table } from '../table';
 import { ago } from '../commands/devices';
-import type { Explanation, RoutingDrift, SettingRow } from './explanation';
+import type { Bent, Explanation, RoutingDrift, SettingRow } from './explanation';
 
 export function explanationText(one: Explanation, nowMs: number): string {
   const head = `${one.device}${one.model ? `, model ${one.model}` : ''}\n`;
@@ -50,7 +50,7 @@ function routingRows({ causes, sinceMs, reason, massLost, tokens, leastMeasured,
   if (entropyChange !== null) rows.push(['router entropy', `${entropyChange >= 0 ? '+' : ''}${entropyChange.toFixed(2)} bits since the setting came`]);
   if (hold) {
     const anew = hold.measuredAnew ? 'measured anew since, and the texts still lose less: give the learner a text like what the device does (--text)' : 'that setting is to be measured anew';
-    rows.push(['λ HELD BACK', `at ${hold.lambda} or less, ${ago(nowMs - hold.sinceMs)}, for ${formatMinutes(hold.untilMs - nowMs)} more: at λ ${hold.seenLambda} topJ ${hold.seenTopJ} it lost ${hold.factor.toFixed(2)} times what any text loses; ${anew}`]);
+    rows.push(['λ HELD BACK', `at ${hold.lambda} or less, ${ago(nowMs - hold.sinceMs)}, for ${formatMinutes(hold.untilMs - nowMs)} more: at ${bentText(hold.seenUnder)} it lost ${hold.factor.toFixed(2)} times what any text loses; ${anew}`]);
   }
   return rows;
 }
@@ -74,31 +74,41 @@ function speedText(speed: NonNullable<Explanation['speed']>): string {
     `${speed.missMibPerToken === null ? '' : ` (of late ${speed.missMibPerToken.toFixed(2)} MiB per token)`}, from ${own}${shared}`;
 }
 
+const BENT_HEADS = ['ROUTING', 'BENT BY', 'TOP J'];
+
+function bentCells({ routing, bend, lambda, topJ }: Bent): string[] {
+  return [routing, lambda === 0 ? NONE : bend || NONE, lambda === 0 ? NONE : String(topJ)];
+}
+
+export function bentText({ routing, bend, lambda, topJ }: Bent): string {
+  return lambda === 0 ? 'λ 0' : [routing === 'cache_prior' ? '' : routing, bend, `topJ ${topJ}`].filter(Boolean).join(' ');
+}
+
 function settingsTable({ chosen, baseline, beyond, boundBy }: Explanation): string {
   const row = (name: string, one: SettingRow | null) => (one ? [[
-    name, String(one.lambda), one.lambda === 0 ? NONE : String(one.topJ), capacityText(one.capacities), percent(one.missRate),
+    name, ...bentCells(one), capacityText(one.capacities), percent(one.missRate),
     one.tokensPerSecond === null ? NONE : `${one.tokensPerSecond.toFixed(1)} ± ${one.tokensPerSecondSd!.toFixed(1)}`,
     signed(one.loss.meanPercent), signed(one.loss.atMostPercent), one.worst ? `${signed(one.worst.atMostPercent)} (${one.worst.domain})` : NONE, one.measured ? 'yes' : 'between points',
   ]] : []);
-  return table(['', 'λ', 'TOP J', 'CAPACITY', 'MISS', 'TOKENS/S', 'LOSS', 'AT MOST', 'WORST TEXT AT MOST', 'MEASURED'], [
+  return table(['', ...BENT_HEADS, 'CAPACITY', 'MISS', 'TOKENS/S', 'LOSS', 'AT MOST', 'WORST TEXT AT MOST', 'MEASURED'], [
     ...row('chosen', chosen), ...row('model\'s own routing', baseline), ...row(`beyond the ${boundBy ?? 'bound'}`, beyond),
-  ], [1, 2, 3, 4, 5, 6, 7]);
+  ], [2, 3, 4, 5, 6, 7, 8]);
 }
 
 function measuredTable({ measured, chosen, domains }: Explanation): string {
   const names = domains.map(({ domain }) => domain);
-  return table(['', 'λ', 'TOP J', 'MISS', 'TOKENS/S', ...names.map((name) => name.toUpperCase()), ...(names.length > 1 ? ['MEAN'] : [])], measured.map((one) => [
-    chosen && one.lambda === chosen.lambda && (one.lambda === 0 || one.topJ === chosen.topJ) ? '>' : '', String(one.lambda), one.lambda === 0 ? NONE : String(one.topJ),
+  return table(['', ...BENT_HEADS, 'MISS', 'TOKENS/S', ...names.map((name) => name.toUpperCase()), ...(names.length > 1 ? ['MEAN'] : [])], measured.map((one) => [
+    chosen && one.lambda === chosen.lambda && (one.lambda === 0 || (one.topJ === chosen.topJ && one.routing === chosen.routing)) ? '>' : '', ...bentCells(one),
     percent(one.missRate), fixed(one.tokensPerSecond, 1), ...one.domains.map(({ lossPercent, stderrPercent }) => (one.lambda === 0 ? '0' : `${signed(lossPercent)} ± ${stderrPercent.toFixed(2)}`)),
     ...(names.length > 1 ? [signed(one.meanPercent)] : []),
-  ]), [1, 2, 3, 4, ...names.map((_, i) => 5 + i), 5 + names.length]);
+  ]), [2, 3, 4, 5, ...names.map((_, i) => 6 + i), 6 + names.length]);
 }
 
 function outcomesTable({ outcomes }: Explanation, nowMs: number): string {
-  return table(['SINCE', 'λ', 'TOP J', 'CAPACITY', 'PREDICTED TOKENS/S', 'OBSERVED', 'MISS', 'WINDOWS', ''], outcomes.map((one) => [
-    ago(nowMs - one.sinceMs), String(one.lambda), String(one.topJ), capacityText(one.capacities), fixed(one.predictedTokensPerSecond, 1), fixed(one.observedTokensPerSecond, 1),
+  return table(['SINCE', ...BENT_HEADS, 'CAPACITY', 'PREDICTED TOKENS/S', 'OBSERVED', 'MISS', 'WINDOWS', ''], outcomes.map((one) => [
+    ago(nowMs - one.sinceMs), ...bentCells(one), capacityText(one.capacities), fixed(one.predictedTokensPerSecond, 1), fixed(one.observedTokensPerSecond, 1),
     percent(one.missRate), String(one.windows), one.note,
-  ]), [1, 2, 3, 4, 5, 6, 7]);
+  ]), [2, 3, 4, 5, 6, 7, 8]);
 }
 
 function signed(value: number): string {

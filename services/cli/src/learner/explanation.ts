@@ -2,7 +2,9 @@
  * Why a device got its λ, as one plain object: what went into the choice, the settings that were looked at, what bound
  * it, and what was seen after. Tables, JSON and the plot show this and nothing else.
  */
-import type { DeviceKnowledge, DriftKnowledge, Estimate, ExplainLearnerResponse, ModelState, Predicted, QualitySurface, SettingOutcome, SurfacePoint } from '@moefleet/proto';
+import { type DeviceKnowledge, type DriftKnowledge, type Estimate, type ExplainLearnerResponse, type ModelState, type Predicted, type QualitySurface, Routing, type SettingOutcome, type SurfacePoint } from '@moefleet/proto';
+import { maxRankAt } from '@moefleet/runtime';
+import { routingName } from '../device-view';
 
 const MIB = 1024 * 1024;
 /** One-sided 95%, as the learner takes it. */
@@ -11,13 +13,16 @@ const BOUND_STDERRS = 1.645;
 /** Loss in percent of perplexity: the mean and the one-sided 95% bound. */
 export interface Loss { meanPercent: number; atMostPercent: number }
 
-export interface SettingRow {
-  lambda: number; topJ: number; capacities: number[]; missRate: number; tokensPerSecond: number | null; tokensPerSecondSd: number | null;
+/** `lambda`: how far the routing bends, in [0,1]; `bend`: the same as the routing has it, "λ 0.2", "rank 8", "mass 0.7" */
+export interface Bent { routing: string; bend: string; lambda: number; topJ: number }
+
+export interface SettingRow extends Bent {
+   capacities: number[]; missRate: number; tokensPerSecond: number | null; tokensPerSecondSd: number | null;
   loss: Loss; worst: (Loss & { domain: string }) | null; measured: boolean;
 }
 
-/** Of one topJ and λ at the capacities of the choice, as measured in each domain. */
-export interface MeasuredRow { lambda: number; topJ: number; missRate: number; tokensPerSecond: number | null; domains: { domain: string; lossPercent: number; stderrPercent: number }[]; meanPercent: number }
+/** Of one routing, topJ and λ at the capacities of the choice, as measured in each domain. */
+export interface MeasuredRow extends Bent { missRate: number; tokensPerSecond: number | null; domains: { domain: string; lossPercent: number; stderrPercent: number }[]; meanPercent: number }
 
 export interface RoutingDrift {
   /** "model", "workload", "lambda", "lock-in" */
@@ -34,7 +39,7 @@ export interface RoutingDrift {
   lambdaBits: number[];
   entropyChange: number | null;
   windows: { missRate: number; swapRate: number }[];
-  hold: { lambda: number; factor: number; mostMassLost: number; seenLambda: number; seenTopJ: number; sinceMs: number; untilMs: number; reason: string; measuredAnew: boolean } | null;
+  hold: { lambda: number; factor: number; mostMassLost: number; seenUnder: Bent; sinceMs: number; untilMs: number; reason: string; measuredAnew: boolean } | null;
 }
 
 export interface Explanation {
@@ -60,7 +65,7 @@ export interface Explanation {
   domains: { domain: string; loss: Loss }[];
   measured: MeasuredRow[];
   /** settings it has run: predicted against observed, oldest first */
-  outcomes: { lambda: number; topJ: number; capacities: number[]; sinceMs: number; predictedTokensPerSecond: number | null; observedTokensPerSecond: number | null; missRate: number | null; windows: number; note: string }[];
+  outcomes: (Bent & { capacities: number[]; sinceMs: number; predictedTokensPerSecond: number | null; observedTokensPerSecond: number | null; missRate: number | null; windows: number; note: string })[];
 }
 
 export function explain({ device, proposal, knowledge, surfaces }: ExplainLearnerResponse): Explanation {
@@ -77,12 +82,12 @@ export function explain({ device, proposal, knowledge, surfaces }: ExplainLearne
     memory: memoryOf(knowledge, model),
     speed: knowledge ? speedOf(knowledge) : null,
     missRatio: choice?.missRatio ?? null,
-    routing: knowledge?.drift ? routingOf(knowledge.drift) : null,
+    routing: knowledge?.drift ? routingOf(knowledge.drift, model) : null,
     quarantine: knowledge?.quarantine ? { reason: knowledge.quarantine.reason, sinceMs: Number(knowledge.quarantine.sinceMs), windows: Number(knowledge.quarantine.windows) } : null,
-    chosen: settingRow(choice?.chosen), baseline: settingRow(choice?.baseline), beyond: settingRow(choice?.beyond),
+    chosen: settingRow(choice?.chosen, model), baseline: settingRow(choice?.baseline, model), beyond: settingRow(choice?.beyond, model),
     domains: (choice?.domains ?? []).map(({ domain, loss }) => ({ domain, loss: lossOf(loss) })),
     measured: measuredRows(surfaces, knowledge, model),
-    outcomes: (knowledge?.outcomes ?? []).map(outcomeRow),
+    outcomes: (knowledge?.outcomes ?? []).map((one) => outcomeRow(one, model)),
   };
 }
 
@@ -110,45 +115,54 @@ function speedOf({ speed, deviceClass }: DeviceKnowledge): Explanation['speed'] 
   };
 }
 
-function routingOf({ hold, windows, ...drift }: DriftKnowledge): RoutingDrift {
+/** Of settings, points and outcomes alike. */
+function bent({ routing, lambda, topJ }: { routing: Routing; lambda: number; topJ: number }, model: ModelState | undefined): Bent {
+  const method = lambda === 0 || routing === Routing.ROUTING_UNSPECIFIED ? Routing.ROUTING_CACHE_PRIOR : routing;
+  const bend: Partial<Record<Routing, string>> = {
+    [Routing.ROUTING_MAX_RANK]: model ? `rank ${maxRankAt(lambda, model)}` : '', [Routing.ROUTING_CUMULATIVE_THRESHOLD]: `mass ${lambda}`, [Routing.ROUTING_PRUNED]: '',
+  };
+  return { routing: lambda === 0 ? 'original' : routingName(method)!, bend: bend[method] ?? `λ ${lambda}`, lambda, topJ };
+}
+
+function routingOf({ hold, windows, ...drift }: DriftKnowledge, model: ModelState | undefined): RoutingDrift {
   return {
     causes: drift.causes, sinceMs: drift.sinceMs > 0n ? Number(drift.sinceMs) : null, reason: drift.reason, massLost: drift.massLost, tokens: drift.tokens,
     leastMeasured: drift.leastMeasured ?? null, mostMeasured: drift.mostMeasured ?? null, workloadBits: drift.workloadBits, lambdaBits: drift.lambdaBits, entropyChange: drift.entropyChange ?? null,
     windows: windows.map(({ slots, misses, swaps }) => ({ missRate: Number(misses) / Number(slots), swapRate: Number(swaps) / Number(slots) })),
     hold: hold ? {
-      lambda: hold.lambda, factor: hold.factor, mostMassLost: hold.mostMassLost, seenLambda: hold.seenLambda, seenTopJ: hold.seenTopJ, sinceMs: Number(hold.sinceMs), untilMs: Number(hold.untilMs),
+      lambda: hold.lambda, factor: hold.factor, mostMassLost: hold.mostMassLost, seenUnder: bent({ routing: hold.seenRouting, lambda: hold.seenLambda, topJ: hold.seenTopJ }, model), sinceMs: Number(hold.sinceMs), untilMs: Number(hold.untilMs),
       reason: hold.reason, measuredAnew: hold.measuredAnew,
     } : null,
   };
 }
 
-function settingRow(predicted: Predicted | undefined): SettingRow | null {
+function settingRow(predicted: Predicted | undefined, model: ModelState | undefined): SettingRow | null {
   if (!predicted) return null;
-  const { lambda, topJ, capacities, missRate, measured, worst } = predicted;
+  const { capacities, missRate, measured, worst } = predicted;
   const known = predicted.tokensPerSecond > 0;
   return {
-    lambda, topJ, capacities, missRate, measured, loss: lossOf(predicted.loss), worst: worst ? { domain: worst.domain, ...lossOf(worst.loss) } : null,
+    ...bent(predicted, model), capacities, missRate, measured, loss: lossOf(predicted.loss), worst: worst ? { domain: worst.domain, ...lossOf(worst.loss) } : null,
     tokensPerSecond: known ? predicted.tokensPerSecond : null, tokensPerSecondSd: known ? predicted.tokensPerSecondSd : null,
   };
 }
 
-/** Settings measured in every domain at the capacities of the choice, by topJ and λ. */
+/** Settings measured in every domain at the capacities of the choice, by routing, topJ and λ. */
 function measuredRows(surfaces: readonly QualitySurface[], knowledge: DeviceKnowledge | undefined, model: ModelState | undefined): MeasuredRow[] {
   const capacities = knowledge?.choice?.chosen?.capacities;
   if (!capacities || surfaces.length === 0) return [];
   const at = surfaces.map(({ points }) => points.filter((point) => point.capacities.join() === capacities.join()));
   const rows = at[0]!.flatMap((first) => {
-    const points = at.map((all) => all.find((point) => point.lambda === first.lambda && (first.lambda === 0 || point.topJ === first.topJ)));
+    const points = at.map((all) => all.find((point) => point.lambda === first.lambda && (first.lambda === 0 || (point.topJ === first.topJ && point.routing === first.routing))));
     return points.every((point) => point !== undefined) ? [measuredRow(points, surfaces, knowledge, model)] : [];
   });
-  return rows.sort((a, b) => Number(a.lambda > 0) - Number(b.lambda > 0) || a.topJ - b.topJ || a.lambda - b.lambda);
+  return rows.sort((a, b) => Number(a.lambda > 0) - Number(b.lambda > 0) || (a.routing < b.routing ? -1 : a.routing > b.routing ? 1 : 0) || a.topJ - b.topJ || a.lambda - b.lambda);
 }
 
 function measuredRow(points: readonly SurfacePoint[], surfaces: readonly QualitySurface[], knowledge: DeviceKnowledge | undefined, model: ModelState | undefined): MeasuredRow {
   const average = (read: (point: SurfacePoint) => number) => points.reduce((sum, point) => sum + read(point), 0) / points.length;
   const missRate = average((point) => point.missRate) * (knowledge?.choice?.missRatio || 1);
   return {
-    lambda: points[0]!.lambda, topJ: points[0]!.topJ, missRate, tokensPerSecond: speedAt(missRate, knowledge, model),
+    ...bent(points[0]!, model), missRate, tokensPerSecond: speedAt(missRate, knowledge, model),
     domains: points.map((point, i) => ({ domain: surfaces[i]!.domain || surfaces[i]!.textHash.slice(0, 8), lossPercent: percentOf(point.crossEntropyLoss), stderrPercent: point.crossEntropyLossStderr * 100 })),
     meanPercent: percentOf(average((point) => point.crossEntropyLoss)),
   };
@@ -161,10 +175,10 @@ function speedAt(missRate: number, knowledge: DeviceKnowledge | undefined, model
   return 1000 / (mean.compute + mean.reading * missRate * (Number(model.tokenCycleBytes) / MIB));
 }
 
-function outcomeRow(outcome: SettingOutcome): Explanation['outcomes'][number] {
-  const { lambda, topJ, capacities, slots, misses } = outcome;
+function outcomeRow(outcome: SettingOutcome, model: ModelState | undefined): Explanation['outcomes'][number] {
+  const { capacities, slots, misses } = outcome;
   return {
-    lambda, topJ, capacities, sinceMs: Number(outcome.sinceMs), windows: Number(outcome.windows),
+    ...bent(outcome, model), capacities, sinceMs: Number(outcome.sinceMs), windows: Number(outcome.windows),
     predictedTokensPerSecond: outcome.predictedTokensPerSecond || null, observedTokensPerSecond: outcome.observedTokensPerSecond || null,
     missRate: slots > 0n ? Number(misses) / Number(slots) : null,
     note: [outcome.undone ? 'taken back, it was slower' : '', outcome.drifted ? 'the device\'s speed drifted' : ''].filter(Boolean).join('; '),

@@ -10,6 +10,8 @@
  * Whatever the cause: where more softmax mass is lost than on any text that the quality surface was measured on, its losses
  * are no longer known to hold. λ then goes back at once, to where so much less is lost, and the surface is to be measured anew.
  */
+import type { Routing } from '@moefleet/proto';
+import { strengthText } from '../model';
 
 /** One stretch of decoding, such as between two telemetry frames. */
 export interface RoutingWindow {
@@ -25,6 +27,8 @@ export interface SeenMassLost { readonly mean: number; readonly tokens: number }
 export interface MeasuredMassLost { readonly least: number; readonly most: number }
 
 export interface DriftInputs {
+  readonly routing: Routing;
+  /** how far it bends */
   readonly lambda: number;
   readonly modelHash: string;
   /** what the device's λ was chosen for */
@@ -89,7 +93,7 @@ export function assessDrift(inputs: DriftInputs): DriftFinding {
   else {
     const workload = workloadText(workloadBits, entropyChange);
     if (workload) note('workload', workload);
-    if (lambda > 0 && mean(lambdaBits) > LAMBDA_BITS) note('lambda', `λ ${lambda} gives tokens other experts than they want: ${mean(lambdaBits).toFixed(3)} bits in the mean of the layers`);
+    if (lambda > 0 && mean(lambdaBits) > LAMBDA_BITS) note('lambda', `${strengthText(inputs)} gives tokens other experts than they want: ${mean(lambdaBits).toFixed(3)} bits in the mean of the layers`);
     const locked = lambda > 0 ? lockIn(inputs.windows) : null;
     if (locked) note('lock-in', locked);
   }
@@ -100,8 +104,9 @@ export function assessDrift(inputs: DriftInputs): DriftFinding {
   return { causes, backOffTo, backOffReason, measureAnew: otherModel || outside, reason: [...reasons, backOffReason].filter(Boolean).join('; ') };
 }
 
-function outsideText({ lambda, massLost, measuredMassLost }: DriftInputs): string {
-  return `${massLost!.mean.toFixed(4)} of softmax mass is lost per event, no text that was measured at λ ${lambda} loses more than ${measuredMassLost(lambda)!.most.toFixed(4)}`;
+function outsideText(inputs: DriftInputs): string {
+  const { lambda, massLost, measuredMassLost } = inputs;
+  return `${massLost!.mean.toFixed(4)} of softmax mass is lost per event, no text that was measured at ${strengthText(inputs)} loses more than ${measuredMassLost(lambda)!.most.toFixed(4)}`;
 }
 
 /** Whether a device that lost so much may have, by chance, no more than `most` in the long run. */

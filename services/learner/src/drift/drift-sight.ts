@@ -32,13 +32,18 @@ export function judgeDrift(device: Device, knowledge: DeviceKnowledge, surface: 
   if (!setting) return judged(drift, finding(drift, null, knowledge, surface), nowMs);
   const measured = surface.predict(setting);
   const seen: DriftKnowledge = {
-    ...drift, ...(bits && bits.lambda === setting.lambda && bits.topJ === setting.topJ ? bitsOf(bits) : {}),
+    ...drift, ...(bits && bits.lambda === toldLambda(setting) && bits.topJ === setting.topJ ? bitsOf(bits) : {}),
     leastMeasured: measured?.leastMassLost, mostMeasured: measured?.mostMassLost, earlierModel: runsOurs(knowledge, setting) ? '' : drift.earlierModel,
   };
   const kept = seen.hold && !holdsStill(seen, setting, surface, nowMs) ? released(seen) : seen;
   const found = finding(kept, setting, knowledge, surface);
   const onItsWay = kept.hold && sameSetting(seenUnder(kept.hold), setting);
   return judged(onItsWay ? kept : { ...kept, hold: holdOf(kept, setting, found, device, nowMs) ?? kept.hold }, found, nowMs);
+}
+
+/** As a device tells it. */
+function toldLambda({ routing, lambda }: Setting): number {
+  return routing === Routing.ROUTING_CACHE_PRIOR ? lambda : 0;
 }
 
 function bitsOf({ workload, bent, entropyChange, timeMs }: UseBits): Partial<DriftKnowledge> {
@@ -48,7 +53,7 @@ function bitsOf({ workload, bent, entropyChange, timeMs }: UseBits): Partial<Dri
 function finding(drift: DriftKnowledge, setting: Setting | null, { modelHash }: DeviceKnowledge, surface: QualitySurface): DriftFinding {
   const { hold, tokens, massLost, windows } = drift;
   return assessDrift({
-    lambda: setting?.lambda ?? 0, modelHash, chosenFor: drift.earlierModel || modelHash, workloadBits: drift.workloadBits, lambdaBits: drift.lambdaBits, entropyChange: drift.entropyChange ?? null,
+    routing: setting?.routing ?? Routing.ROUTING_CACHE_PRIOR, lambda: setting?.lambda ?? 0, modelHash, chosenFor: drift.earlierModel || modelHash, workloadBits: drift.workloadBits, lambdaBits: drift.lambdaBits, entropyChange: drift.entropyChange ?? null,
     windows: windows.map(({ slots, misses, swaps }) => ({ slots: Number(slots), misses: Number(misses), swaps: Number(swaps) })),
     massLost: setting ? { mean: massLost, tokens } : null, massLimit: hold?.mostMassLost ?? null,
     measuredMassLost: (lambda) => {
@@ -66,7 +71,7 @@ function judged(drift: DriftKnowledge, { causes, reason }: DriftFinding, nowMs: 
 function holdOf({ massLost, mostMeasured, hold }: DriftKnowledge, setting: Setting, { backOffTo, backOffReason, causes }: DriftFinding, device: Device, nowMs: number): LambdaHold | undefined {
   if (backOffTo === null || causes.includes('model') || mostMeasured === undefined || !isLearners(device)) return undefined;
   return {
-    lambda: backOffTo, mostMassLost: hold?.mostMassLost ?? mostMeasured, factor: massLost / Math.max(mostMeasured, 1e-9), seenLambda: setting.lambda, seenTopJ: setting.topJ,
+    lambda: backOffTo, mostMassLost: hold?.mostMassLost ?? mostMeasured, factor: massLost / Math.max(mostMeasured, 1e-9), seenRouting: setting.routing, seenLambda: setting.lambda, seenTopJ: setting.topJ,
     seenCapacities: [...setting.capacities], sinceMs: BigInt(nowMs), untilMs: BigInt(nowMs + HOLD_MS), reason: backOffReason, measuredAnew: false,
   };
 }
@@ -87,7 +92,7 @@ function released(drift: DriftKnowledge): DriftKnowledge {
 }
 
 export function seenUnder(hold: LambdaHold): Setting {
-  return { routing: Routing.ROUTING_CACHE_PRIOR, lambda: hold.seenLambda, topJ: hold.seenTopJ, capacities: hold.seenCapacities };
+  return { routing: hold.seenRouting || Routing.ROUTING_CACHE_PRIOR, lambda: hold.seenLambda, topJ: hold.seenTopJ, capacities: hold.seenCapacities };
 }
 
 function isLearners(device: Device): boolean {

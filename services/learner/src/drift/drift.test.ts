@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Engine, type EvalResult } from '@moefleet/edge-agent/engine';
+import { Routing } from '@moefleet/proto';
 import { assessDrift, type DriftInputs } from './assess-drift';
 import { divergencesOf } from './use-bits';
 import { divergences, jensenShannon, type UseHistogram } from './use-histogram';
@@ -44,7 +45,7 @@ function histogramOf(routes: Int32Array): UseHistogram {
 }
 
 const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
-const quiet: DriftInputs = { lambda: 0.2, modelHash: 'ab', chosenFor: 'ab', workloadBits: [], lambdaBits: [], entropyChange: null, windows: [], massLost: null, measuredMassLost: () => null, massLimit: null };
+const quiet: DriftInputs = { routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0.2, modelHash: 'ab', chosenFor: 'ab', workloadBits: [], lambdaBits: [], entropyChange: null, windows: [], massLost: null, measuredMassLost: () => null, massLimit: null };
 const inputs = (reference: Run, now: Run, over: Partial<DriftInputs> = {}): DriftInputs => ({
   ...quiet, workloadBits: divergencesOf(reference.wanted, now.wanted), lambdaBits: divergencesOf(now.wanted, now.chosen), massLost: { mean: now.result.massLost, tokens: TOKENS }, ...over,
 });

@@ -7,6 +7,9 @@ export {
 export {
   type Candidate, type DomainEstimate, type Estimate, type MeasuredDomain, type MeasuredPoint, type QualityPrediction, QualitySurface,
 } from './quality-surface';
+export {
+  deviceLambda, fieldsOf, ROUTING_NAMES, type RoutingFields, routingName, type RoutingName, routingOf, settingOfFields, settingText, strengths, strengthText,
+} from './routing-strength';
 export { bytesOfCapacities, holdsEverything, type ModelShape, sameCapacities, sameSetting, type Setting } from './setting';
 export {
   type Drift, fitPrior, NO_EVIDENCE, observe, type Pair, posterior, predictSpeed, readingUncertainty, type SpeedEvidence, type SpeedPosterior, type SpeedPrediction,

@@ -54,6 +54,29 @@ test('a device that loses more than the texts is held to less λ and less mass, 
   expect(decide({ hold: { ...hold, factor: 1e6 } }).chosen.setting.lambda).toBe(0);
 });
 
+describe('among routings', () => {
+  const { ROUTING_MAX_RANK } = Routing;
+  /** Half of the misses of λ 0.2 for as much quality. */
+  const better = new QualitySurface([{ domain: 'a', points: [...domain('a').points, ...[8, 16, 24].map((capacity) => point(0.5, 1, capacity, { routing: ROUTING_MAX_RANK, loss: 0.003, missRate: trueMissRate(0.2, 1, capacity) / 2 }))] }], SHAPE);
+
+  test('takes the fastest that fits, and leaves it on a device that allows less than its all', () => {
+    const { chosen, baseline } = decide({ surface: better });
+    expect(chosen.setting).toMatchObject({ routing: ROUTING_MAX_RANK, topJ: 1 });
+    expect(baseline.setting).toMatchObject({ routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0 });
+    const bounded = decide({ surface: better, maxLambda: 0.99 });
+    expect(bounded.chosen.setting.routing).toBe(Routing.ROUTING_CACHE_PRIOR);
+    expect(bounded.boundBy).toMatchObject({ t: 'maxLambda', next: { setting: { routing: ROUTING_MAX_RANK } } });
+  });
+
+  test('a hold bounds the strength of its own routing, and the mass lost of all', () => {
+    const hold = { lambda: 0.1, mostMassLost: 0.05, factor: 1, seenRouting: ROUTING_MAX_RANK };
+    const held = decide({ surface: better, hold }).chosen;
+    expect(held.setting.routing === ROUTING_MAX_RANK ? held.setting.lambda : 0).toBeLessThanOrEqual(0.1);
+    expect(held.setting.lambda).toBeGreaterThan(0.1);
+    expect(held.quality.mostMassLost).toBeLessThanOrEqual(0.05);
+  });
+});
+
 test('bends no further than it pays: with reads that cost next to nothing the model routes as it would', () => {
   const { chosen, boundBy } = decide({ speed: { mean: [20, 0.01], covariance: [0.1, 0, 0.01] } });
   expect(chosen.setting.lambda).toBe(0);

@@ -5,6 +5,8 @@
  * for a clear gain, and at once where it no longer fits the budget. Where something that the choice rests on is missing
  * or contradicts itself, nothing is proposed, and `frozen` says why.
  */
+import { Routing } from '@moefleet/proto';
+import { deviceLambda } from './routing-strength';
 import { holdsEverything, type ModelShape, missBytesPerToken, sameSetting, type Setting } from './setting';
 import type { Candidate, QualityPrediction, QualitySurface } from './quality-surface';
 import { predictSpeed, type SpeedPosterior, type SpeedPrediction } from './speed-model';
@@ -27,8 +29,8 @@ export interface Outcome {
   readonly undone?: boolean;
 }
 
-/** λ at most, and a softmax mass lost that the texts' times `factor` may not go beyond. */
-export interface Hold { readonly lambda: number; readonly mostMassLost: number; readonly factor: number }
+/** λ of one routing (absent: cache_prior) at most, and a softmax mass lost that the texts' times `factor` may not go beyond. */
+export interface Hold { readonly lambda: number; readonly mostMassLost: number; readonly factor: number; readonly seenRouting?: Routing }
 
 /** What the device was seen to miss, to be compared with what the surface says of the setting it ran. */
 export interface ObservedMisses { readonly setting: Setting; readonly slots: number; readonly misses: number }
@@ -120,7 +122,7 @@ export function proposeSetting(inputs: ProposalInputs): Decision {
 
   const ratio = missRatio(inputs);
   const scored = found.map((candidate) => score(candidate, inputs, ratio));
-  const fits = scored.filter(({ setting, quality }) => setting.lambda <= inputs.maxLambda && within(quality, budget) && !isHeld({ setting, quality }, inputs.hold));
+  const fits = scored.filter(({ setting, quality }) => deviceLambda(setting) <= inputs.maxLambda && within(quality, budget) && !isHeld({ setting, quality }, inputs.hold));
   const baselines = scored.filter(({ setting }) => setting.lambda === 0);
   const baselineOf = (one: Scored) => baselines.find(({ setting }) => setting.capacities === one.setting.capacities) ?? baselines[0]!;
   const undone = inputs.history.filter((outcome) => outcome.undone);
@@ -146,7 +148,9 @@ export function within(quality: QualityPrediction, budget: QualityBudget): boole
 }
 
 function isHeld({ setting, quality }: Candidate, hold: Hold | null | undefined): boolean {
-  return Boolean(hold) && setting.lambda > 0 && (setting.lambda > hold!.lambda || quality.mostMassLost * hold!.factor > hold!.mostMassLost);
+  if (!hold || setting.lambda === 0) return false;
+  const tooFar = setting.routing === (hold.seenRouting || Routing.ROUTING_CACHE_PRIOR) && setting.lambda > hold.lambda;
+  return tooFar || quality.mostMassLost * hold.factor > hold.mostMassLost;
 }
 
 /** Share of the budget used up at the upper bound, of the tighter of the two; above 1 it is beyond. */
@@ -210,7 +214,7 @@ function exploring(best: Scored, open: readonly Scored[]): Scored | undefined {
 /** Why nothing faster was taken. */
 function boundOf(chosen: Scored, scored: readonly Scored[], { budget, maxLambda, hold }: ProposalInputs): Bound {
   const faster = scored.filter((one) => merit(one) > merit(chosen) * (1 + EQUAL));
-  const overLambda = faster.find(({ setting, quality }) => setting.lambda > maxLambda && within(quality, budget));
+  const overLambda = faster.find(({ setting, quality }) => deviceLambda(setting) > maxLambda && within(quality, budget));
   if (overLambda) return { t: 'maxLambda', maxLambda, next: overLambda };
   const held = hold && faster.find((one) => isHeld(one, hold) && within(one.quality, budget));
   if (held) return { t: 'drift', hold, next: held };

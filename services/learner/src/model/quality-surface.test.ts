@@ -85,3 +85,21 @@ test.each([
   expect(surface.setAside).toBe(1);
   expect(surface.predict(setting(0.35, 1, 16))!.loss.mean).toBeCloseTo(one.predict(setting(0.35, 1, 16))!.loss.mean, 12);
 });
+
+test('each routing has lines of its own, and offers what a device can be given', () => {
+  const { ROUTING_CACHE_PRIOR, ROUTING_MAX_RANK, ROUTING_PRUNED } = Routing;
+  const other = (routing: Routing, lambda: number, loss: number) => point(lambda, 1, 16, { routing, loss });
+  const surface = new QualitySurface([{ domain: 'a', points: [
+    point(0, 0, 16), point(0.2, 1, 16), other(ROUTING_MAX_RANK, 0.5, 0.004), other(ROUTING_PRUNED, 1, 0.006),
+  ] }], SHAPE);
+  const at = (routing: Routing, lambda: number) => surface.predict({ ...setting(lambda, 1, 16), routing });
+  expect(at(ROUTING_CACHE_PRIOR, 0.2)!.loss.mean).toBeCloseTo(trueLoss(0.2, 1, 16), 12);
+  expect(at(ROUTING_MAX_RANK, 0.25)!.loss.mean).toBeCloseTo(0.002, 12);
+  expect(at(ROUTING_MAX_RANK, 0.6)).toBeNull();
+  const offered = (routing: Routing) => surface.candidates([16, 16]).filter((each) => each.setting.lambda > 0 && each.setting.routing === routing).map((each) => each.setting.lambda);
+  expect(offered(ROUTING_CACHE_PRIOR)).toHaveLength(20);
+  // Of 28 ranks beyond the top 4.
+  expect(offered(ROUTING_MAX_RANK)).toEqual(Array.from({ length: 14 }, (_, i) => (i + 1) / 28));
+  expect(offered(ROUTING_PRUNED)).toEqual([1]);
+  expect(surface.candidates([16, 16])[0]!.setting).toMatchObject({ routing: ROUTING_CACHE_PRIOR, lambda: 0 });
+});

@@ -15,8 +15,9 @@
  * (random effects, DerSimonian and Laird 1986), and a domain's loss is drawn towards the mean as far as its error allows
  * (Efron and Morris 1975), lest the worst of many noisy figures be taken for the worst domain.
  */
-import type { Routing } from '@moefleet/proto';
+import { Routing } from '@moefleet/proto';
 import { isotonic } from './isotonic';
+import { strengths } from './routing-strength';
 import { type ModelShape, residentShare, sameCapacities, type Setting } from './setting';
 
 export interface MeasuredPoint {
@@ -61,8 +62,6 @@ export interface Candidate { readonly setting: Setting; readonly quality: Qualit
 
 /** One-sided 95%. */
 const BOUND_STDERRS = 1.645;
-/** λ of a proposal has two digits. */
-const LAMBDA_STEP = 0.01;
 /** Domains are taken to differ by a quarter of the loss at least: a few of them cannot show that they do not. */
 const LEAST_SPREAD = 0.25;
 /** Answers kept, by capacities: a fleet has few distinct ones. */
@@ -106,7 +105,7 @@ export class QualitySurface {
     return combine(this.domains, reads);
   }
 
-  /** Every setting at these capacities for which there is a prediction, λ in steps of 0.01; λ 0 first. */
+  /** Every setting that a device can be given at these capacities for which there is a prediction; λ 0 first. */
   candidates(capacities: readonly number[]): readonly Candidate[] {
     const key = capacities.join();
     const kept = this.kept.get(key);
@@ -117,10 +116,9 @@ export class QualitySurface {
       if (quality) found.push({ setting, quality });
       return quality !== null;
     };
-    for (const [index, { routing, topJ }] of (this.lines[0]?.lines ?? []).entries()) {
-      for (let step = index === 0 ? 0 : 1; step * LAMBDA_STEP <= 1 + 1e-9; step += 1) {
-        if (!add({ routing, lambda: Math.round(step * LAMBDA_STEP * 100) / 100, topJ, capacities })) break;
-      }
+    const own = add({ routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0, topJ: 0, capacities });
+    for (const { routing, topJ } of own ? this.lines[0]!.lines : []) {
+      for (const lambda of strengths(routing, this.shape)) if (!add({ routing, lambda, topJ, capacities })) break;
     }
     if (this.kept.size >= MOST_KEPT) this.kept.clear();
     this.kept.set(key, found);

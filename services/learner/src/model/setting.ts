@@ -3,9 +3,9 @@ import { Routing } from '@moefleet/proto';
 
 export interface Setting {
   readonly routing: Routing;
-  /** in [0,1] */
+  /** how far it bends, in [0,1]: see routing-strength.ts; with 0 routing and topJ mean nothing */
   readonly lambda: number;
-  /** in [0, topK]; without meaning where lambda is 0 */
+  /** in [0, topK] */
   readonly topJ: number;
   /** experts per MoE layer, in layer order */
   readonly capacities: readonly number[];
@@ -44,5 +44,5 @@ export function sameCapacities(a: readonly number[], b: readonly number[]): bool
 }
 
 export function sameSetting(a: Setting, b: Setting): boolean {
-  return a.routing === b.routing && a.lambda === b.lambda && (a.lambda === 0 || a.topJ === b.topJ) && sameCapacities(a.capacities, b.capacities);
+  return a.lambda === b.lambda && (a.lambda === 0 || (a.routing === b.routing && a.topJ === b.topJ)) && sameCapacities(a.capacities, b.capacities);
 }

@@ -44,8 +44,8 @@ const MOST_PROMPT_SHARE = 0.5;
 /** No token that decodes takes an hour, and no device decodes faster than this: counters are not trusted beyond. */
 const MOST_TOKENS_PER_SECOND = 100_000;
 
-/** `before` undefined: the first frame of its boot. */
-export function windowBetween(before: TelemetryFrame | undefined, after: TelemetryFrame, shape: ModelShape): WindowOutcome {
+/** `before` undefined: the first frame of its boot. `leastSlots`: per token and layer, where the routing leaves out some of its experts. */
+export function windowBetween(before: TelemetryFrame | undefined, after: TelemetryFrame, shape: ModelShape, leastSlots = shape.topK): WindowOutcome {
   // An agent whose engine has not answered yet tells of no layers.
   if (after.layers.length === 0) return { t: 'nothing' };
   const wrong = impossible(after, shape) ?? (before && before.layers.length > 0 ? impossible(before, shape) ?? fallen(before, after) : undefined);
@@ -61,7 +61,7 @@ export function windowBetween(before: TelemetryFrame | undefined, after: Telemet
     prefillMisses: Number(layer.prefillMisses - before.layers[i]!.prefillMisses),
     events: Number(layer.events - before.layers[i]!.events), massLost: layer.massLost - before.layers[i]!.massLost,
   }));
-  const inconsistent = slotsWrong(layers, tokens, shape) ?? timeWrong(before, after, tokens, decodeNs);
+  const inconsistent = slotsWrong(layers, tokens, shape, leastSlots) ?? timeWrong(before, after, tokens, decodeNs);
   if (inconsistent) return { t: 'quarantine', reason: inconsistent };
 
   const missBytes = layers.reduce((sum, { misses }, i) => sum + misses * shape.expertBytes[i]!, 0);
@@ -120,12 +120,12 @@ function fallen(before: TelemetryFrame, after: TelemetryFrame): string | undefin
   return undefined;
 }
 
-function slotsWrong(layers: readonly { hits: number; misses: number; events: number }[], tokens: number, shape: ModelShape): string | undefined {
+function slotsWrong(layers: readonly { hits: number; misses: number; events: number }[], tokens: number, shape: ModelShape, leastSlots: number): string | undefined {
   const slack = SLACK_TOKENS + SLACK_SHARE * tokens;
   for (const [i, { hits, misses, events }] of layers.entries()) {
     const slots = hits + misses;
     if (Math.abs(events - tokens) > slack) return `layer ${i + 1} of ${layers.length}: ${events} routing events for ${tokens} decoded tokens`;
-    if (Math.abs(slots - tokens * shape.topK) > slack * shape.topK) {
+    if (slots > (tokens + slack) * shape.topK || slots < tokens * leastSlots - slack * shape.topK) {
       return `layer ${i + 1} of ${layers.length}: ${hits} hits and ${misses} misses are ${slots} slots, ${tokens} tokens of top ${shape.topK} make ${tokens * shape.topK}`;
     }
   }

@@ -183,7 +183,7 @@ export interface DriftWindow {
  * are found to lose as much, or the time is up.
  */
 export interface LambdaHold {
-  /** No setting with more, nor with more mass lost than `most_mass_lost`. */
+  /** No setting of the same routing with more, nor any with more mass lost than `most_mass_lost`. */
   lambda: number;
   /** Most mass lost on a text at the setting where it was seen, and what the device lost there against it. */
   mostMassLost: number;
@@ -197,6 +197,8 @@ export interface LambdaHold {
   reason: string;
   /** That setting has been measured as it is since. */
   measuredAnew: boolean;
+  /** Unset: ROUTING_CACHE_PRIOR. */
+  seenRouting: Routing;
 }
 
 /** compute in milliseconds per token, reading in milliseconds per MiB read. */
@@ -251,6 +253,7 @@ export interface MemoryKnowledge {
 }
 
 export interface SettingOutcome {
+  /** Under another routing than ROUTING_CACHE_PRIOR how far it bends, as in SurfacePoint. */
   lambda: number;
   topJ: number;
   routing: Routing;
@@ -293,6 +296,7 @@ export interface DomainLoss {
 
 /** A setting and what is predicted of it. */
 export interface Predicted {
+  /** Under another routing than ROUTING_CACHE_PRIOR how far it bends, as in SurfacePoint. */
   lambda: number;
   topJ: number;
   routing: Routing;
@@ -2182,6 +2186,7 @@ function createBaseLambdaHold(): LambdaHold {
     untilMs: 0n,
     reason: "",
     measuredAnew: false,
+    seenRouting: 0,
   };
 }
 
@@ -2226,6 +2231,9 @@ export const LambdaHold: MessageFns<LambdaHold> = {
     }
     if (message.measuredAnew !== false) {
       writer.uint32(80).bool(message.measuredAnew);
+    }
+    if (message.seenRouting !== 0) {
+      writer.uint32(88).int32(message.seenRouting);
     }
     return writer;
   },
@@ -2333,6 +2341,14 @@ export const LambdaHold: MessageFns<LambdaHold> = {
             message.measuredAnew = reader.bool();
             continue;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.seenRouting = reader.int32() as any;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2377,6 +2393,11 @@ export const LambdaHold: MessageFns<LambdaHold> = {
         : isSet(object.measured_anew)
         ? globalThis.Boolean(object.measured_anew)
         : false,
+      seenRouting: isSet(object.seenRouting)
+        ? routingFromJSON(object.seenRouting)
+        : isSet(object.seen_routing)
+        ? routingFromJSON(object.seen_routing)
+        : 0,
     };
   },
 
@@ -2412,6 +2433,9 @@ export const LambdaHold: MessageFns<LambdaHold> = {
     if (message.measuredAnew !== false) {
       obj.measuredAnew = message.measuredAnew;
     }
+    if (message.seenRouting !== 0) {
+      obj.seenRouting = routingToJSON(message.seenRouting);
+    }
     return obj;
   },
 
@@ -2430,6 +2454,7 @@ export const LambdaHold: MessageFns<LambdaHold> = {
     message.untilMs = (object.untilMs !== undefined && object.untilMs !== null) ? BigInt(object.untilMs) : 0n;
     message.reason = object.reason ?? "";
     message.measuredAnew = object.measuredAnew ?? false;
+    message.seenRouting = object.seenRouting ?? 0;
     return message;
   },
 };

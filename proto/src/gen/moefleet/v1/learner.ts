@@ -56,6 +56,11 @@ export interface QualitySurface {
 }
 
 export interface SurfacePoint {
+  /**
+   * How far the routing bends, from 0, the model's own choice, to 1: lambda of ROUTING_CACHE_PRIOR, mass_threshold of
+   * ROUTING_CUMULATIVE_THRESHOLD, the share of the ranks beyond top-K that ROUTING_MAX_RANK takes residents from, 1 under
+   * ROUTING_PRUNED.
+   */
   lambda: number;
   topJ: number;
   routing: Routing;

@@ -486,6 +486,13 @@ export interface Proposal {
   proposed: boolean;
   timeMs: bigint;
   textHash: string;
+  /**
+   * How it bends: by lambda where unset or ROUTING_CACHE_PRIOR, else by the field of DeviceSpec that the routing reads,
+   * with a lambda of 0.
+   */
+  routing: Routing;
+  maxRank?: number | undefined;
+  massThreshold?: number | undefined;
 }
 
 function createBaseTarget(): Target {
@@ -4426,6 +4433,9 @@ function createBaseProposal(): Proposal {
     proposed: false,
     timeMs: 0n,
     textHash: "",
+    routing: 0,
+    maxRank: undefined,
+    massThreshold: undefined,
   };
 }
 
@@ -4473,6 +4483,15 @@ export const Proposal: MessageFns<Proposal> = {
     }
     if (message.textHash !== "") {
       writer.uint32(98).string(message.textHash);
+    }
+    if (message.routing !== 0) {
+      writer.uint32(104).int32(message.routing);
+    }
+    if (message.maxRank !== undefined) {
+      writer.uint32(112).uint32(message.maxRank);
+    }
+    if (message.massThreshold !== undefined) {
+      writer.uint32(121).double(message.massThreshold);
     }
     return writer;
   },
@@ -4596,6 +4615,30 @@ export const Proposal: MessageFns<Proposal> = {
             message.textHash = reader.string();
             continue;
           }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.routing = reader.int32() as any;
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.maxRank = reader.uint32();
+            continue;
+          }
+          case 15: {
+            if (tag !== 121) {
+              break;
+            }
+
+            message.massThreshold = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4652,6 +4695,17 @@ export const Proposal: MessageFns<Proposal> = {
         : isSet(object.text_hash)
         ? globalThis.String(object.text_hash)
         : "",
+      routing: isSet(object.routing) ? routingFromJSON(object.routing) : 0,
+      maxRank: isSet(object.maxRank)
+        ? globalThis.Number(object.maxRank)
+        : isSet(object.max_rank)
+        ? globalThis.Number(object.max_rank)
+        : undefined,
+      massThreshold: isSet(object.massThreshold)
+        ? globalThis.Number(object.massThreshold)
+        : isSet(object.mass_threshold)
+        ? globalThis.Number(object.mass_threshold)
+        : undefined,
     };
   },
 
@@ -4693,6 +4747,15 @@ export const Proposal: MessageFns<Proposal> = {
     if (message.textHash !== "") {
       obj.textHash = message.textHash;
     }
+    if (message.routing !== 0) {
+      obj.routing = routingToJSON(message.routing);
+    }
+    if (message.maxRank !== undefined) {
+      obj.maxRank = Math.round(message.maxRank);
+    }
+    if (message.massThreshold !== undefined) {
+      obj.massThreshold = floatToJson(message.massThreshold);
+    }
     return obj;
   },
 
@@ -4713,6 +4776,9 @@ export const Proposal: MessageFns<Proposal> = {
     message.proposed = object.proposed ?? false;
     message.timeMs = (object.timeMs !== undefined && object.timeMs !== null) ? BigInt(object.timeMs) : 0n;
     message.textHash = object.textHash ?? "";
+    message.routing = object.routing ?? 0;
+    message.maxRank = object.maxRank ?? undefined;
+    message.massThreshold = object.massThreshold ?? undefined;
     return message;
   },
 };
