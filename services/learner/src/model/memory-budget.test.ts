@@ -21,6 +21,18 @@ test('gives a fifth back at once when memory runs short, once per shortage', () 
   expect(observeMemory(short, { ...CALM, newShrinks: 1, nowMs: 10 * MINUTE })).toMatchObject({ safeBytes: 640, badBytes: 800, shortages: 2 });
 });
 
+test('asks for what the device holds while its cut stands, and takes that for no new shortage', () => {
+  const cut = { ...CALM, inForceBytes: 700, cutBytes: 700 };
+  const short = observeMemory(null, { ...cut, newShrinks: 1 });
+  expect(short.safeBytes).toBe(800);
+  expect(observeMemory(short, { ...cut, nowMs: 50_000 }).safeBytes).toBe(800);
+  const standing = run(short, 60, 5 * MINUTE, cut);
+  expect(standing).toMatchObject({ safeBytes: 700, badBytes: 1000, shortages: 1 });
+  const over = { ...CALM, inForceBytes: 700 };
+  expect(observeMemory(standing, { ...over, nowMs: 74 * MINUTE }).safeBytes).toBe(700);
+  expect(observeMemory(standing, { ...over, nowMs: 75 * MINUTE }).safeBytes).toBe(750);
+});
+
 test('answers a shortage that comes just after it has grown', () => {
   const grown = run(observeMemory(null, { ...CALM, newShrinks: 1 }), 10, 0);
   expect(grown.safeBytes).toBe(850);

@@ -11,7 +11,7 @@ export interface MemoryState {
   readonly badBytes: number | null;
   /** when memory was last short */
   readonly badAtMs: number;
-  /** when it was last changed, or pressure last seen */
+  /** when it was last changed: in a shortage, when that was first answered */
   readonly sinceMs: number;
   /** how often memory ran short */
   readonly shortages: number;
@@ -49,7 +49,12 @@ export function observeMemory(state: MemoryState | null, sight: MemorySight): Me
   const clamp = (bytes: number) => Math.floor(Math.max(Math.min(bytes, limitBytes), Math.min(floorBytes, limitBytes)));
   const before = state ?? { safeBytes: limitBytes, badBytes: null, badAtMs: 0, sinceMs: nowMs, shortages: 0 };
   if (sight.newShrinks > 0 || sight.cutBytes !== null) {
-    if (before.badBytes !== null && nowMs - before.badAtMs < EPISODE_MS) return { ...before, safeBytes: clamp(before.safeBytes), badAtMs: nowMs, sinceMs: nowMs };
+    const answered = nowMs - before.badAtMs < EPISODE_MS || (sight.newShrinks === 0 && remembered(before, nowMs));
+    if (before.badBytes !== null && answered) {
+      // A cut that still stands is no new shortage, and what the device holds.
+      const standing = sight.cutBytes !== null && nowMs - before.sinceMs >= EPISODE_MS ? sight.cutBytes : Infinity;
+      return { ...before, safeBytes: clamp(Math.min(before.safeBytes, standing)), badAtMs: nowMs };
+    }
     // The agent's cut has already come when its frame is made: what it held before was that much more.
     const held = sight.inForceBytes > 0 ? sight.inForceBytes / (sight.cutBytes === null ? 1 : AGENT_CUT) : limitBytes;
     const bad = clamp(Math.min(before.safeBytes, held));
@@ -60,7 +65,7 @@ export function observeMemory(state: MemoryState | null, sight: MemorySight): Me
   }
   const known = remembered(before, nowMs);
   const ceiling = known ? before.badBytes! * BELOW_BAD : limitBytes;
-  const calm = nowMs - before.sinceMs >= CALM_MS && before.safeBytes < ceiling;
+  const calm = nowMs - Math.max(before.sinceMs, before.badAtMs) >= CALM_MS && before.safeBytes < ceiling;
   return {
     ...before,
     safeBytes: clamp(calm ? Math.min(before.safeBytes + INCREASE * limitBytes, ceiling) : before.safeBytes),
