@@ -2,16 +2,17 @@
  * The learner on real agents: six of them, the real engine on the reference model with wide experts, each in control groups of
  * its own that cap its memory, page cache included, and its disk. Each has a cache limit of its own; or, with --most, all are
  * allowed that many experts a layer, and what each can hold its control group decides: its agent finds out under way, and gives
- * way. Coordinator, Redis, learner and agents are the programs that run on devices. Measured one after another, the others idle: tokens/s on the same prompts from a cold
- * cache, first at λ 0 with all of its cache, then with what the learner has chosen; and what that costs in cross-entropy, which
- * each agent measures itself, on text that the learner has not seen, at the spec in force and at λ 0, paired.
+ * way. Coordinator, Redis, learner and agents are the programs that run on devices. Measured one after another, the others idle:
+ * tokens/s on the same prompts from a cold cache, first at λ 0 with all of its cache, then with what the learner has chosen; and
+ * what that costs in cross-entropy, which each agent measures itself, on text that the learner has not seen, at the spec in force
+ * and at λ 0, paired.
  *
  * Needs root (control groups) and a machine with nothing else running: four and a half minutes on two cores with 64, 1024 and 1024
  * tokens (--tokens, --text-tokens, --surface-tokens). --agents gives each the experts of a layer for which its group has memory,
  * beside what an agent needs anyway (--beside, of which it keeps --memory-low free), and its disk.
  *
  *   node test/bench/learner-real.mjs [--width 512] [--tokens 96] [--text-tokens 2048] [--surface-tokens 2048] [--rounds 1]
- *     [--most 28 --beside 104MiB --memory-low 12MiB] [--texts code,wikitext] [--agents NAME=CAPACITY:MB_PER_SECOND,...] [--json]
+ *     [--most 32 --beside 90MiB --memory-low 20MiB] [--texts code,wikitext] [--agents NAME=CAPACITY:MB_PER_SECOND,...] [--json]
  *
  * A round is a run of the learner on what was seen since, and the measurements with what it has chosen then.
  */
@@ -96,6 +97,22 @@ async function learns() {
   const before = runsDone();
   await ask('learner', 'now');
   await until('the learner has run', () => runsDone() > before);
+  await until('what it proposed is in force', settled);
+}
+
+/** Speed is learnt from two looks with one setting between them. */
+async function looks() {
+  const seen = new Map();
+  for (const { id } of plans) seen.set(id, (await device(id)).telemetry.sequence);
+  await until('all have told how they are now', async () => (await ask('devices', 'list')).devices.every(({ id, telemetry }) => telemetry.sequence !== seen.get(id)));
+  await learns();
+}
+
+/** A change under way ends a measurement. */
+async function settled() {
+  const { rollouts } = await ask('rollout', 'list');
+  if (rollouts.some(({ state }) => state === 'RUNNING')) return false;
+  return (await ask('devices', 'list')).devices.every(({ drift }) => !drift);
 }
 
 const device = async (id) => (await ask('devices', 'show', id)).device;
@@ -150,17 +167,22 @@ try {
     for (const plan of plans) await measured(plan, false);
     await learns();
   }
+  await looks();
   for (const plan of plans) plan.before = await measured(plan, false);
   await learns();
   await ask('lambda', 'auto', '--all', '--why', 'the learner takes over');
   for (let round = 1; round <= rounds; round += 1) {
-    if (round > 1) await learns();
+    if (round > 1) {
+      await learns();
+      await looks();
+    }
     for (const plan of plans) {
       const { chosen: choice, reason } = await explained(plan.id);
       if (choice === null) throw new Error(`${plan.id}: nothing is proposed: ${reason}`);
+      // Its capacities are in force as far as the device has the memory: a cut of its own stands.
       await until(`${plan.id} runs what was chosen`, async () => {
-        const { reported } = await device(plan.id);
-        return reported.effective.lambda === choice.lambda && String(reported.effective.capacities) === String(choice.capacities);
+        const { drift, reported } = await device(plan.id);
+        return !drift && reported.effective.lambda === choice.lambda && reported.effective.topJ === choice.topJ;
       }, 60_000);
       plan.predicted = choice.tokensPerSecond;
       plan.after = await measured(plan, round === rounds);
