@@ -1,5 +1,7 @@
 #include "reuse-predictor.h"
 
+#include "log-exp.h"
+
 #include <algorithm>
 #include <cmath>
 
@@ -17,6 +19,14 @@ static const float BEFORE_SCALE = 0.5f;                          // of the token
 static const int EXPECTED_TOKENS = 32;                           // that a warm list counts for, see README.md of test/bench
 static const double EXPECTED_FALL = 3;                           // of the logarithm of uses, from the best place to the last
 static const float MOST_EXPONENT = 4, LEAST_EXPONENT = -6;
+static const float VANISHED = -200;                              // its exponential is 0
+
+// Wider vectors where the processor has them. The same results everywhere: no sum is reordered, and AVX2 alone fuses nothing.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
+#define WIDEST_VECTORS __attribute__((target_clones("avx2", "default")))
+#else
+#define WIDEST_VECTORS
+#endif
 
 void reuse_predictor_init(reuse_predictor & p, int experts) {
     const size_t n = size_t(experts);
@@ -68,8 +78,11 @@ static void begin_as_expected(reuse_predictor & p, int k) {
 }
 
 // What has all but vanished is made 0: it would come to rest at a denormal, which is slow to multiply.
-static void decay_towards(float * rates, int experts, float keep, const int32_t * ids, int k) {
-    for (int e = 0; e < experts; e++) rates[e] = rates[e] > 1e-20f ? rates[e] * keep : 0;
+WIDEST_VECTORS static void decay_towards(float * rates, int experts, float keep, const int32_t * ids, int k) {
+    for (int e = 0; e < experts; e++) {
+        const float kept = rates[e] * keep;
+        rates[e] = rates[e] > 1e-20f ? kept : 0;
+    }
     for (int i = 0; i < k; i++) rates[ids[i]] += 1 - keep;
 }
 
@@ -84,24 +97,47 @@ static void count_uses(reuse_predictor & p, const int32_t * ids, int k) {
     p.uses += uint64_t(k);
 }
 
+// In place; what fills up the last block is valid for both.
+template <void (*OF_BLOCK)(float *)>
+__attribute__((always_inline)) static inline void in_blocks(int n, float * x) {
+    int e = 0;
+    for (; e + LOG_EXP_BLOCK <= n; e += LOG_EXP_BLOCK) OF_BLOCK(x + e);
+    if (e == n) return;
+    float block[LOG_EXP_BLOCK];
+    std::fill(std::copy(x + e, x + n, block), block + LOG_EXP_BLOCK, 1.0f);
+    OF_BLOCK(block);
+    std::copy(block, block + n - e, x + e);
+}
+
+WIDEST_VECTORS static void log_ratios(int n, const float * __restrict rates, float seen, float mean, float * __restrict out) {
+    for (int e = 0; e < n; e++) out[e] = (rates[e] / seen + LEAST_RATE) / (mean + LEAST_RATE);
+    in_blocks<log_block>(n, out);
+}
+
 static void make_features(reuse_predictor & p, float mean) {
     std::fill(p.features.begin(), p.features.begin() + p.experts, 1.0f);
     for (int r = 0; r < REUSE_RATES; r++) {
         const float * rates = p.rates.data() + r * p.experts;
         float * out = p.features.data() + (r + 1) * p.experts;
-        for (int e = 0; e < p.experts; e++) out[e] = std::log((rates[e] / p.seen[r] + LEAST_RATE) / (mean + LEAST_RATE));
+        log_ratios(p.experts, rates, p.seen[r], mean, out);
     }
 }
 
+// Of the square roots, scaled.
+WIDEST_VECTORS static void deviations(int n, const float * of, float scale, float expected, float * out) {
+    for (int e = 0; e < n; e++) out[e] = scale * (std::sqrt(of[e]) - expected);
+}
+
 // SCORE_SCALE times the deviation of the square root of the scores' softmax; false where none is finite.
-static bool score_inputs(const float * scores, int experts, float * out) {
+WIDEST_VECTORS static bool score_inputs(const float * __restrict scores, int experts, float * __restrict out) {
     float highest = -INFINITY, total = 0;
-    for (int e = 0; e < experts; e++) {
-        if (std::isfinite(scores[e])) highest = std::max(highest, scores[e]);
-    }
-    for (int e = 0; e < experts; e++) total += out[e] = std::isfinite(scores[e]) ? std::exp(scores[e] - highest) : 0;
-    const float uniform = std::sqrt(1 / float(experts));
-    for (int e = 0; e < experts; e++) out[e] = SCORE_SCALE * (std::sqrt(out[e] / total) - uniform);
+    for (int e = 0; e < experts; e++) out[e] = std::isfinite(scores[e]) ? scores[e] : -INFINITY;
+    for (int e = 0; e < experts; e++) highest = std::max(highest, out[e]);
+    for (int e = 0; e < experts; e++) out[e] = std::max(VANISHED, out[e] - highest);
+    in_blocks<exp_block>(experts, out);
+    for (int e = 0; e < experts; e++) total += out[e];
+    for (int e = 0; e < experts; e++) out[e] /= total;
+    deviations(experts, out, SCORE_SCALE, std::sqrt(1 / float(experts)), out);
     return highest > -INFINITY;
 }
 
@@ -117,31 +153,66 @@ static void make_inputs(reuse_predictor & p, float mean, const int32_t * ids, in
     float * here = p.inputs.data(), * trace = here + n, * before = trace + n, * below = before + n;
     const float expected = std::sqrt(mean);
     if (!scores.here || !score_inputs(scores.here, n, here)) use_inputs(ids, k, n, here);
-    for (int e = 0; e < n; e++) trace[e] = TRACE_SCALE * (std::sqrt(p.trace[e]) - expected);
+    deviations(n, p.trace.data(), TRACE_SCALE, expected, trace);
     for (int e = 0; e < n; e++) before[e] = BEFORE_SCALE * p.inputs_before[e];
     if (!scores.below || !score_inputs(scores.below, n, below)) std::fill(below, below + n, 0.0f);
 }
 
-// Wider vectors where the processor has them. The same results everywhere: no sum is reordered, and AVX2 alone fuses nothing.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
-#define WIDEST_VECTORS __attribute__((target_clones("avx2", "default")))
-#else
-#define WIDEST_VECTORS
-#endif
+typedef float lanes __attribute__((vector_size(32), aligned(4), may_alias));
 
-// The one pass over `weights`, which costs the most, both takes the step that is due and reads them, along rows: two at a
-// time, so that `worth` is loaded and stored half as often.
-WIDEST_VECTORS static void read_weights(int n, const float * __restrict inputs, const float * __restrict due, const float * __restrict step,
-                                        float * __restrict weights, float * __restrict worth) {
-    for (int i = 0; i < REUSE_INPUTS * n; i += 2) {
-        float * __restrict row = weights + size_t(i) * size_t(n);
-        float * __restrict next = row + n;
-        for (int e = 0; e < n; e++) {
-            row[e] += due[i] * step[e];
-            next[e] += due[i + 1] * step[e];
-            worth[e] = worth[e] + inputs[i] * row[e] + inputs[i + 1] * next[e];
-        }
+// A column of WIDTH lanes of `weights`: see read_weights.
+template <int WIDTH>
+__attribute__((always_inline)) static inline float read_column(int n, const float * inputs, const float * due, const float * step, float * weights, float * worth) {
+    lanes sums[WIDTH], steps[WIDTH];  // in registers
+    for (int w = 0; w < WIDTH; w++) {
+        sums[w] = reinterpret_cast<const lanes *>(worth)[w];
+        steps[w] = reinterpret_cast<const lanes *>(step)[w];
     }
+    float norm = 1;
+    for (int i = 0; i < REUSE_INPUTS * n; i++) {
+        lanes * row = reinterpret_cast<lanes *>(weights + size_t(i) * size_t(n));
+        const float input = inputs[i], owed = due[i];
+        for (int w = 0; w < WIDTH; w++) {
+            const lanes now = row[w] + owed * steps[w];
+            row[w] = now;
+            sums[w] += input * now;
+        }
+        norm += input * input;
+    }
+    for (int w = 0; w < WIDTH; w++) reinterpret_cast<lanes *>(worth)[w] = sums[w];
+    return norm;
+}
+
+// The one pass over `weights`, which costs the most, both takes the step that is due and reads them into `worth`, in columns
+// whose sums stay in registers. Returns 1 + the square of the inputs' length, a sum that waits for itself and so costs nothing beside.
+WIDEST_VECTORS static float read_weights(int n, const float * inputs, const float * due, const float * step, float * weights, float * worth) {
+    float norm = 1;
+    int e = 0;
+    for (; e + 32 <= n; e += 32) norm = read_column<4>(n, inputs, due, step + e, weights + e, worth + e);
+    switch ((n - e) / 8) {
+        case 3: norm = read_column<3>(n, inputs, due, step + e, weights + e, worth + e); break;
+        case 2: norm = read_column<2>(n, inputs, due, step + e, weights + e, worth + e); break;
+        case 1: norm = read_column<1>(n, inputs, due, step + e, weights + e, worth + e); break;
+    }
+    e += (n - e) / 8 * 8;
+    if (e == n) return norm;
+    norm = 1;
+    for (int i = 0; i < REUSE_INPUTS * n; i++) {
+        float * row = weights + size_t(i) * size_t(n);
+        for (int rest = e; rest < n; rest++) {
+            row[rest] += due[i] * step[rest];
+            worth[rest] += inputs[i] * row[rest];
+        }
+        norm += inputs[i] * inputs[i];
+    }
+    return norm;
+}
+
+// e^exponent times the mean, where the exponent is within reason.
+WIDEST_VECTORS static void worth_of_exponents(int n, float mean, float * worth) {
+    for (int e = 0; e < n; e++) worth[e] = std::min(MOST_EXPONENT, std::max(LEAST_EXPONENT, worth[e]));
+    in_blocks<exp_block>(n, worth);
+    for (int e = 0; e < n; e++) worth[e] *= mean;
 }
 
 static void predict(reuse_predictor & p, float mean) {
@@ -152,12 +223,12 @@ static void predict(reuse_predictor & p, float mean) {
         const float a = p.shared[j], * feature = p.features.data() + j * n;
         for (int e = 0; e < n; e++) worth[e] += a * feature[e];
     }
-    read_weights(n, p.inputs.data(), p.inputs_due.data(), p.step.data(), p.weights.data(), worth);
-    for (int e = 0; e < n; e++) worth[e] = mean * std::exp(std::min(MOST_EXPONENT, std::max(LEAST_EXPONENT, worth[e])));
+    p.norm = read_weights(n, p.inputs.data(), p.inputs_due.data(), p.step.data(), p.weights.data(), worth);
+    worth_of_exponents(n, mean, worth);
 }
 
 // Moves what was predicted a token ago towards what this token tells. `p.worth` is this token's.
-static void learn(reuse_predictor & p, float mean, const int32_t * ids, int k, float horizon) {
+WIDEST_VECTORS static void learn(reuse_predictor & p, float mean, float norm_before, const int32_t * ids, int k, float horizon) {
     const int n = p.experts;
     const float discount = 1 - 1 / horizon;
     float * step = p.step.data();
@@ -165,15 +236,13 @@ static void learn(reuse_predictor & p, float mean, const int32_t * ids, int k, f
     for (int i = 0; i < k; i++) step[ids[i]] = AFTER_USE * step[ids[i]] + 1 - discount;
     for (int e = 0; e < n; e++) step[e] = (step[e] - p.worth_before[e]) / std::sqrt(mean * (p.worth_before[e] + 1e-3f));
 
-    for (int j = 0; j < REUSE_FEATURES; j++) {
-        const float * feature = p.features_before.data() + j * n;
-        float gradient = 0;
-        for (int e = 0; e < n; e++) gradient += step[e] * feature[e];
-        p.shared[j] += SHARED_STEP * gradient / float(n);
+    // The sums of all features side by side: each waits for itself.
+    float gradients[REUSE_FEATURES] = {};
+    for (int e = 0; e < n; e++) {
+        for (int j = 0; j < REUSE_FEATURES; j++) gradients[j] += step[e] * p.features_before[size_t(j * n + e)];
     }
-    float norm = 1;
-    for (const float u : p.inputs_before) norm += u * u;
-    const float rate = INPUT_STEP * float(p.tokens) / (float(p.tokens) + WARM_UP_TOKENS) / norm;
+    for (int j = 0; j < REUSE_FEATURES; j++) p.shared[j] += SHARED_STEP * gradients[j] / float(n);
+    const float rate = INPUT_STEP * float(p.tokens) / (float(p.tokens) + WARM_UP_TOKENS) / norm_before;
     for (int e = 0; e < n; e++) step[e] *= rate;
 }
 
@@ -188,7 +257,8 @@ void reuse_predictor_observe(reuse_predictor & p, const int32_t * ids, int k, co
     const float mean = float(double(p.uses) / (double(p.tokens) * p.experts));
     make_features(p, mean);
     make_inputs(p, mean, ids, k, scores);
+    const float norm_before = p.norm;
     predict(p, mean);
     const float turn = float(double(capacity) * double(p.tokens) / double(p.uses));  // capacity / K, where K may vary
-    if (!first) learn(p, mean, ids, k, std::min(MOST_HORIZON, std::max(LEAST_HORIZON, HORIZON_TURNS * turn)));
+    if (!first) learn(p, mean, norm_before, ids, k, std::min(MOST_HORIZON, std::max(LEAST_HORIZON, HORIZON_TURNS * turn)));
 }

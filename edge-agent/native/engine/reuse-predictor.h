@@ -43,6 +43,7 @@ struct reuse_predictor {
     std::vector<float> trace;              // the same at TRACE_HALF_LIFE
     std::vector<float> features, features_before;  // REUSE_FEATURES x experts, of this token and the last
     std::vector<float> inputs, inputs_before, inputs_due;  // u: REUSE_INPUTS x experts, of this token, the last, and the one before
+    float norm = 1;                        // 1 + the square of the length of `inputs`
     std::vector<float> weights;            // w: REUSE_INPUTS x experts rows of `experts`, save the step that is due
     std::vector<float> worth, worth_before;
     std::vector<int32_t> expected;         // by a warm list, best first; until the first token

@@ -126,9 +126,7 @@ const float * route_trace_scores(const route_trace & t, int layer, int64_t event
     const uint8_t * levels = row + TRACE_ROW_HEAD_BYTES;
     for (int e = 0; e < t.experts; e++) scratch[e] = minimum + step * float(levels[e]);
     if (!t.rows_mask) return scratch;
-    for (int e = 0; e < t.experts; e++) {
-        if (levels[e] == TRACE_MASKED_LEVEL) scratch[e] = -INFINITY;
-    }
+    for (int e = 0; e < t.experts; e++) scratch[e] = levels[e] == TRACE_MASKED_LEVEL ? -INFINITY : scratch[e];
     return scratch;
 }
 

@@ -225,6 +225,32 @@ static void begins_to_learn_when_it_comes_into_force() {
     CHECK_EQUAL(c.reuse.tokens, 0);
 }
 
+// 43 experts are read as 32, 8 and 3: with the same events under other numbers each is worth the same, save for rounding.
+static void does_not_care_which_number_an_expert_has() {
+    const int experts = 43, turn = 17;
+    reuse_predictor p, turned;
+    reuse_predictor_init(p, experts);
+    reuse_predictor_init(turned, experts);
+    std::mt19937 random(11);
+    std::vector<float> scores(experts), turned_scores(experts), below(experts), turned_below(experts);
+    for (int t = 0; t < 300; t++) {
+        const int first = int(random() % experts);
+        const std::vector<int32_t> ids = {first, (first + 1 + t % 7) % experts, (first + 20) % experts};
+        std::vector<int32_t> turned_ids;
+        for (const int32_t id : ids) turned_ids.push_back((id + turn) % experts);
+        for (int e = 0; e < experts; e++) {
+            turned_scores[(e + turn) % experts] = scores[e] = float(random() % 1000) / 200;
+            turned_below[(e + turn) % experts] = below[e] = e % 10 == t % 10 ? -INFINITY : float(random() % 1000) / 200;
+        }
+        observe(p, ids, scores, below);
+        observe(turned, turned_ids, turned_scores, turned_below);
+    }
+    for (int e = 0; e < experts; e++) CHECK_NEAR(turned.worth[(e + turn) % experts] / p.worth[e], 1, 1e-3);
+    for (int i = 0; i < experts; i++) {
+        for (int e = 0; e < experts; e++) CHECK_NEAR(turned.weights[((i + turn) % experts) * experts + (e + turn) % experts], p.weights[i * experts + e], 1e-5);
+    }
+}
+
 int main() {
     begins_with_the_mean_of_three_logarithms();
     begins_with_what_a_warm_list_expects();
@@ -234,6 +260,7 @@ int main() {
     learns_from_near_misses();
     stays_finite_whatever_comes();
     is_a_function_of_the_events_alone();
+    does_not_care_which_number_an_expert_has();
     learns_only_while_it_has_to_choose();
     begins_to_learn_when_it_comes_into_force();
     return checks_done();

@@ -1,0 +1,57 @@
+#include "log-exp.h"
+
+#include "check.h"
+
+#include <limits>
+
+static float log_of(float x) {
+    float block[LOG_EXP_BLOCK];
+    for (float & each : block) each = x;
+    log_block(block);
+    CHECK_EQUAL(block[0], block[LOG_EXP_BLOCK - 1]);
+    return block[0];
+}
+
+static float exp_of(float x) {
+    float block[LOG_EXP_BLOCK];
+    for (float & each : block) each = x;
+    exp_block(block);
+    CHECK_EQUAL(block[0], block[LOG_EXP_BLOCK - 1]);
+    return block[0];
+}
+
+// In steps of a float's last place.
+static double off_by(float found, double exact) {
+    const float nearest = std::fabs(float(exact));
+    return std::fabs(double(found) - exact) / double(std::nextafter(nearest, std::numeric_limits<float>::infinity()) - nearest);
+}
+
+static void are_right_to_the_last_place() {
+    for (float x = 1e-30f; x < 1e30f; x *= 1.00013f) CHECK(off_by(log_of(x), std::log(double(x))) < 0.9);
+    for (float x = 0.9f; x < 1.1f; x += 1e-6f) CHECK(off_by(log_of(x), std::log(double(x))) < 0.9);
+    for (float x = -87; x < 88; x += 0.00087f) CHECK(off_by(exp_of(x), std::exp(double(x))) < 0.51);
+}
+
+static void end_where_floats_do() {
+    CHECK_EQUAL(log_of(1), 0);
+    CHECK_EQUAL(exp_of(0), 1);
+    CHECK_EQUAL(exp_of(-104), 0);
+    CHECK_EQUAL(exp_of(-700), 0);
+    CHECK(exp_of(-100) > 0);
+}
+
+// Each in its own place.
+static void work_on_blocks() {
+    float x[LOG_EXP_BLOCK];
+    for (int i = 0; i < LOG_EXP_BLOCK; i++) x[i] = 0.37f * float(i + 1);
+    exp_block(x);
+    log_block(x);
+    for (int i = 0; i < LOG_EXP_BLOCK; i++) CHECK_NEAR(x[i], 0.37 * (i + 1), 2e-6);
+}
+
+int main() {
+    are_right_to_the_last_place();
+    end_where_floats_do();
+    work_on_blocks();
+    return checks_done();
+}
