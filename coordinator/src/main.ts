@@ -1,4 +1,5 @@
 /** Builds the coordinator from its configuration and runs it. The only place where its objects are made. */
+import { setFlagsFromString } from 'node:v8';
 import { ConfigError, createLogger, HttpServer, Lifecycle, type Logger, mergeSettings, runUntilSignal, VERSION } from '@moefleet/runtime';
 import { ArtifactStore } from './artifacts/artifact-store';
 import { BlobStore } from './artifacts/blob-store';
@@ -84,7 +85,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const telemetry = new TelemetryBatch({ get up() { return link.up; }, count: (frames) => registry.telemetry.count(frames) }, metrics, log);
   const warm = new WarmExchange(registry.warm, { intervalMs: config.expertUseIntervalMs }, metrics, log);
   const peers = new PeerExchange(registry.peers, registry.events, now, log);
-  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, reports: new ReportBatch(), warm, windowRoom: new WindowRoom(), peers, metrics, log },
+  const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, reports: new ReportBatch(() => rollouts.writer.writing), warm, windowRoom: new WindowRoom(), peers, metrics, log },
     { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
       credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment, artifacts, fetchers, blobPort: () => blobServer.port });
   const operator = new OperatorServer(config.operator,
@@ -123,6 +124,12 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   return { lifecycle, registry, addresses };
 }
 
+/**
+ * By how many percent of what is alive the heap grows before it is looked through again. By itself V8 lets it grow to two and a half
+ * times as much: of 10,000 devices 190 MB are alive, and 300 more lay there until somebody looked.
+ */
+const HEAP_GROWS_PERCENT = 40;
+
 /** `moefleet coordinator run`: resolves with the exit code (2: a setting makes no sense). */
 export async function runCoordinator(flags: Record<string, unknown>, env: NodeJS.ProcessEnv): Promise<number> {
   let config: CoordinatorConfig;
@@ -133,6 +140,7 @@ export async function runCoordinator(flags: Record<string, unknown>, env: NodeJS
     createLogger('coordinator', 'info').fatal({ setting: error.setting }, error.message);
     return 2;
   }
+  setFlagsFromString(`--heap-growing-percent=${HEAP_GROWS_PERCENT}`);
   const log = createLogger('coordinator', config.logLevel);
   return runUntilSignal(buildCoordinator(config, log).lifecycle, log);
 }

@@ -36,7 +36,7 @@ test('a session that has left does not take its lease again when its turn to pro
   const metrics = new Metrics();
   const telemetry = new TelemetryBatch({ up: false, count: async () => [] }, metrics, log);
   const warm = new WarmExchange(registry.warm, { intervalMs: 0 }, metrics, log);
-  const session = new AgentSession(hello, answer.lease, outbox, { registry, alignDevice: async () => null, telemetry, reports: new ReportBatch(), warm, windowRoom: new WindowRoom(), peers: new PeerExchange(registry.peers, registry.events, Date.now, log), metrics, log }, () => {});
+  const session = new AgentSession(hello, answer.lease, outbox, { registry, alignDevice: async () => null, telemetry, reports: new ReportBatch(() => false), warm, windowRoom: new WindowRoom(), peers: new PeerExchange(registry.peers, registry.events, Date.now, log), metrics, log }, () => {});
 
   await session.tick();
   expect((await registry.devices.read('d'))?.lease).not.toBeNull();

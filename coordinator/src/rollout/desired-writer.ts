@@ -37,7 +37,14 @@ export class DesiredWriter {
   /** by what operators have set, and then by the model */
   private readonly made = new WeakMap<SharedPins, Map<SpecSubject['model'], MadeSpec>>();
 
+  private underWay = 0;
+
   constructor(private readonly registry: Registry, private readonly log: Logger) {}
+
+  /** Whether what devices shall run is on its way to the registry. */
+  get writing(): boolean {
+    return this.underWay > 0;
+  }
 
   /** null for a device nobody has seen. `origin` is told to the agent. `accept`: also where the device is held. */
   async align(deviceId: string, origin: string, accept = false): Promise<DesiredOutcome | null> {
@@ -59,7 +66,7 @@ export class DesiredWriter {
     if (!plain || shared.groups.length > 0) return null;
     const { spec, hash, effective } = this.specByModel(model, shared);
     if (plain.hash === hash || (plain.hash === '' && spec.length === 0)) return null;
-    const answer = await this.registry.devices.writeDesired(id, plain.generation, 0n, spec, origin, true);
+    const answer = await this.write(id, plain.generation, 0n, spec, origin, true);
     if (answer.t === 'stale') return null;
     this.noteWritten(id, { generation: answer.generation, spec, decoded: effective.spec, hash, origin });
     return { generation: answer.generation, hash };
@@ -85,10 +92,19 @@ export class DesiredWriter {
         'device reports a higher generation than the registry holds (a restored or emptied Redis?); writing above it');
     }
     const told = behind ? `${origin}; the registry was behind the device's generation ${reportedGeneration}` : origin;
-    const answer = await this.registry.devices.writeDesired(device.id, generationOf(desired), reportedGeneration, spec, told);
+    const answer = await this.write(device.id, generationOf(desired), reportedGeneration, spec, told);
     if (answer.t === 'stale') return null;
     const now = this.noteWritten(device.id, { generation: answer.generation, spec, decoded: effective.spec, hash, origin: told });
     return { device, effective, written: true, held: false, desired: now, generation: answer.generation, hash };
+  }
+
+  private async write(...what: Parameters<Registry['devices']['writeDesired']>): ReturnType<Registry['devices']['writeDesired']> {
+    this.underWay += 1;
+    try {
+      return await this.registry.devices.writeDesired(...what);
+    } finally {
+      this.underWay -= 1;
+    }
   }
 
   private noteWritten(deviceId: string, { generation, spec, decoded, hash, origin }: Omit<SetDesired, 't'>): SetDesired {
