@@ -200,7 +200,7 @@ export class World {
       (desired) => stream.session.noteSent(desired.generation, hexHash(desired.spec)),
     );
     const telemetry = new TelemetryBatch({ up: false, count: async () => [] }, this.metrics, log);
-    const deps = { registry: this.registry, alignDevice: async (id: string) => { const outcome = await this.writer.align(id, 'joined'); await this.noteDesired(); return outcome?.desired ?? null; }, telemetry, reports: new ReportBatch(),
+    const deps = { registry: this.registry, alignDevice: async (id: string) => { const outcome = await this.writer.align(id, 'joined'); await this.noteDesired(); return outcome?.desired ?? null; }, telemetry, reports: new ReportBatch(() => false),
       warm: new WarmExchange(this.registry.warm, { intervalMs: 0 }, this.metrics, log), windowRoom: new WindowRoom(),
       peers: new PeerExchange(this.registry.peers, this.registry.events, Date.now, log), metrics: this.metrics, log };
     const session = new AgentSession(hello, answer.lease, outbox, deps, () => { stream.open = false; });
