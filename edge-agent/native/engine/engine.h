@@ -7,96 +7,8 @@
 // own. `step_callback`s come from a thread of the engine, never from the one that decodes.
 #pragma once
 
-#include <cstdint>
-#include <functional>
-#include <string>
-#include <vector>
-
-enum engine_code {
-    ENGINE_OK = 0,
-    ENGINE_MODEL_FORMAT,   // the file is not a model this engine can run
-    ENGINE_NOT_MOE,        // a valid model without experts
-    ENGINE_MODEL_CHANGED,  // the file is not the one that was loaded any more; it has to be loaded again
-    ENGINE_IO,             // the operating system refused or failed a read, write or mapping
-    ENGINE_BAD_ARGUMENT,
-    ENGINE_CAPACITY,       // the memory granted does not hold what one token needs
-    ENGINE_CONTEXT_FULL,   // the prompt leaves no room for a token
-    ENGINE_BUSY,           // another request runs
-    ENGINE_CLOSED,
-    ENGINE_CANCELLED,      // an evaluation was cancelled; a cancelled generation ends normally instead
-    ENGINE_INTERNAL,
-};
-
-struct engine_status {
-    engine_code code = ENGINE_OK;
-    char message[512] = "";
-};
-
-// How a token's experts are chosen; defined in routing.h.
-enum engine_routing {
-    ROUTING_ORIGINAL = 0, ROUTING_CACHE_PRIOR, ROUTING_MAX_RANK, ROUTING_CUMULATIVE_THRESHOLD, ROUTING_PRUNED, ROUTING_SENSITIVITY,
-};
-
-// Who leaves a full cache; defined in expert-cache.h.
-enum engine_eviction {
-    EVICT_LRU = 0, EVICT_LFU, EVICT_LFRU, EVICT_ADAPTIVE,
-    EVICT_BELADY,  // knows the future: for engine_replay alone
-};
-
-// Speculative pre-fetch, see prefetch.h. Auto: measured while it runs, and off where it does not pay.
-enum engine_prefetch { PREFETCH_AUTO = 0, PREFETCH_OFF, PREFETCH_ON };
-
-struct engine_spec {
-    engine_routing routing = ROUTING_ORIGINAL;
-    double lambda = 0;                // [0, 1]
-    int32_t top_j = 0;                // [0, top_k]
-    std::vector<int32_t> capacities;  // experts per MoE layer, each in [top_k, experts]
-    double generation = 0;
-    std::vector<double> lambdas;      // one per MoE layer, in place of `lambda`; empty: `lambda` for all
-    std::vector<int32_t> top_js;      // likewise, in place of `top_j`
-    int32_t max_rank = 0;             // ROUTING_MAX_RANK only: [top_k, experts]
-    double mass_threshold = 0;        // ROUTING_CUMULATIVE_THRESHOLD only: [0, 1]
-    int32_t rank = 0;                 // ROUTING_SENSITIVITY only: [1, top_k]
-    uint64_t seed = 0;                // ROUTING_SENSITIVITY only
-    int32_t first_biased_layer = 0;   // that many MoE layers, from the first, keep the model's own choice
-    bool bias_prefill = false;        // prompts are routed as decoding is, instead of by the model's own choice
-    engine_eviction eviction = EVICT_LRU;
-    double eviction_half_life = 0;    // tokens in which a use loses half of its weight in LFU and LFRU; 0: never
-    engine_prefetch prefetch = PREFETCH_OFF;  // what it reads ahead takes memory beyond the capacities
-};
-
-struct tensor_place {
-    std::string name;
-    int32_t file = 0;     // index into model_info.files
-    uint64_t offset = 0;  // from the start of that file
-    uint64_t bytes = 0;
-    std::string type;     // ggml's name of it, e.g. "q8_0"
-    std::vector<int64_t> shape;
-};
-
-enum engine_select_by { SELECT_BY_LOGITS = 0, SELECT_BY_LOGITS_BIASED, SELECT_BY_SELECTION_SCORE };
-
-struct model_info {
-    std::string path;
-    std::vector<std::string> files;       // all of the model's; the first is `path`
-    uint64_t file_bytes = 0;              // of all files
-    std::string architecture;
-    std::string name;
-    int32_t layers = 0;
-    std::vector<int32_t> moe_layers;      // block index of each MoE layer, ascending
-    int32_t experts = 0;
-    int32_t top_k = 0;
-    std::vector<uint64_t> expert_bytes;   // per MoE layer, all matrices of one expert
-    uint64_t dense_bytes = 0;
-    uint64_t token_cycle_bytes = 0;       // sum over MoE layers of top_k x expert_bytes
-    uint64_t alignment = 32;
-    int64_t pack_version = 0;             // 0: the file has no checksums
-    int64_t context_train = 0;
-    int64_t vocab = 0;
-    engine_select_by select_by = SELECT_BY_LOGITS;
-    bool normalises_weights = false;
-    std::vector<tensor_place> tensors;
-};
+#include "engine-files.h"
+#include "engine-replay.h"
 
 struct engine_open_options {
     std::string model_path;
@@ -271,11 +183,6 @@ struct engine_counters {
     std::vector<layer_counters> layers;
 };
 
-// A layer's capacity became another before the layer's routing event `event`, 0 being its first: by a spec, or under
-// pressure. Whoever no longer fits leaves there and then. Or, with `warmed` an expert: a warm fill admitted it there, and the
-// capacity stayed what it was.
-struct cache_change { int32_t layer, event, capacity, warmed = -1; };
-
 enum warm_end {
     WARM_DONE = 0,    // every layer is full, or its list is at its end
     WARM_OVERTAKEN,   // another list has come
@@ -291,49 +198,11 @@ struct warm_result {
 // whatever bends the router, and how often it was selected.
 struct expert_use_counts { std::vector<double> wanted, chosen; };
 
-// A recorded run: what the routers said of every token (`scores` or `rows`), or only what they chose (`routes`). Scores are
-// token by token, every layer of each, so all layers have as many events; routes are layer by layer. At least one of the
-// three is there; where scores come without routes, the model chose the top_k largest of them, ties by index.
-struct route_trace {
-    int32_t experts = 0;
-    int32_t top_k = 0;
-    std::vector<int32_t> layer_events;  // routing events of each layer
-    std::vector<int32_t> routes;        // events x top_k experts, best ranked first, -1 in slots that were not used
-    std::vector<float> scores;          // tokens x layers x experts; not finite: masked
-    std::vector<uint8_t> rows;          // the same at a byte each: float minimum, float step, then `experts` levels to a row; see route-trace.h
-    bool rows_mask = false;             // level 255 means masked; otherwise it is a level like the others
-    std::vector<cache_change> changes;  // `layer` counting as in `layer_events`, a layer's in the order of events
-};
-
-// Each of `what_ifs` runs through the trace from an empty cache; its eviction may be EVICT_BELADY where nothing is bent.
-struct replay_request {
-    route_trace trace;
-    std::vector<engine_spec> what_ifs;
-    int32_t uncounted = 0;              // that many tokens, from the first, fill the caches and are not counted
-};
-struct replayed_layer {
-    int64_t events = 0, hits = 0, misses = 0, swaps = 0, dropped = 0;
-    double mass_lost = 0;               // sum over events
-    int64_t evictions = 0, lifetime_tokens = 0;  // and the sum of their tokens from admission to eviction; of all events
-};
-struct replay_result { std::vector<std::vector<replayed_layer>> what_ifs; };
-
-// LRU at the model's own choice, at every capacity from 0 to `experts` at once; see lru-curve.cpp. Entries of capacities below
-// the trace's top_k mean nothing.
-struct lru_curve_layer {
-    int64_t references = 0;
-    std::vector<int64_t> misses, evictions, lifetime_tokens;  // experts + 1 entries each
-};
-struct lru_curve { std::vector<lru_curve_layer> layers; };
-
 struct chat_message { std::string role, content; };
 
 struct engine;
 
 using step_callback = std::function<void(const engine_step &)>;
-// Returns whether to go on; false cancels. May come from the thread that works.
-using progress_callback = std::function<bool(int64_t done, int64_t total)>;
-
 // The evaluation that runs answers to this id in `engine_cancel`.
 #define EVALUATE_REQUEST_ID "evaluate"
 
@@ -341,57 +210,6 @@ const char * engine_code_name(engine_code code);
 
 // llama.cpp release and CPU backend, e.g. "v0.5.0 haswell".
 engine_status engine_version(std::string & out);
-
-// Reads and checks the header of a GGUF file; touches no tensor data. MODEL_FORMAT, NOT_MOE, IO.
-engine_status engine_inspect(const std::string & path, model_info & out);
-
-// The three ways to write a model file; see model-write.h, model-pack.h, model-widen.h and model-quantize.h. A file that is
-// there already is left alone unless `replace`. An interrupted one goes on where it stopped when it is called again.
-struct write_result {
-    uint64_t bytes = 0;  // of the file
-    uint64_t kept = 0;   // of them, left by an interrupted attempt, compared and kept
-};
-engine_status engine_pack(const std::string & source, const std::string & target, bool replace, const progress_callback & progress,
-                          write_result & out);
-
-// Checks a packed file against its checksums.
-struct check_result {
-    uint64_t bytes = 0;                 // that were read and checked
-    uint64_t damaged_count = 0;
-    std::vector<std::string> damaged;   // the first 1,000
-};
-engine_status engine_check(const std::string & path, const progress_callback & progress, check_result & out);
-
-// Exactly one of the first three is set. `expert_bytes`: of one expert, at least; `total_bytes`: of all experts.
-struct widen_options {
-    int64_t width = 0;
-    uint64_t expert_bytes = 0, total_bytes = 0;
-    bool replace = false;
-};
-struct widen_result {
-    write_result file;
-    int64_t width = 0;
-};
-engine_status engine_widen(const std::string & source, const std::string & target, const widen_options & options,
-                           const progress_callback & progress, widen_result & out);
-
-// Need no engine; see replay.cpp. BAD_ARGUMENT, CAPACITY, CANCELLED.
-engine_status engine_replay(const replay_request & request, const progress_callback & progress, replay_result & out);
-engine_status engine_lru_curve(const route_trace & trace, int32_t uncounted, lru_curve & out);
-
-struct quantize_options {
-    std::string type;          // ggml's name of it, such as "q4_0"
-    std::string down_type;     // of down matrices; empty: `type`
-    bool requantize = false;   // also experts that are quantised already
-    int32_t threads = 0;       // 0: physical cores minus one
-    bool replace = false;
-};
-struct quantize_result {
-    write_result file;
-    double relative_error = 0;  // of all expert weights: root of (sum of squared changes / sum of squares)
-};
-engine_status engine_quantize(const std::string & source, const std::string & target, const quantize_options & options,
-                              const progress_callback & progress, quantize_result & out);
 
 // `cancelled` is polled while the model loads; null: never. On failure `out` is null.
 engine_status engine_open(const engine_open_options & options, bool (*cancelled)(void *), void * cancelled_data,

@@ -1,4 +1,4 @@
-// Reading a recorded run (`route_trace` in engine.h), whose bytes are untrusted.
+// Reading a recorded run (`route_trace` in engine-replay.h), whose bytes are untrusted.
 //
 // A row of scores at a byte each is float32 minimum and step, little endian, then one level per expert:
 // z = minimum + step * level. With `rows_mask` level 255 is a masked expert, of score minus infinity.
