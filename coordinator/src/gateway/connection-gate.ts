@@ -1,9 +1,10 @@
 /**
  * How fast new connections become TLS sessions: before hello nobody is known, and a handshake costs more than all that
  * follows. A token per connection, a bound on handshakes under way (so that a slow machine finds its own pace), and as many
- * connections that wait their turn as get it while an agent has patience, by the rate at which others got theirs. The rest is
- * reset at once, for next to nothing, and comes back after a wait drawn by full jitter, each longer than the one before. So a
- * fleet that comes at once is let in at a steady rate, and most of it by its first connection.
+ * connections that wait their turn as would get it while an agent has patience. The rest is reset at once, for next to nothing,
+ * and comes back after a wait drawn by full jitter, each longer than the one before. So a fleet that comes at once is let in at
+ * a steady rate, most of it by its first connection or its second. A machine that gets through fewer lets some wait in vain, and
+ * resets them then: they come back sooner so than after many a reset.
  */
 import type { Socket } from 'node:net';
 import { TokenBucket } from './token-bucket';
@@ -29,8 +30,6 @@ const MOST_WAIT_MS = 20_000;
 const SILENT_MS = 10_000;
 /** More than an agent says before it has an answer. */
 const MOST_SAID_BYTES = 16 * 1024;
-/** How quickly the rate follows what is let in. */
-const RATE_OVER_MS = 5000;
 /** Of the connections per second, those that may be under way at once: a quarter of a second each where nothing is short, and where the processor is, no more than it gets through well before agents lose patience. */
 const UNDER_WAY_SHARE = 1 / 4;
 /** Older ones count no longer as under way, or a few mute connections would keep everybody out. */
@@ -48,13 +47,11 @@ const LATE_DECAY = 0.95;
 export class ConnectionGate {
   private readonly bucket: TokenBucket;
   private readonly mostWaitMs: number;
+  private readonly mostWaiting: number;
   private readonly mostUnderWay: number;
   private readonly now: () => number;
   /** in order of arrival */
   private readonly queue = new Set<Waiting>();
-  /** let in per second while others wait */
-  private rate: number;
-  private admitted = 0;
   /** let in, no call yet; by address and port, in order of admission */
   private readonly silent = new Map<string, Newcomer>();
   private timer: NodeJS.Timeout | undefined;
@@ -67,7 +64,7 @@ export class ConnectionGate {
   constructor(private readonly options: ConnectionGateOptions, private readonly admit: (socket: Socket) => void, private readonly tell: (outcome: ConnectionOutcome) => void) {
     const { connectionsPerSecond } = options;
     this.mostWaitMs = options.mostWaitMs ?? MOST_WAIT_MS;
-    this.rate = connectionsPerSecond;
+    this.mostWaiting = Math.max(1, Math.floor(connectionsPerSecond * this.mostWaitMs / 1000));
     this.now = options.now ?? (() => performance.now());
     this.bucket = new TokenBucket(connectionsPerSecond, connectionsPerSecond, this.now);
     this.mostUnderWay = Math.max(1, Math.ceil(connectionsPerSecond * UNDER_WAY_SHARE));
@@ -80,7 +77,7 @@ export class ConnectionGate {
   /** `socket` has been accepted and is paused. */
   offer(socket: Socket): void {
     socket.on('error', noError);
-    if (this.closed || this.queue.size >= this.room) return this.refuse(socket);
+    if (this.closed || this.queue.size >= this.mostWaiting) return this.refuse(socket);
     if (this.queue.size === 0 && this.mayEnter()) return this.letIn(socket);
     this.wait(socket);
     this.watch();
@@ -103,11 +100,6 @@ export class ConnectionGate {
     this.queue.clear();
     for (const { socket } of [...this.silent.values()]) socket.destroy();
     this.silent.clear();
-  }
-
-  /** How many get their turn while they have patience. */
-  private get room(): number {
-    return Math.max(1, Math.floor(this.rate * this.mostWaitMs / 1000));
   }
 
   private wait(socket: Socket): void {
@@ -161,7 +153,6 @@ export class ConnectionGate {
     } };
     socket.once('close', newcomer.gone);
     this.silent.set(peer, newcomer);
-    this.admitted += 1;
     this.tell('admitted');
     socket.off('error', noError);
     this.admit(socket);
@@ -176,22 +167,12 @@ export class ConnectionGate {
   private watch(): void {
     if (this.timer) return;
     this.sweptMs = this.now();
-    this.admitted = 0;
     this.timer = setInterval(() => {
       const nowMs = this.now();
-      const sinceMs = nowMs - this.sweptMs;
-      this.lateMs = Math.max(sinceMs - SWEEP_EVERY_MS, this.lateMs * LATE_DECAY);
-      this.measure(sinceMs);
+      this.lateMs = Math.max(nowMs - this.sweptMs - SWEEP_EVERY_MS, this.lateMs * LATE_DECAY);
       this.sweptMs = nowMs;
       this.sweep();
     }, SWEEP_EVERY_MS);
-  }
-
-  /** What is let in while nobody waits says nothing of what could be. */
-  private measure(sinceMs: number): void {
-    if (this.queue.size === 0) this.rate = this.options.connectionsPerSecond;
-    else if (sinceMs > 0) this.rate += (1000 * this.admitted / sinceMs - this.rate) * (1 - Math.exp(-sinceMs / RATE_OVER_MS));
-    this.admitted = 0;
   }
 
   private sweep(): void {
@@ -211,8 +192,6 @@ export class ConnectionGate {
       if (!this.mayEnter()) break;
       this.letIn(this.call(waiting));
     }
-    // Whoever came last would wait in vain: sooner sent away than later.
-    if (this.queue.size > this.room) for (const waiting of [...this.queue].slice(this.room)) this.refuse(this.call(waiting));
     if (this.queue.size > 0 || this.silent.size > 0) return;
     clearInterval(this.timer);
     this.timer = undefined;
