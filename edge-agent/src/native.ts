@@ -333,6 +333,8 @@ export interface EngineCounters {
   /** misses of prefill and decode together: equals the last missNumber */
   missesTotal: number;
   missEventsDropped: number;
+  /** of `flashBytes`, read to score a text; its misses are in no layer's counters */
+  evaluationBytes: number;
   /** read by `warm`; not in `flashBytes` */
   warmBytes: number;
   /** specs that changed a capacity, and calls of `shrink` */

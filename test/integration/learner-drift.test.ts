@@ -56,17 +56,22 @@ class Counters {
 
   constructor(private readonly agent: TestAgent) {}
 
-  /** `massLost` per routing event; a tenth of its slots misses, each for 2 of the 10 ms of a token, and a twentieth is swapped. */
-  decoded(tokens: number, massLost: number): void {
+  /**
+   * `massLost` per routing event; a tenth of its slots misses, each for 2 of the 10 ms of a token, and a twentieth is swapped. It tells
+   * the share `told` of its misses and calls the others hits, tells its hits `hits` times, and reads `scored` bytes for every text it scores.
+   */
+  decoded(tokens: number, massLost: number, { told = 1, hits = 1, scored = 0n } = {}): void {
     this.tokens += tokens;
     this.massLost += tokens * massLost;
     this.sequence += 1;
     const slots = this.tokens * TOP_K;
     const misses = slots / 10;
+    const toldMisses = Math.round(misses * told);
+    const evaluationBytes = BigInt(this.sequence) * scored;
     this.agent.telemetry(TelemetryFrame.fromPartial({
       sequence: BigInt(this.sequence), timeMs: BigInt(this.sequence * 100_000), decodeTokens: BigInt(this.tokens), decodeNs: BigInt(this.tokens) * 10_000_000n, stallNs: BigInt(misses * LAYERS) * 2_000_000n,
-      flashBytes: BigInt(misses * LAYERS) * EXPERT_BYTES, flashReads: BigInt(misses * LAYERS),
-      layers: Array.from({ length: LAYERS }, (_, layer) => ({ layer, capacity: CAPACITY, resident: CAPACITY, hits: BigInt(slots - misses), misses: BigInt(misses), swaps: BigInt(slots / 20), massLost: this.massLost, events: BigInt(this.tokens), rangeMean: 3 })),
+      flashBytes: BigInt(misses * LAYERS) * EXPERT_BYTES + evaluationBytes, evaluationBytes, flashReads: BigInt(misses * LAYERS),
+      layers: Array.from({ length: LAYERS }, (_, layer) => ({ layer, capacity: CAPACITY, resident: CAPACITY, hits: BigInt(hits * (slots - toldMisses)), misses: BigInt(toldMisses), swaps: BigInt(slots / 20), massLost: this.massLost, events: BigInt(this.tokens), rangeMean: 3 })),
     }));
   }
 }
@@ -155,4 +160,31 @@ test('λ of a device that loses more than the texts is held back, measured anew,
     await learns();
     return false;
   }, 100_000);
+});
+
+test('devices that cannot have had the hits they tell of, and one that loses more than there is, are quarantined with the reason, and teach nobody', async () => {
+  const told = { liar: { told: 0.1 }, boaster: { hits: 2 }, broken: {}, measured: { scored: 10n ** 9n }, honest: {} };
+  const names = Object.keys(told) as (keyof typeof told)[];
+  const agents = await Promise.all(names.map(joined));
+  const counters = agents.map((agent) => new Counters(agent));
+  await learns();
+  await until('all have a λ', () => agents.every((agent) => lambdaOf(agent) > 0));
+  for (const [at, tokens] of [20, 800].entries()) {
+    names.forEach((name, i) => counters[i]!.decoded(tokens, name === 'broken' ? 2 : 0.001, told[name]));
+    await Promise.all(names.map((name) => arrived(name, at + 1)));
+    await learns();
+  }
+  const known = Object.fromEntries(await Promise.all(names.map(async (name) => [name, await knowledge(name)] as const)));
+  const reasons = { liar: /its hits are not what it says/, boaster: /\d+ hits and \d+ misses are \d+ slots, \d+ tokens of top 4 make \d+/, broken: /of mass lost in \d+ events, expected at most one per event/ };
+  const proposals = new Map((await call(coordinator, 'getLearner', {})).proposals.map((one) => [one.deviceId, one]));
+  for (const [name, reason] of Object.entries(reasons)) {
+    expect(known[name]!.speed?.windows ?? 0n).toBe(0n);
+    expect(known[name]).toMatchObject({ quarantine: { reason: expect.stringMatching(reason) }, outcomes: [] });
+    expect(proposals.get(name)).toMatchObject({ proposed: false, reason: expect.stringMatching(/^its telemetry is not believed: /) });
+  }
+  expect(known['measured']!.speed?.windows ?? 0n).toBe(0n);
+  expect(known['measured']).toMatchObject({ quarantine: undefined, outcomes: [] });
+  expect(known['honest']).toMatchObject({ quarantine: undefined, speed: { windows: 1n } });
+  for (const name of ['measured', 'honest']) expect(proposals.get(name)).toMatchObject({ proposed: true });
+  await Promise.all(agents.map((agent) => agent.leave()));
 });

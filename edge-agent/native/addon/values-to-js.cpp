@@ -333,6 +333,7 @@ Napi::Value from_counters(Napi::Env env, const engine_counters & c) {
     out.Set("flashReads", double(c.flash_reads));
     out.Set("missesTotal", double(c.misses_total));
     out.Set("missEventsDropped", double(c.miss_events_dropped));
+    out.Set("evaluationBytes", double(c.evaluation_bytes));
     out.Set("warmBytes", double(c.warm_bytes));
     out.Set("resizes", double(c.resizes));
     out.Set("shrinks", double(c.shrinks));

@@ -25,6 +25,7 @@ struct layer_tally {
 struct engine_totals {
     counter<int64_t> prefill_tokens, decode_tokens, prefill_ns, decode_ns, stall_ns;
     counter<int64_t> flash_bytes, flash_reads, misses, events_dropped;
+    counter<int64_t> evaluation_bytes;  // of flash_bytes, read to score a text; its misses are in no layer's tally
     counter<int64_t> warm_bytes;        // read by engine_warm; not in flash_bytes
     counter<int64_t> resizes, shrinks;  // specs that changed a capacity, requests to give memory back
 };

@@ -339,6 +339,7 @@ engine_status engine_get_counters(engine * e, engine_counters & out) {
     out.flash_reads = t.flash_reads.get();
     out.misses_total = t.misses.get();
     out.miss_events_dropped = t.events_dropped.get();
+    out.evaluation_bytes = t.evaluation_bytes.get();
     out.warm_bytes = t.warm_bytes.get();
     out.resizes = t.resizes.get();
     out.shrinks = t.shrinks.get();

@@ -174,6 +174,7 @@ struct layer_counters {
 struct engine_counters {
     int64_t prefill_tokens, decode_tokens, prefill_ns, decode_ns, stall_ns;
     int64_t flash_bytes, flash_reads, misses_total, miss_events_dropped;
+    int64_t evaluation_bytes;  // of flash_bytes, read to score a text; its misses are in no layer's counters
     int64_t warm_bytes;        // read by engine_warm; not in flash_bytes
     int64_t resizes, shrinks;  // specs that changed a capacity, calls of engine_shrink
     int64_t read_micros_log2[READ_TIME_BUCKETS];

@@ -37,6 +37,7 @@ engine_status engine_run_pass(engine & e, llama_context * context, pass_batch & 
     layer_hook_end(e.hook);
     const engine_status changed = check_model(e, n, start);
     e.totals.flash_bytes.add(e.hook.outcome.flash_bytes);
+    if (e.hook.layers != &e.layers) e.totals.evaluation_bytes.add(e.hook.outcome.flash_bytes);
     e.totals.flash_reads.add(e.hook.outcome.flash_reads);
     e.totals.stall_ns.add(e.hook.outcome.stall_ns);
     if (answer == 0 && !failed(e.hook.error) && !failed(changed)) {

@@ -11,12 +11,12 @@ const SUMMED = ['hits', 'misses', 'swaps', 'prefillHits', 'prefillMisses', 'mass
   'guesses', 'guessesRight', 'guessable', 'prefetchAsked', 'prefetchReady', 'prefetchLate', 'prefetchWastedBytes'] as const;
 const SCALARS = [
   'prefillTokens', 'decodeTokens', 'prefillNs', 'decodeNs', 'stallNs', 'flashBytes', 'flashReads', 'missesTotal', 'missEventsDropped',
-  'resizes', 'shrinks', 'warmBytes',
+  'resizes', 'shrinks', 'evaluationBytes', 'warmBytes',
 ] as const;
 
 const ZERO: EngineCounters = {
   prefillTokens: 0, decodeTokens: 0, prefillNs: 0, decodeNs: 0, stallNs: 0, flashBytes: 0, flashReads: 0,
-  missesTotal: 0, missEventsDropped: 0, resizes: 0, shrinks: 0, warmBytes: 0, readMicrosLog2: [], prefetchActive: false, prefetchFitted: false, prefetchGain: 0, layers: [],
+  missesTotal: 0, missEventsDropped: 0, resizes: 0, shrinks: 0, evaluationBytes: 0, warmBytes: 0, readMicrosLog2: [], prefetchActive: false, prefetchFitted: false, prefetchGain: 0, layers: [],
 };
 
 /** `a + b`; a layer's capacity, resident and rangeMean are those of `b` where it has the layer. */

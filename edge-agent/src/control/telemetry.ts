@@ -79,6 +79,7 @@ function engineFigures(counters: EngineCounters) {
     decodeNs: BigInt(Math.round(counters.decodeNs)),
     stallNs: BigInt(Math.round(counters.stallNs)),
     flashBytes: BigInt(counters.flashBytes),
+    evaluationBytes: BigInt(counters.evaluationBytes),
     flashReads: BigInt(counters.flashReads),
     readMicrosLog2: counters.readMicrosLog2.map((count) => BigInt(count)),
     layers: counters.layers.map((layer): LayerCounters => ({

@@ -114,6 +114,26 @@ test('rejects with what a callback threw', async () => {
   expect((await engine.generate(requestOf(), () => {})).completionTokens).toBe(24);
 });
 
+test('tells what it reads to score a text apart from what it reads for its misses', async () => {
+  const tokens = engine.tokenize(readFileSync(join(FIXTURES, 'wikitext.txt'), 'utf8').slice(0, 20000), false, false).slice(0, 513);
+  const { expertBytes } = engine.info();
+  const read = () => {
+    const { flashBytes, evaluationBytes, layers } = engine.counters();
+    return { flashBytes, evaluationBytes, missBytes: layers.reduce((sum, { misses, prefillMisses }, i) => sum + (misses + prefillMisses) * expertBytes[i]!, 0) };
+  };
+  const before = read();
+  await engine.evaluate({ tokens, context: 256, spec: specOf(0.1, 8), stepped: false });
+  const scored = read();
+  await engine.generate(requestOf(), () => {});
+  const after = read();
+  expect(scored.evaluationBytes).toBeGreaterThan(before.evaluationBytes);
+  expect(scored.flashBytes - before.flashBytes).toBe(scored.evaluationBytes - before.evaluationBytes);
+  expect(scored.missBytes).toBe(before.missBytes);
+  expect(after.missBytes).toBeGreaterThan(scored.missBytes);
+  expect(after.flashBytes - scored.flashBytes).toBe(after.missBytes - scored.missBytes);
+  expect(after.evaluationBytes).toBe(scored.evaluationBytes);
+});
+
 test('scores a text in whole windows', async () => {
   const text = readFileSync(join(FIXTURES, 'wikitext.txt'), 'utf8').slice(0, 20000);
   const tokens = engine.tokenize(text, false, false).slice(0, 1025);

@@ -69,6 +69,24 @@ test('a device that contradicts itself is quarantined with the reason, teaches n
   expect(lookAt(three!, twice, 8000)).toMatchObject({ quarantine: undefined, speed: { windows: 3n } });
 });
 
+describe('reads that its misses do not explain', () => {
+  const READ = BigInt(300 * 4 * 0.25 * 2 * (1 << 20));
+  /** Reads what a quarter of misses take, tells of `missRate`; `scored` bytes besides. */
+  const reads = (sequence: number, missRate: number, scored = 0n) => seen({ ...frame({ sequence, tokens: 300 * sequence, missRate }), flashBytes: BigInt(sequence) * (READ + scored), evaluationBytes: BigInt(sequence) * scored });
+  const frames = (count: number, missRate: number, scored = 0n) => Array.from({ length: count }, (_, i) => reads(1 + i, missRate, scored));
+
+  test('a device that calls misses hits is quarantined at once, and teaches nothing for as long as it does', () => {
+    expect(look(...frames(6, 0.05))).toMatchObject({ quarantine: { windows: 5n, reason: expect.stringMatching(/its hits are not what it says/) }, speed: undefined, outcomes: [] });
+  });
+
+  test('a device that is measured again and again never is, and is learnt from when that ends', () => {
+    const measured = look(...frames(9, 0.25, 10n ** 10n));
+    expect(measured).toMatchObject({ quarantine: undefined, speed: undefined });
+    const after = seen({ ...frame({ sequence: 10, tokens: 3000 }), flashBytes: 10n * READ + 9n * 10n ** 10n, evaluationBytes: 9n * 10n ** 10n });
+    expect(lookAt(after, measured, 10_000)).toMatchObject({ quarantine: undefined, speed: { windows: 1n } });
+  });
+});
+
 test('a device that idles comes out of quarantine too, and one whose engine starts late never enters it', () => {
   const bad = frame({ sequence: 1, tokens: 300 });
   bad.layers[0]!.massLost = Number.NaN;

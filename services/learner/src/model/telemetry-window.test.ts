@@ -55,6 +55,35 @@ test('a device that calls misses hits is given away by what it read', () => {
   expect(windowBetween({ ...before, flashBytes: 0n }, { ...lying, flashBytes: 3n * 10n ** 9n }, SHAPE)).toMatchObject({ t: 'unclear', reason: expect.stringMatching(/its hits are not what it says/) });
 });
 
+describe('a device that tells what it read to score texts', () => {
+  const told = (frame: TelemetryFrame, evaluationBytes: bigint, flashBytes = frame.flashBytes): TelemetryFrame => ({ ...frame, evaluationBytes, flashBytes: flashBytes + evaluationBytes });
+  // A quarter of the slots missed, of which it tells a tenth.
+  const lying = layered((layer) => ({ hits: layer.hits + 270n, misses: layer.misses - 270n }));
+
+  test('is not believed where it calls misses hits', () => {
+    const outcome = windowBetween(told(before, 0n), told(lying, 0n), SHAPE);
+    expect(outcome).toEqual({ t: 'quarantine', reason: 'it read 600.0 MiB, of which its misses explain 60.0 MiB: its hits are not what it says' });
+    expect(windowBetween(told(before, 10n ** 9n), told(lying, 10n ** 10n), SHAPE)).toMatchObject({ t: 'quarantine' });
+  });
+
+  test('is not learnt from while it is measured, and not held against it, however often', () => {
+    for (const bytes of [10n ** 9n, 10n ** 11n]) expect(windowBetween(told(before, 0n), told(after, bytes), SHAPE)).toMatchObject({ t: 'unclear' });
+  });
+
+  test('may have an engine that was started meanwhile, and with it another model', () => {
+    expect(windowBetween(told(before, 0n), { ...told(lying, 0n), hostStarts: before.hostStarts + 1 }, SHAPE)).toMatchObject({ t: 'unclear' });
+  });
+
+  test('may be in the middle of a prompt, whose misses count before its bytes do', () => {
+    const prompt = (frame: TelemetryFrame): TelemetryFrame => ({ ...frame, layers: frame.layers.map((layer) => ({ ...layer, prefillMisses: 32n })) });
+    const bytes = 2n * 32n * (1n << 20n);
+    expect(windowBetween(told(before, 0n), told(prompt(after), 0n), SHAPE)).toMatchObject({ t: 'window' });
+    expect(windowBetween(told(prompt(before), 0n), told(prompt(after), 0n, after.flashBytes + bytes), SHAPE).t).not.toBe('quarantine');
+    const none = (frame: TelemetryFrame): TelemetryFrame => ({ ...frame, layers: frame.layers.map((layer) => ({ ...layer, hits: layer.hits + layer.misses, misses: 0n })) });
+    expect(windowBetween(told(prompt(none(before)), 0n, 0n), told(prompt(none(after)), 0n, bytes), SHAPE).t).not.toBe('quarantine');
+  });
+});
+
 test('reads that no miss explains (a measurement) are not learnt from, and not held against the device', () => {
   expect(windowBetween(before, { ...after, flashBytes: after.flashBytes + 10n ** 10n }, SHAPE)).toMatchObject({ t: 'unclear' });
 });

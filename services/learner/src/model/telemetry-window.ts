@@ -37,7 +37,7 @@ const SLACK_TOKENS = 16;
 const SLACK_SHARE = 0.02;
 /** Below it a window says little about speed. */
 const LEAST_TOKENS = 16;
-/** Reads are rounded up to pages, and what pre-fetch wasted is read too. */
+/** For engines that read more than they count misses of; ours counts each expert it read as one miss. */
 const MOST_UNEXPLAINED = 1.5;
 /** Where prompts read more than that share of the bytes, stalls are theirs. */
 const MOST_PROMPT_SHARE = 0.5;
@@ -68,8 +68,14 @@ export function windowBetween(before: TelemetryFrame | undefined, after: Telemet
   const promptBytes = layers.reduce((sum, { prefillMisses }, i) => sum + prefillMisses * shape.expertBytes[i]!, 0);
   const flashBytes = gained((frame) => frame.flashBytes);
   const held = layers.reduce((sum, { capacity }, i) => sum + capacity * shape.expertBytes[i]!, 0);
-  if (flashBytes < (missBytes + promptBytes) * (1 - SLACK_SHARE) - slackBytes(shape)) {
+  // A prompt's misses count as its layers are reached, its bytes when all of a pass is done.
+  const onePass = shape.expertBytes.reduce((sum, bytes) => sum + shape.experts * bytes, 0);
+  if (flashBytes < (missBytes + Math.max(promptBytes - onePass, 0)) * (1 - SLACK_SHARE) - slackBytes(shape)) {
     return { t: 'quarantine', reason: `it counts misses of ${mib(missBytes + promptBytes)} and reads of ${mib(flashBytes)}: it cannot have read what it missed` };
+  }
+  const evaluationBytes = evaluatedBetween(before, after);
+  if (evaluationBytes !== null && flashBytes - evaluationBytes > (missBytes + promptBytes) * MOST_UNEXPLAINED + onePass) {
+    return { t: 'quarantine', reason: `it read ${mib(flashBytes - evaluationBytes)}, of which its misses explain ${mib(missBytes + promptBytes)}: its hits are not what it says` };
   }
   if (flashBytes > (missBytes + promptBytes) * MOST_UNEXPLAINED + held) {
     return { t: 'unclear', reason: `it read ${mib(flashBytes)}, of which its misses explain ${mib(missBytes + promptBytes)}: it was measured meanwhile, or its hits are not what it says` };
@@ -88,6 +94,12 @@ export function windowBetween(before: TelemetryFrame | undefined, after: Telemet
       massLost: events > 0 ? layers.reduce((sum, layer) => sum + layer.massLost, 0) / events : 0,
     },
   };
+}
+
+/** Bytes read to score a text; null where that is not told, or where an engine that started meanwhile may have had another model. */
+function evaluatedBetween(before: TelemetryFrame, after: TelemetryFrame): number | null {
+  if (before.evaluationBytes === undefined || after.evaluationBytes === undefined || before.hostStarts !== after.hostStarts) return null;
+  return Number(after.evaluationBytes - before.evaluationBytes);
 }
 
 /** What no frame can say, whatever came before. */

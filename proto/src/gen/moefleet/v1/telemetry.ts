@@ -144,6 +144,10 @@ export interface TelemetryFrame {
   /** Experts that a warm list has brought into the cache, and bytes read for it; neither misses nor in flash_bytes. */
   warmFills: bigint;
   warmBytes: bigint;
+  /** Of flash_bytes, read to score a text; the layers count no misses of it. Absent from older agents. */
+  evaluationBytes?:
+    | bigint
+    | undefined;
   /**
    * Of all decode since boot_id began, also of layers whose model is no longer loaded; absent from older agents, where
    * the sums over `layers` have to do.
@@ -251,6 +255,7 @@ function createBaseTelemetryFrame(): TelemetryFrame {
     pressureEvictions: 0n,
     warmFills: 0n,
     warmBytes: 0n,
+    evaluationBytes: undefined,
     decodeSlots: undefined,
   };
 }
@@ -407,6 +412,12 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
         throw new globalThis.Error("value provided for field message.warmBytes of type uint64 too large");
       }
       writer.uint32(408).uint64(message.warmBytes);
+    }
+    if (message.evaluationBytes !== undefined) {
+      if (BigInt.asUintN(64, message.evaluationBytes) !== message.evaluationBytes) {
+        throw new globalThis.Error("value provided for field message.evaluationBytes of type uint64 too large");
+      }
+      writer.uint32(416).uint64(message.evaluationBytes);
     }
     if (message.decodeSlots !== undefined) {
       DecodeSlots.encode(message.decodeSlots, writer.uint32(322).fork()).join();
@@ -653,6 +664,14 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
             message.warmBytes = reader.uint64() as bigint;
             continue;
           }
+          case 52: {
+            if (tag !== 416) {
+              break;
+            }
+
+            message.evaluationBytes = reader.uint64() as bigint;
+            continue;
+          }
           case 40: {
             if (tag !== 322) {
               break;
@@ -788,6 +807,11 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
         : isSet(object.warm_bytes)
         ? BigInt(object.warm_bytes)
         : 0n,
+      evaluationBytes: isSet(object.evaluationBytes)
+        ? BigInt(object.evaluationBytes)
+        : isSet(object.evaluation_bytes)
+        ? BigInt(object.evaluation_bytes)
+        : undefined,
       decodeSlots: isSet(object.decodeSlots)
         ? DecodeSlots.fromJSON(object.decodeSlots)
         : isSet(object.decode_slots)
@@ -879,6 +903,9 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
     if (message.warmBytes !== 0n) {
       obj.warmBytes = message.warmBytes.toString();
     }
+    if (message.evaluationBytes !== undefined) {
+      obj.evaluationBytes = message.evaluationBytes.toString();
+    }
     if (message.decodeSlots !== undefined) {
       obj.decodeSlots = DecodeSlots.toJSON(message.decodeSlots);
     }
@@ -945,6 +972,9 @@ export const TelemetryFrame: MessageFns<TelemetryFrame> = {
       : 0n;
     message.warmFills = (object.warmFills !== undefined && object.warmFills !== null) ? BigInt(object.warmFills) : 0n;
     message.warmBytes = (object.warmBytes !== undefined && object.warmBytes !== null) ? BigInt(object.warmBytes) : 0n;
+    message.evaluationBytes = (object.evaluationBytes !== undefined && object.evaluationBytes !== null)
+      ? BigInt(object.evaluationBytes)
+      : undefined;
     message.decodeSlots = (object.decodeSlots !== undefined && object.decodeSlots !== null)
       ? DecodeSlots.fromPartial(object.decodeSlots)
       : undefined;
