@@ -54,7 +54,7 @@ export interface Coordinator {
 }
 
 /** What tests make shorter than it is in earnest. */
-export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeoutMs' | 'keepalive'> & { redisStartDeadlineMs?: number; rolloutLockMs?: number; now?: () => number };
+export type CoordinatorTuning = Pick<GatewayOptions, 'leaseTtlMs' | 'helloTimeoutMs' | 'connectionWaitMs' | 'keepalive'> & { redisStartDeadlineMs?: number; rolloutLockMs?: number; now?: () => number };
 
 export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning: CoordinatorTuning = {}): Coordinator {
   const { coordinatorId, jaegerUrl } = config;
@@ -86,7 +86,7 @@ export function buildCoordinator(config: CoordinatorConfig, log: Logger, tuning:
   const warm = new WarmExchange(registry.warm, { intervalMs: config.expertUseIntervalMs }, metrics, log);
   const peers = new PeerExchange(registry.peers, registry.events, now, log);
   const gateway = new AgentGateway(sessions, { registry, alignDevice: (id) => rollouts.alignDevice(id), telemetry, reports: new ReportBatch(() => rollouts.writer.writing), warm, windowRoom: new WindowRoom(), peers, metrics, log },
-    { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, keepalive: tuning.keepalive,
+    { ...config, address: config.gateway, leaseTtlMs: tuning.leaseTtlMs, helloTimeoutMs: tuning.helloTimeoutMs, connectionWaitMs: tuning.connectionWaitMs, keepalive: tuning.keepalive,
       credentials: certificate ? () => certificate.credentials(true) : undefined, enrolment, artifacts, fetchers, blobPort: () => blobServer.port });
   const operator = new OperatorServer(config.operator,
     { registry, rollouts, staged, learnerRollouts, sessions, queueLearnerJob: () => queue.addNow(), jaegerUrl, coordinatorId, requireOperatorToken: config.requireOperatorToken, artifacts, blobs, models, enrolment, now, log },

@@ -29,6 +29,8 @@ export interface GatewayOptions {
   framesPerSecond: number;
   hellosPerSecond: number;
   connectionsPerSecond: number;
+  /** how long a connection may wait for its handshake */
+  connectionWaitMs?: number;
   deviceBudget: BudgetOptions;
   leaseTtlMs?: number;
   helloTimeoutMs?: number;
@@ -87,7 +89,7 @@ export class AgentGateway implements Service {
     const keepalive = { 'grpc.keepalive_time_ms': timeMs, 'grpc.keepalive_timeout_ms': timeoutMs, 'grpc.keepalive_permit_without_calls': 1 };
     this.listener = new GrpcListener(options.address,
       { 'grpc.max_receive_message_length': MOST_MESSAGE_BYTES, ...keepalive, ...NO_CHANNELZ, interceptors: [tellPeer((peer) => this.gate.called(peer))] }, options.credentials,
-      (admit) => (this.gate = new ConnectionGate({ ...options, silentMs: options.helloTimeoutMs }, admit, (outcome) => deps.metrics.connections.inc({ outcome }))));
+      (admit) => (this.gate = new ConnectionGate({ connectionsPerSecond: options.connectionsPerSecond, mostWaitMs: options.connectionWaitMs, silentMs: options.helloTimeoutMs }, admit, (outcome) => deps.metrics.connections.inc({ outcome }))));
     this.leases = new LeaseRounds(directory, (options.leaseTtlMs ?? LEASE_TTL_MS) / 3);
     this.hellosPerSecond = options.hellosPerSecond;
     this.random = options.random ?? Math.random;

@@ -44,8 +44,8 @@ function dial(id: string): TestAgent {
 }
 
 test('of a storm some are let in at the rate, the rest is reset; who comes again gets in', async () => {
-  coordinator = await startCoordinator(redis.url, { env: { MOEFLEET_CONNECTIONS_PER_SECOND: '1' } });
-  let missing = Array.from({ length: 40 }, (_, at) => `d${at}`);
+  coordinator = await startCoordinator(redis.url, { env: { MOEFLEET_CONNECTIONS_PER_SECOND: '2' }, connectionWaitMs: 4000 });
+  let missing = Array.from({ length: 25 }, (_, at) => `d${at}`);
   const first = missing.map(dial);
   await until('some are in, and some reset', () => first.filter((agent) => agent.welcome).length >= 2 && first.filter((agent) => agent.ended).length > 10, 20_000, 20);
   const { admitted, refused } = await outcomes();
