@@ -162,6 +162,19 @@ test('whoever leaves while it waits is forgotten; what one has said meanwhile is
   }
 });
 
+test('resets whoever says more than anybody has to say while it waits', () => {
+  const told: ConnectionOutcome[] = [];
+  const gate = new ConnectionGate({ connectionsPerSecond: 4, now: () => 0 }, () => {}, (outcome) => told.push(outcome));
+  const [first, second] = [new TestSocket(1), new TestSocket(2)];
+  for (const socket of [first, second]) gate.offer(socket as unknown as Socket);
+  second.emit('data', Buffer.alloc(8000));
+  expect([second.reset, gate.waiting]).toEqual([false, 1]);
+  second.emit('data', Buffer.alloc(1000));
+  expect([second.reset, gate.waiting, told]).toEqual([true, 0, ['admitted', 'refused']]);
+  expect(second.listenerCount('data')).toBe(0);
+  gate.close();
+});
+
 test('resets whoever has waited too long', () => {
   jest.useFakeTimers();
   try {

@@ -28,8 +28,8 @@ interface Waiting { socket: Socket; sinceMs: number; said: Buffer[]; deaf: () =>
 
 const MOST_WAIT_MS = 20_000;
 const SILENT_MS = 10_000;
-/** More than an agent says before it has an answer. */
-const MOST_SAID_BYTES = 16 * 1024;
+/** More than an agent says before it has an answer; whoever says more is reset, or those that wait could fill the memory. */
+const MOST_SAID_BYTES = 8 * 1024;
 /** Of the connections per second, those that may be under way at once: a quarter of a second each where nothing is short, and where the processor is, no more than it gets through well before agents lose patience. */
 const UNDER_WAY_SHARE = 1 / 4;
 /** Older ones count no longer as under way, or a few mute connections would keep everybody out. */
@@ -108,7 +108,7 @@ export class ConnectionGate {
     const hear = (chunk: Buffer) => {
       waiting.said.push(chunk);
       bytes += chunk.length;
-      if (bytes > MOST_SAID_BYTES) socket.pause();
+      if (bytes > MOST_SAID_BYTES) this.refuse(this.call(waiting));
     };
     const gone = () => {
       this.queue.delete(waiting);
