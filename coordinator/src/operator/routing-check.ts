@@ -2,15 +2,11 @@
  * An operator's choice of routing. What a method does not read is refused rather than ignored: whoever gives a lambda
  * to `max_rank` expects it to do something.
  */
-import { Routing, type SetRouting } from '@moefleet/proto';
+import { type RoutingMethod, routingMethod, type SetRouting } from '@moefleet/proto';
 import { InvalidRequestError } from '../errors';
-import type { RoutingChoice, RoutingMethod } from '../registry/pin';
+import type { RoutingChoice } from '../registry/pin';
 import { MOST_EXPERTS, share, within } from './value-check';
 
-const METHODS: Partial<Record<Routing, RoutingMethod>> = {
-  [Routing.ROUTING_ORIGINAL]: 'original', [Routing.ROUTING_CACHE_PRIOR]: 'cache_prior', [Routing.ROUTING_MAX_RANK]: 'max_rank',
-  [Routing.ROUTING_CUMULATIVE_THRESHOLD]: 'cumulative_threshold', [Routing.ROUTING_PRUNED]: 'pruned',
-};
 const BENDING: readonly RoutingMethod[] = ['cache_prior', 'max_rank', 'cumulative_threshold', 'pruned'];
 const READ_BY: { readonly [F in Exclude<keyof SetRouting, 'routing'>]: readonly RoutingMethod[] } = {
   lambda: ['cache_prior'], lambdas: ['cache_prior'], maxRank: ['max_rank'], massThreshold: ['cumulative_threshold'],
@@ -20,7 +16,7 @@ const READ_BY: { readonly [F in Exclude<keyof SetRouting, 'routing'>]: readonly 
 const MOST_LAYERS = 4096;
 
 export function checkRouting(asked: SetRouting): RoutingChoice {
-  const method = METHODS[asked.routing];
+  const method = routingMethod(asked.routing);
   if (!method) throw new InvalidRequestError('set_routing.routing', asked.routing, 'a routing of this coordinator: ORIGINAL, CACHE_PRIOR, MAX_RANK, CUMULATIVE_THRESHOLD or PRUNED');
   for (const [field, methods] of Object.entries(READ_BY) as [keyof typeof READ_BY, readonly RoutingMethod[]][]) {
     if (isGiven(asked[field]) && !methods.includes(method)) throw new InvalidRequestError(nameOf(field), asked[field], `read by ${method}; leave it out`);

@@ -2,6 +2,7 @@
  * A pin: an operator's value for one field of the spec, on a device, a group or the fleet. Stored as JSON; what comes
  * back from Redis is checked field by field.
  */
+import { ROUTING_METHODS, type RoutingMethod } from '@moefleet/proto';
 import { parseVersion, type Selector } from '@moefleet/runtime';
 import { isSha256 } from '../names';
 
@@ -19,8 +20,6 @@ interface ModelBound {
   readonly modelHashes: readonly string[];
 }
 
-export type RoutingMethod = 'original' | 'cache_prior' | 'max_rank' | 'cumulative_threshold' | 'pruned';
-export const ROUTING_METHODS: readonly RoutingMethod[] = ['original', 'cache_prior', 'max_rank', 'cumulative_threshold', 'pruned'];
 export type EvictionPolicy = 'lru' | 'lfu' | 'lfru' | 'adaptive';
 export const EVICTION_POLICIES: readonly EvictionPolicy[] = ['lru', 'lfu', 'lfru', 'adaptive'];
 

@@ -11,10 +11,10 @@
  * ran when it was set, and the spec carries the hash of the device's model, so that the agent falls back to lambda 0
  * should it ever load another.
  */
-import { type DeviceSpec, Eviction, type ModelFile, type ModelState, type Proposal, Routing, type ValueSource, ValueSource_Layer as Layer } from '@moefleet/proto';
+import { type DeviceSpec, Eviction, type ModelFile, type ModelState, type Proposal, Routing, routingMethod, ROUTINGS, type ValueSource, ValueSource_Layer as Layer } from '@moefleet/proto';
 import { selectorMatches } from '@moefleet/runtime';
 import type { SharedPins } from '../registry/pin-store';
-import { type CachePin, type EvictionPolicy, type ModelChoice, type PinByField, type PinField, type PinSet, ROUTING_METHODS, type RoutingChoice, type RoutingMethod } from '../registry/pin';
+import { type CachePin, type EvictionPolicy, type ModelChoice, type PinByField, type PinField, type PinSet, type RoutingChoice } from '../registry/pin';
 import type { StagedMarks } from '../registry/staged-value';
 import { layersWithStaged } from './staged-layers';
 
@@ -37,10 +37,6 @@ export interface EffectiveSpecResult {
 
 interface Chosen<F extends PinField> { pin: PinByField[F]; layer: Layer; detail: string; expiresMs: bigint | undefined }
 
-const ROUTING: Record<RoutingMethod, Routing> = {
-  original: Routing.ROUTING_ORIGINAL, cache_prior: Routing.ROUTING_CACHE_PRIOR, max_rank: Routing.ROUTING_MAX_RANK,
-  cumulative_threshold: Routing.ROUTING_CUMULATIVE_THRESHOLD, pruned: Routing.ROUTING_PRUNED,
-};
 const EVICTION: Record<EvictionPolicy, Eviction> = {
   lru: Eviction.EVICTION_LRU, lfu: Eviction.EVICTION_LFU, lfru: Eviction.EVICTION_LFRU, adaptive: Eviction.EVICTION_ADAPTIVE,
 };
@@ -87,7 +83,7 @@ function modelFile({ name, manifestSha256, bytes, bytesPerSecond, quietHours }: 
 
 function routingFields(choice: RoutingChoice | undefined) {
   return {
-    routing: choice ? ROUTING[choice.method ?? 'cache_prior'] : Routing.ROUTING_UNSPECIFIED,
+    routing: choice ? ROUTINGS[choice.method ?? 'cache_prior'] : Routing.ROUTING_UNSPECIFIED,
     lambda: choice?.lambda, topJ: choice?.topJ ?? undefined, lambdas: [...choice?.lambdas ?? []], topJs: [...choice?.topJs ?? []],
     maxRank: choice?.maxRank, massThreshold: choice?.massThreshold, firstBiasedLayer: choice?.firstBiasedLayer, biasPrefill: choice?.biasPrefill,
   };
@@ -126,7 +122,7 @@ function routingValue(inputs: SpecInputs): { choice?: RoutingChoice; sources: Va
 
 /** Of a routing that this release does not know nothing is bent: its lambda is 0. */
 export function learnedChoice({ routing, lambda, topJ, maxRank, massThreshold }: Proposal): RoutingChoice {
-  const method = ROUTING_METHODS.find((name) => ROUTING[name] === routing);
+  const method = routingMethod(routing);
   return {
     lambda, topJ, ...(method && method !== 'cache_prior' ? { method } : {}),
     ...(maxRank === undefined ? {} : { maxRank }), ...(massThreshold === undefined ? {} : { massThreshold }),

@@ -4,21 +4,17 @@
 
 #include <limits>
 
-static float log_of(float x) {
+template <void (*OF_BLOCK)(float *)>
+static float of(float x) {
     float block[LOG_EXP_BLOCK];
     for (float & each : block) each = x;
-    log_block(block);
+    OF_BLOCK(block);
     CHECK_EQUAL(block[0], block[LOG_EXP_BLOCK - 1]);
     return block[0];
 }
 
-static float exp_of(float x) {
-    float block[LOG_EXP_BLOCK];
-    for (float & each : block) each = x;
-    exp_block(block);
-    CHECK_EQUAL(block[0], block[LOG_EXP_BLOCK - 1]);
-    return block[0];
-}
+static float log_of(float x) { return of<log_block>(x); }
+static float exp_of(float x) { return of<exp_block>(x); }
 
 // In steps of a float's last place.
 static double off_by(float found, double exact) {

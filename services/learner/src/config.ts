@@ -2,8 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { basename, extname } from 'node:path';
 import { type BudgetRule, parseBudgetRules, readPercent } from './quality-budget';
-import type { Routing } from '@moefleet/proto';
-import { type QualityBudget, ROUTING_NAMES, routingOf } from './model';
+import { type Routing, ROUTINGS } from '@moefleet/proto';
+import { type QualityBudget, ROUTING_NAMES } from './model';
 import { ConfigError, type Env, type ListenAddress, parseListenAddress, readInteger, readOperatorToken, type Setting, TOKEN_SETTING } from '@moefleet/runtime';
 import { readRedisAddress, readRedisPrefix, REDIS_SETTINGS, type RedisAddress } from '@moefleet/runtime/redis';
 
@@ -95,7 +95,7 @@ function readTexts(text: string): string[] {
 function readRoutings(text: string): Routing[] {
   const asked = text.split(',').map((name) => name.trim()).filter(Boolean);
   if (asked.length === 0 || asked.some((name) => !ROUTING_NAMES.some((known) => known === name))) throw new ConfigError('--routings', text, `some of ${ROUTING_NAMES.join(', ')}`);
-  return ROUTING_NAMES.filter((name) => asked.includes(name)).map(routingOf);
+  return ROUTING_NAMES.filter((name) => asked.includes(name)).map((name) => ROUTINGS[name]);
 }
 
 function readAddress(address: string): string {

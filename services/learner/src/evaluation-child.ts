@@ -5,9 +5,10 @@ import { access, readFile } from 'node:fs/promises';
 import { freemem } from 'node:os';
 import { basename, extname } from 'node:path';
 import { Engine, engineVersion, inspectModel, type ModelInfo, modelHash, type RoutingSpec } from '@moefleet/edge-agent/engine';
+import { routingMethod } from '@moefleet/proto';
 import type { EvaluationSource, FromChild, ToChild } from './evaluation-protocol';
 import { type Domain, type Evaluation, type EvaluationPoint, EvaluationInputError, type EvaluationSubject } from './evaluator';
-import { fieldsOf, routingName } from './model';
+import { fieldsOf } from './model';
 
 /** Engine error codes that say that the model, and not the machine, is to blame. */
 const BAD_INPUT_CODES = ['MODEL_FORMAT', 'NOT_MOE', 'BAD_ARGUMENT', 'CAPACITY', 'CONTEXT_FULL'];
@@ -99,7 +100,7 @@ async function evaluate(point: EvaluationPoint, domain: number): Promise<Evaluat
 
 function specOf(point: EvaluationPoint, ranks: Pick<ModelInfo, 'topK' | 'experts'>): RoutingSpec {
   const { routing, lambda, topJ, ...read } = fieldsOf(point, ranks);
-  return { routing: routingName(routing)!, lambda, topJ, ...read, capacities: [...point.capacities], generation: 0 };
+  return { routing: routingMethod(routing)!, lambda, topJ, ...read, capacities: [...point.capacities], generation: 0 };
 }
 
 function windowMeans(nll: Float32Array, context: number): Float64Array {

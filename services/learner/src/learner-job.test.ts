@@ -1,7 +1,7 @@
 import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Routing, SurfacePoint } from '@moefleet/proto';
+import { Routing, ROUTINGS, SurfacePoint } from '@moefleet/proto';
 import { createLogger } from '@moefleet/runtime';
 import { until } from '../../../test/harness/ports';
 import { CoordinatorLink } from './coordinator-link';
@@ -9,7 +9,7 @@ import { EvaluationProcess } from './evaluation-process';
 import { EvaluationInputError, type EvaluationSubject, type Evaluator } from './evaluator';
 import { type LearnerJobParts, runLearnerJob } from './learner-job';
 import { emptySurface, pointAt } from './measured-surface';
-import { ROUTING_NAMES, routingOf, settingOfFields } from './model';
+import { ROUTING_NAMES, settingOfFields } from './model';
 import { learnableDevice } from './testing/learnable-device';
 import { ScriptedRegistry } from './testing/scripted-registry';
 
@@ -133,8 +133,8 @@ describe('with the real engine on the reference model', () => {
 
   test('measures each routing asked for, keeps what it has of them, and chooses among those alone', async () => {
     registry.devices = [device('half', 16)];
-    const run = (...names: (typeof ROUTING_NAMES)[number][]) => runLearnerJob({ ...parts(), routings: names.map(routingOf) }, never);
-    const bent = (name: (typeof ROUTING_NAMES)[number]) => only().points.filter(({ routing, lambda }) => lambda > 0 && routing === routingOf(name));
+    const run = (...names: (typeof ROUTING_NAMES)[number][]) => runLearnerJob({ ...parts(), routings: names.map((name) => ROUTINGS[name]) }, never);
+    const bent = (name: (typeof ROUTING_NAMES)[number]) => only().points.filter(({ routing, lambda }) => lambda > 0 && routing === ROUTINGS[name]);
     const measured = { cache_prior: (await run('cache_prior')).measuredPoints };
     const before = only().points;
 

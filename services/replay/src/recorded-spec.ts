@@ -1,18 +1,14 @@
 /** What was in force when windows were recorded, in the engine's words. */
-import type { Eviction as EngineEviction, Routing as EngineRouting, WhatIf } from '@moefleet/edge-agent/engine';
-import { type EffectiveSpec, Eviction, Routing } from '@moefleet/proto';
+import type { Eviction as EngineEviction, WhatIf } from '@moefleet/edge-agent/engine';
+import { type EffectiveSpec, Eviction, Routing, type RoutingMethod, routingMethod, ROUTINGS } from '@moefleet/proto';
 
-const ROUTING: Readonly<Record<number, EngineRouting>> = {
-  [Routing.ROUTING_ORIGINAL]: 'original', [Routing.ROUTING_CACHE_PRIOR]: 'cache_prior', [Routing.ROUTING_MAX_RANK]: 'max_rank',
-  [Routing.ROUTING_CUMULATIVE_THRESHOLD]: 'cumulative_threshold', [Routing.ROUTING_PRUNED]: 'pruned',
-};
 const EVICTION: Readonly<Record<number, EngineEviction>> = {
   [Eviction.EVICTION_LRU]: 'lru', [Eviction.EVICTION_LFU]: 'lfu', [Eviction.EVICTION_LFRU]: 'lfru', [Eviction.EVICTION_ADAPTIVE]: 'adaptive',
 };
 
 /** null where it names something that this release does not know. */
 export function recordedWhatIf(spec: EffectiveSpec): WhatIf | null {
-  const routing = ROUTING[spec.routing];
+  const routing = routingMethod(spec.routing);
   const eviction = EVICTION[spec.eviction];
   if (!routing || !eviction) return null;
   return {
@@ -26,7 +22,7 @@ export function recordedWhatIf(spec: EffectiveSpec): WhatIf | null {
 export function effectiveSpecOf(spec: WhatIf): EffectiveSpec {
   const key = (names: Readonly<Record<number, string>>, name: string) => Number(Object.keys(names).find((each) => names[Number(each)] === name) ?? 0);
   return {
-    routing: key(ROUTING, spec.routing), eviction: key(EVICTION, spec.eviction ?? 'adaptive'), evictionHalfLifeTokens: spec.evictionHalfLifeTokens ?? 0,
+    routing: ROUTINGS[spec.routing as RoutingMethod] ?? Routing.ROUTING_UNSPECIFIED, eviction: key(EVICTION, spec.eviction ?? 'adaptive'), evictionHalfLifeTokens: spec.evictionHalfLifeTokens ?? 0,
     lambda: spec.lambda, topJ: spec.topJ, lambdas: spec.lambdas ?? [], topJs: spec.topJs ?? [], maxRank: spec.maxRank ?? 0, massThreshold: spec.massThreshold ?? 0,
     firstBiasedLayer: spec.firstBiasedLayer ?? 0, biasPrefill: spec.biasPrefill ?? false, capacities: spec.capacities, cacheBytes: 0n, traceRatio: 0, routerSampling: true,
   };

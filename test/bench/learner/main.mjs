@@ -17,7 +17,7 @@
  */
 import { join } from 'node:path';
 import { mean } from '../reproduce/statistics.mjs';
-import { readFlags } from '../shared.mjs';
+import { readFlags, refuse } from '../shared.mjs';
 import { CLASSES } from './device.mjs';
 import { runFleet, TruthTable } from './fleet-run.mjs';
 import { surfaceOf } from './learner-side.mjs';
@@ -30,10 +30,7 @@ const values = readFlags({
   json: { type: 'boolean', default: false },
 });
 const lyingClass = values['lying-class'];
-if (lyingClass !== undefined && !(lyingClass in CLASSES)) {
-  process.stderr.write(`--lying-class: "${lyingClass}" is none of ${Object.keys(CLASSES).join(', ')}\n`);
-  process.exit(2);
-}
+if (lyingClass !== undefined && !(lyingClass in CLASSES)) refuse(`--lying-class: "${lyingClass}" is none of ${Object.keys(CLASSES).join(', ')}`);
 const recording = Recording.read(values.recording);
 const expertBytes = Number(values['expert-bytes']);
 const shape = { experts: recording.experts, topK: recording.topK, expertBytes: new Array(recording.layers).fill(expertBytes) };

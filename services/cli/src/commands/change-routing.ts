@@ -1,15 +1,10 @@
 /** `moefleet routing` and `moefleet eviction`: which experts devices choose, and who leaves their caches. */
 import { Argument, type Command, Option } from 'commander';
-import { Eviction, Routing, SetRouting } from '@moefleet/proto';
+import { Eviction, ROUTING_METHODS, type RoutingMethod, ROUTINGS, SetRouting } from '@moefleet/proto';
 import { integerFrom, listOf, numberFrom } from '../argument';
 import type { Context } from '../context';
 import { addOperatorGroup } from '../operator-command';
 import { changing } from './change';
-
-const METHODS = {
-  original: Routing.ROUTING_ORIGINAL, cache_prior: Routing.ROUTING_CACHE_PRIOR, max_rank: Routing.ROUTING_MAX_RANK,
-  cumulative_threshold: Routing.ROUTING_CUMULATIVE_THRESHOLD, pruned: Routing.ROUTING_PRUNED,
-} as const;
 
 const POLICIES = {
   lru: Eviction.EVICTION_LRU, lfu: Eviction.EVICTION_LFU, lfru: Eviction.EVICTION_LFRU, adaptive: Eviction.EVICTION_ADAPTIVE,
@@ -22,7 +17,7 @@ export function addRouting(program: Command, context: Context): void {
   addOperatorGroup(program, context, 'routing', 'how devices choose experts: λ, and the other ways to prefer cached ones', (routing, action) => {
     changing(context, action, routing.command('set')
       .description('pin the method and all that belongs to it; it replaces a pinned λ, as `moefleet lambda set` replaces it')
-      .addArgument(new Argument('<method>', 'how experts are chosen').choices(Object.keys(METHODS)))
+      .addArgument(new Argument('<method>', 'how experts are chosen').choices(ROUTING_METHODS))
       .addOption(new Option('--lambda <x>', 'cache_prior: strength in [0,1]; a,b,... gives one per layer with experts').argParser(listOf(numberFrom(0, 1))))
       .addOption(new Option('--top-j <n>', 'how many of a token\'s best experts are never displaced; a,b,... gives one per layer').argParser(listOf(integerFrom(0, 4096))))
       .addOption(new Option('--max-rank <m>', 'max_rank: prefer cached experts up to this rank (default: any)').argParser(integerFrom(1, 65_535)))
@@ -46,7 +41,7 @@ Examples:
 `, ({ args, options }) => {
       const [lambda, topJ] = [options['lambda'] as PerLayer, options['topJ'] as PerLayer];
       return { $case: 'setRouting', value: SetRouting.fromPartial({
-        routing: METHODS[args[0] as keyof typeof METHODS],
+        routing: ROUTINGS[args[0] as RoutingMethod],
         lambda: Array.isArray(lambda) ? undefined : lambda, lambdas: Array.isArray(lambda) ? lambda : [],
         topJ: Array.isArray(topJ) ? undefined : topJ, topJs: Array.isArray(topJ) ? topJ : [],
         maxRank: options['maxRank'] as number | undefined, massThreshold: options['massThreshold'] as number | undefined,

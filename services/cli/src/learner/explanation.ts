@@ -17,7 +17,7 @@ export interface Loss { meanPercent: number; atMostPercent: number }
 export interface Bent { routing: string; bend: string; lambda: number; topJ: number }
 
 export interface SettingRow extends Bent {
-   capacities: number[]; missRate: number; tokensPerSecond: number | null; tokensPerSecondSd: number | null;
+  capacities: number[]; missRate: number; tokensPerSecond: number | null; tokensPerSecondSd: number | null;
   loss: Loss; worst: (Loss & { domain: string }) | null; measured: boolean;
 }
 

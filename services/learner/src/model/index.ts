@@ -8,7 +8,7 @@ export {
   type Candidate, type DomainEstimate, type Estimate, type MeasuredDomain, type MeasuredPoint, type QualityPrediction, QualitySurface,
 } from './quality-surface';
 export {
-  deviceLambda, fieldsOf, ROUTING_NAMES, type RoutingFields, routingName, type RoutingName, routingOf, settingOfFields, settingText, strengths, strengthText,
+  deviceLambda, fieldsOf, ROUTING_NAMES, type RoutingFields, settingOfFields, settingText, strengths, strengthText,
 } from './routing-strength';
 export { bytesOfCapacities, holdsEverything, type ModelShape, sameCapacities, sameSetting, type Setting } from './setting';
 export {

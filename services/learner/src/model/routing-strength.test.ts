@@ -1,6 +1,6 @@
-import { Routing } from '@moefleet/proto';
+import { Routing, ROUTINGS } from '@moefleet/proto';
 import fc from 'fast-check';
-import { fieldsOf, ROUTING_NAMES, routingOf, settingOfFields, settingText, strengths } from './routing-strength';
+import { fieldsOf, ROUTING_NAMES, settingOfFields, settingText, strengths } from './routing-strength';
 import { sameSetting, type Setting } from './setting';
 
 const RANKS = { experts: 32, topK: 4 };
@@ -8,8 +8,8 @@ const RANKS = { experts: 32, topK: 4 };
 test('what a device is told of a setting, and tells, is that setting again', () => {
   fc.assert(fc.property(fc.constantFrom(...ROUTING_NAMES), fc.nat(), fc.integer({ min: 1, max: 3 }), fc.integer({ min: 5, max: 512 }), (name, at, topJ, experts) => {
     const ranks = { experts, topK: 4 };
-    const able = strengths(routingOf(name), ranks);
-    const setting: Setting = { routing: routingOf(name), lambda: able[at % able.length]!, topJ, capacities: [4] };
+    const able = strengths(ROUTINGS[name], ranks);
+    const setting: Setting = { routing: ROUTINGS[name], lambda: able[at % able.length]!, topJ, capacities: [4] };
     expect(settingOfFields(fieldsOf(setting, ranks), [4], ranks)).toEqual(setting);
   }));
 });

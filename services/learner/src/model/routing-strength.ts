@@ -4,15 +4,12 @@
  * `cumulative_threshold`, and the share of the ranks beyond top-K that `max_rank` takes residents from. `pruned` bends by
  * topJ alone, so it knows 1 only. Misses fall and losses rise along it. Here it becomes what a device is told, and back.
  */
-import { Routing } from '@moefleet/proto';
+import { Routing, type RoutingMethod, routingMethod } from '@moefleet/proto';
 import { maxRankAt, strengthOfMaxRank } from '@moefleet/runtime';
 import type { ModelShape, Setting } from './setting';
 
-export const ROUTING_NAMES = ['cache_prior', 'max_rank', 'cumulative_threshold', 'pruned'] as const;
-export type RoutingName = typeof ROUTING_NAMES[number];
-const ROUTINGS: Readonly<Record<RoutingName, Routing>> = {
-  cache_prior: Routing.ROUTING_CACHE_PRIOR, max_rank: Routing.ROUTING_MAX_RANK, cumulative_threshold: Routing.ROUTING_CUMULATIVE_THRESHOLD, pruned: Routing.ROUTING_PRUNED,
-};
+/** Those of the routings that bend. */
+export const ROUTING_NAMES = ['cache_prior', 'max_rank', 'cumulative_threshold', 'pruned'] as const satisfies readonly RoutingMethod[];
 
 type Ranks = Pick<ModelShape, 'topK' | 'experts'>;
 
@@ -21,14 +18,6 @@ export interface RoutingFields { readonly routing: Routing; readonly lambda: num
 
 /** λ of a proposal has two digits. */
 const HUNDREDTHS = Array.from({ length: 100 }, (_, i) => (i + 1) / 100);
-
-export function routingOf(name: RoutingName): Routing {
-  return ROUTINGS[name];
-}
-
-export function routingName(routing: Routing): RoutingName | null {
-  return ROUTING_NAMES.find((name) => ROUTINGS[name] === routing) ?? null;
-}
 
 /** Every λ above 0 that a device can be given, ascending. */
 export function strengths(routing: Routing, ranks: Ranks): readonly number[] {
@@ -70,7 +59,7 @@ export function settingOfFields({ routing, lambda, topJ, maxRank, massThreshold 
 
 /** For people: what λ is of, where only λ is told. */
 export function strengthText({ routing, lambda }: Pick<Setting, 'routing' | 'lambda'>): string {
-  return lambda === 0 || routing === Routing.ROUTING_CACHE_PRIOR ? `λ ${lambda}` : `${routingName(routing) ?? `routing ${routing}`} at a strength of ${lambda.toFixed(2)}`;
+  return lambda === 0 || routing === Routing.ROUTING_CACHE_PRIOR ? `λ ${lambda}` : `${routingMethod(routing) ?? `routing ${routing}`} at a strength of ${lambda.toFixed(2)}`;
 }
 
 /** For people: "λ 0.2 topJ 1", "max_rank 8 topJ 2". */
@@ -78,5 +67,5 @@ export function settingText(setting: Omit<Setting, 'capacities'>, ranks: Ranks):
   const { routing, lambda, topJ, maxRank, massThreshold } = fieldsOf(setting, ranks);
   if (setting.lambda === 0) return 'λ 0';
   if (routing === Routing.ROUTING_CACHE_PRIOR) return `λ ${lambda} topJ ${topJ}`;
-  return [routingName(routing) ?? `routing ${routing}`, maxRank ?? massThreshold, `topJ ${topJ}`].filter((part) => part !== undefined).join(' ');
+  return [routingMethod(routing) ?? `routing ${routing}`, maxRank ?? massThreshold, `topJ ${topJ}`].filter((part) => part !== undefined).join(' ');
 }
