@@ -9,8 +9,9 @@
  *     [--threads 1] [--time MB_PER_SECOND] [--json]
  *
  * Without --domain: code, math and wikitext of test/fixtures, the first half to learn from and the second unseen.
- * At λ 0 each row also says what the best start and the best evictions would save, to whoever knew the text
- * (warm-start-bound.mjs).
+ * Each row also says what an agent saves that never restarted: it has served the learning half's prompts, and goes on from
+ * one prompt to the next. No list can be expected to do much better than that. At λ 0 it says besides what the best start and
+ * the best evictions would save, to whoever knew the text (warm-start-bound.mjs).
  *
  * --time also measures the time to the first token on a disk paced to so many MB/s, in turns: cold; asked as the fill
  * begins; after the fill.
@@ -78,11 +79,24 @@ async function learn(text) {
 }
 
 /** Misses of fresh engines that continue each prompt; `ranked` null: cold. */
-async function fresh(engine, each, ranked) {
-  const sum = { prompt: 0, decode: 0, tokens: 0, text: [] };
-  for (const [i, prompt] of each.entries()) {
+function fresh(engine, each, ranked) {
+  return continued(engine, each, async () => {
     await engine.dropCache();
     if (ranked) await engine.warm(ranked);
+  });
+}
+
+/** Misses of one engine that has served what devices learn from, and keeps its cache from prompt to prompt. */
+async function veteran(engine, each, learnt) {
+  await engine.dropCache();
+  for (const [i, prompt] of promptsOf(engine, learnt, 4).entries()) await generate(engine, prompt, Math.ceil(Number(values['learn-tokens']) / 4), 2000 + i);
+  return continued(engine, each, async () => {});
+}
+
+async function continued(engine, each, prepare) {
+  const sum = { prompt: 0, decode: 0, tokens: 0, text: [] };
+  for (const [i, prompt] of each.entries()) {
+    await prepare();
     const text = [];
     const result = await generate(engine, prompt, tokens + 1, i, (step) => text.push(step.token));
     sum.prompt += result.prefillMisses;
@@ -134,13 +148,14 @@ for (const lambda of lambdas) {
       const each = promptsOf(engine, domain.unseen, prompts);
       const cold = await fresh(engine, each, null);
       const own = await fresh(engine, each, domain.ranked);
+      const old = await veteran(engine, each, domain.learn);
       const others = [];
       for (const other of domains) if (other !== domain) others.push({ list: other.name, ...(await fresh(engine, each, other.ranked)) });
-      if (lambda === 0 && [own, ...others].some((run) => run.text.join() !== cold.text.join())) throw new Error('a warm cache has changed what is written at λ 0');
+      if (lambda === 0 && [own, old, ...others].some((run) => run.text.join() !== cold.text.join())) throw new Error('a warm cache has changed what is written at λ 0');
       const figures = (run) => ({ promptMisses: run.prompt, decodeMisses: run.decode, fewer: share(run.prompt + run.decode, cold.prompt + cold.decode), fewerInDecode: share(run.decode, cold.decode) });
       const least = lambda === 0 ? await unavoidable(engine, each, cold.text, capacity) : null;
       const bound = least === null ? null : share(least, cold.prompt + cold.decode);
-      rows.push({ domain: domain.name, lambda, capacity, bound, experts: info.experts, tokens: cold.tokens, cold: { promptMisses: cold.prompt, decodeMisses: cold.decode }, own: figures(own), others: others.map((run) => ({ list: run.list, ...figures(run) })) });
+      rows.push({ domain: domain.name, lambda, capacity, bound, experts: info.experts, tokens: cold.tokens, cold: { promptMisses: cold.prompt, decodeMisses: cold.decode }, own: figures(own), veteran: figures(old), others: others.map((run) => ({ list: run.list, ...figures(run) })) });
     }
     await engine.close();
   }
@@ -193,9 +208,9 @@ function table() {
   const percent = (value) => `${value > 0 ? '−' : '+'}${Math.abs(value * 100).toFixed(1)}%`;
   const lines = [
     `First ${tokens} tokens after prompts of ${promptTokens}, ${prompts} fresh starts each, misses of prompt + decode:`, '',
-    '| text | λ | capacity | cold | list of the same domain | in decode alone | at most, knowing the text | lists of others |', '|---|---|---|---|---|---|---|---|',
-    ...rows.map(({ domain, lambda, capacity, cold, own, others, bound }) =>
-      `| ${domain} | ${lambda} | ${capacity} of ${info.experts} | ${cold.promptMisses} + ${cold.decodeMisses} | ${own.promptMisses} + ${own.decodeMisses} (${percent(own.fewer)}) | ${percent(own.fewerInDecode)} | ${bound === null ? '' : percent(bound)} | ${others.map((run) => `${run.list} ${percent(run.fewer)}`).join(', ')} |`),
+    '| text | λ | capacity | cold | list of the same domain | in decode alone | an agent that never restarted | at most, knowing the text | lists of others |', '|---|---|---|---|---|---|---|---|---|',
+    ...rows.map(({ domain, lambda, capacity, cold, own, veteran: old, others, bound }) =>
+      `| ${domain} | ${lambda} | ${capacity} of ${info.experts} | ${cold.promptMisses} + ${cold.decodeMisses} | ${own.promptMisses} + ${own.decodeMisses} (${percent(own.fewer)}) | ${percent(own.fewerInDecode)} | ${percent(old.fewer)} | ${bound === null ? '' : percent(bound)} | ${others.map((run) => `${run.list} ${percent(run.fewer)}`).join(', ')} |`),
   ];
   if (times) lines.push('', `Time to the first token, disk paced to ${times.megabytesPerSecond} MB/s, capacity ${times.capacity}, medians of ${times.samples}: cold ${times.medianMs.cold.toFixed(1)} ms; asked as the fill begins ${times.medianMs.beginning.toFixed(1)} ms (paired ${times.medianDifferenceMs.beginning.toFixed(1)}); after it ${times.medianMs.filled.toFixed(1)} ms (paired ${times.medianDifferenceMs.filled.toFixed(1)})`);
   return `${lines.join('\n')}\n`;
