@@ -107,8 +107,6 @@ test('λ of a device that loses more than the texts is held back, measured anew,
   await uses(stray, 0);
   await learns();
   const lambda = await until('both have a λ', () => (lambdaOf(steady) > 0 && lambdaOf(steady) === lambdaOf(stray) ? lambdaOf(stray) : null));
-  // A proposal for one device would end it, and begin another with both.
-  await until('the rollout of both is over', async () => (await coordinator.registry.stagedRollouts.active()).length === 0, 60_000);
   const { topJ } = (await knowledge('stray')).choice!.chosen!;
   const surface = (await coordinator.registry.learner.getSurface(modelHash, (await knowledge('stray')).choice!.textHashes[0]!))!;
   const { massLost } = surface.points.find((point) => point.lambda === lambda && point.topJ === topJ)!;

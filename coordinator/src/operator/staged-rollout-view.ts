@@ -45,6 +45,7 @@ function viewFinding({ gate, verdict, value, low, high, limit, windows, text }: 
 const ROW_STATES: Record<StagedRowState, DeviceState> = {
   waiting: DeviceState.STATE_PENDING, pending: DeviceState.STATE_APPLYING, applied: DeviceState.STATE_APPLIED, failed: DeviceState.STATE_FAILED,
   offline: DeviceState.STATE_OFFLINE, unchanged: DeviceState.STATE_UNCHANGED, reverting: DeviceState.STATE_SUPERSEDED, reverted: DeviceState.STATE_SUPERSEDED,
+  leaving: DeviceState.STATE_SUPERSEDED, superseded: DeviceState.STATE_SUPERSEDED,
 };
 
 /** For clients that know rollouts of one stage only. */

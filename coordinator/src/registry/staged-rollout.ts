@@ -5,7 +5,8 @@ import type { StagedLayer } from './staged-value';
 
 export const STAGED_STATES = ['planned', 'running', 'paused', 'inconclusive', 'rolling_back', 'rolled_back', 'superseded', 'done'] as const;
 export type StagedState = typeof STAGED_STATES[number];
-export const STAGED_ROW_STATES = ['waiting', 'pending', 'applied', 'failed', 'offline', 'unchanged', 'reverting', 'reverted'] as const;
+/** leaving, superseded: a newer change has taken the device, which is about to lose the rollout's mark, or has lost it */
+export const STAGED_ROW_STATES = ['waiting', 'pending', 'applied', 'failed', 'offline', 'unchanged', 'reverting', 'reverted', 'leaving', 'superseded'] as const;
 export type StagedRowState = typeof STAGED_ROW_STATES[number];
 /** baseline: measured before the change; applying: devices of the stage get it; judging: soaked and measured */
 export const PHASES = ['baseline', 'applying', 'judging'] as const;
@@ -97,6 +98,11 @@ export interface StagedRollout {
 
 export function isOver({ state }: Pick<StagedRollout, 'state'>): boolean {
   return state === 'rolled_back' || state === 'superseded' || state === 'done';
+}
+
+/** Whether the device belongs to a newer change by now, and to this rollout no more. */
+export function isTaken({ state }: Pick<StagedRow, 'state'>): boolean {
+  return state === 'leaving' || state === 'superseded';
 }
 
 /** Throws a TypeError for what is no rollout. */

@@ -30,9 +30,10 @@ export function encodeStagedValue({ field, layer, pin }: StagedValue): string {
   return JSON.stringify({ field, layer, pin });
 }
 
-/** `raw`: the hash of shared pins. What cannot be decoded is left out and named in `damaged`. */
+/** `raw`: the hash of shared pins. The oldest rollout first; what cannot be decoded is left out and named in `damaged`. */
 export function decodeStagedValues(raw: Readonly<Record<string, Buffer>>, damaged: string[]): StagedValue[] {
-  return fieldsOf(raw, VALUE).flatMap(([rolloutId, bytes]) => {
+  // Ids begin with the time: of two whose marks a device carries for a moment, the newer one counts.
+  return fieldsOf(raw, VALUE).sort(([a], [b]) => (a < b ? -1 : 1)).flatMap(([rolloutId, bytes]) => {
     try {
       return [decodeStagedValue(rolloutId, bytes.toString('utf8'))];
     } catch (error) {

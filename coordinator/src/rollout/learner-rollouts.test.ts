@@ -4,6 +4,8 @@ import { ChangeConfigRequest, MeasureResult, Proposal, Routing, Staging, type St
 import { until } from '../../../test/harness/ports';
 import { startRedis, type TestRedis } from '../../../test/harness/redis';
 import { MODEL_HASH, type TestAgent } from '../testing/test-agent';
+import { specInputs } from './desired-writer';
+import { effectiveSpec } from './effective-spec';
 import { call, change, startCoordinator, type TestCoordinator } from '../testing/test-coordinator';
 
 let redis: TestRedis;
@@ -41,7 +43,7 @@ async function proposeRouting(fields: Partial<Proposal>): Promise<string> {
   return (await call(coordinator, 'propose', { proposals: [Proposal.fromPartial({ deviceId: 'a', topJ: 1, capacities: [8, 8, 8], modelHash: MODEL_HASH, proposed: true, reason: 'best within 1%', ...fields })] })).rolloutId;
 }
 
-type Unary = 'startRollout' | 'getStagedRollout' | 'resumeRollout' | 'rollbackRollout' | 'listRollouts';
+type Unary = 'startRollout' | 'pauseRollout' | 'getStagedRollout' | 'resumeRollout' | 'rollbackRollout' | 'listRollouts';
 function ask<T>(method: Unary, request: object): Promise<T> {
   const client = coordinator.rollouts as unknown as Record<string, (request: object, done: (error: unknown, answer: T) => void) => void>;
   return new Promise((resolve, reject) => client[method]!(request, (error, answer) => (error ? reject(error) : resolve(answer))));
@@ -105,20 +107,67 @@ test('a bad one is taken back from every device by itself, and not tried again w
   await ends(await propose({ a: 0.2, b: 1 }), State.STATE_ROLLED_BACK);
 });
 
-test('a newer one ends what is under way, and starts with all that is left to change', async () => {
+test('a newer one takes its devices alone: the others of the rollout keep what they have, never a moment without it, and pass without them', async () => {
+  await begin({ MOEFLEET_LEARNER_SOAK: '3s' });
+  const [a, b, c] = await Promise.all(['a', 'b', 'c'].map(join)) as [TestAgent, TestAgent, TestAgent];
+  const first = await propose({ a: 0.1, b: 0.1 });
+  await until('both have it', () => lambdaOf(a) === 0.1 && lambdaOf(b) === 0.1, 10_000, 10);
+  const other = await propose({ a: 0.1, b: 0.1, c: 0.3 });
+  const second = await propose({ a: 0.1, b: 0.2, c: 0.3 });
+  expect((await show(other)).devices.map(({ deviceId }) => deviceId)).toEqual(['c']);
+  expect((await show(second)).devices.map(({ deviceId }) => deviceId)).toEqual(['b']);
+  expect(rows(await ends(first, State.STATE_DONE))).toEqual({ a: 'applied', b: 'superseded' });
+  expect(rows(await ends(second, State.STATE_DONE))).toEqual({ b: 'applied' });
+  await ends(other, State.STATE_DONE);
+  expect([a, b, c].map(lambdaOf)).toEqual([0.1, 0.2, 0.3]);
+  expect(a.specs.map(({ lambda }) => lambda)).toEqual([0.1]);
+  expect(await Promise.all(['a', 'b', 'c'].map(learnedOf))).toEqual([0.1, 0.2, 0.3]);
+  await ask('rollbackRollout', { rolloutId: first, why: 'regret' });
+  await ends(first, State.STATE_ROLLED_BACK);
+  expect([a, b, c].map(lambdaOf)).toEqual([undefined, 0.2, 0.3]);
+  expect(await propose({ b: 0.1 })).not.toBe('');
+});
+
+test('one that all devices were taken from is superseded, also while it is paused', async () => {
   await begin({ MOEFLEET_LEARNER_STAGES: '1,100%', MOEFLEET_LEARNER_SOAK: '1h' });
-  const fleet = await Promise.all(['a', 'b', 'c'].map(join));
+  const fleet = await Promise.all(['a', 'b'].map(join));
   const first = await propose({ a: 0.1, b: 0.1 });
   await until('one has it', () => fleet.some((agent) => lambdaOf(agent) === 0.1), 10_000, 10);
-  const other = await propose({ a: 0.1, b: 0.1, c: 0.3 });
-  expect((await show(other)).devices.map(({ deviceId }) => deviceId)).toEqual(['c']);
-  const second = await propose({ a: 0.1, b: 0.2, c: 0.3 });
+  await ask('pauseRollout', { rolloutId: first, why: 'to look' });
+  const taken = lambdaOf(fleet[0]!) === 0.1 ? 'a' : 'b';
+  const second = await propose({ [taken]: 0.2 });
+  await until('its mark is gone', async () => !(await coordinator.registry.devices.read(taken))!.marks.has(first), 20_000, 20);
+  expect(await show(first)).toMatchObject({ state: State.STATE_PAUSED, reason: 'to look' });
+  await propose({ a: 0.3, b: 0.3 });
   expect((await ends(first, State.STATE_SUPERSEDED)).reason).toBe('superseded by a newer proposal of the learner\'s');
-  expect((await show(second)).devices.map(({ deviceId }) => deviceId).sort()).toEqual(['a', 'b']);
-  expect((await show(other)).state).toBe(State.STATE_RUNNING);
-  await ends(await propose({ a: 0.1, b: 0.3, c: 0.3 }), State.STATE_RUNNING);
   await ends(second, State.STATE_SUPERSEDED);
+  await until('the newest has begun', () => fleet.some((agent) => lambdaOf(agent) === 0.3), 10_000, 10);
   expect(await learnedOf('a')).toBeUndefined();
+});
+
+test('a change of an operator\'s takes its device out of it as well', async () => {
+  await begin({ MOEFLEET_LEARNER_SOAK: '3s' });
+  const fleet = await Promise.all(['a', 'b'].map(join));
+  const first = await propose({ a: 0.1, b: 0.1 });
+  await until('both have it', () => fleet.every((agent) => lambdaOf(agent) === 0.1), 10_000, 10);
+  await change(coordinator.operator, { change: { $case: 'setLambda', value: { lambda: 0.3, topJ: undefined } }, target: { kind: { $case: 'deviceId', value: 'a' } } });
+  expect(rows(await ends(first, State.STATE_DONE))).toEqual({ a: 'superseded', b: 'applied' });
+  expect(fleet.map(lambdaOf)).toEqual([0.3, 0.1]);
+  expect(fleet[1]!.specs).toHaveLength(1);
+});
+
+test('a step that was overtaken cannot put a mark back for good: the newer one counts', async () => {
+  await begin({ MOEFLEET_LEARNER_SOAK: '1h' });
+  const agent = await join('a');
+  await join('b');
+  const first = await propose({ a: 0.1, b: 0.1 });
+  await until('it has it', () => lambdaOf(agent) === 0.1, 10_000, 10);
+  const { proposal } = (await coordinator.registry.stagedRollouts.rows(first))[0]!;
+  await propose({ a: 0.2 });
+  await until('it has the newer', () => lambdaOf(agent) === 0.2, 10_000, 10);
+  await coordinator.registry.pins.mark('a', first, Proposal.decode(Buffer.from(proposal!, 'base64')));
+  const device = (await coordinator.registry.devices.read('a'))!;
+  expect(effectiveSpec(specInputs(device, await coordinator.registry.pins.shared())).spec.lambda).toBe(0.2);
 });
 
 test('the kill switch holds them, and they go on when it is released and an operator says so', async () => {

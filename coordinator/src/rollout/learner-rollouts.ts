@@ -1,9 +1,9 @@
 /**
  * What the learner proposes goes out as a staged rollout of its own layer: the proposals lie in the rows, each device of a
  * stage gets its own, and the measured gate takes all of them back where it fails. The learner says the same at every tick,
- * so what is under way, or was taken back a while ago, is no news; a proposal that differs ends the rollout that has the
- * device and starts another with all that is left to change. A value that a pin hides is kept at once: it changes nothing
- * until the pin goes.
+ * so what is under way, or was taken back a while ago, is no news; a proposal that differs takes its device out of the
+ * rollout that has it, which goes on with the others. A value that a pin hides is kept at once: it changes nothing until
+ * the pin goes.
  */
 import { Proposal } from '@moefleet/proto';
 import { NotAllowedNowError, NotFoundError } from '../errors';
@@ -11,7 +11,7 @@ import type { AuditInput } from '../registry/audit-store';
 import { inChunks } from '../registry/chunks';
 import type { DeviceRecord } from '../registry/device-record';
 import type { Registry } from '../registry/registry';
-import { isOver, type StagedRollout, type StagedRow } from '../registry/staged-rollout';
+import { isOver, isTaken, type StagedRollout, type StagedRow } from '../registry/staged-rollout';
 import type { StagedValue } from '../registry/staged-value';
 import { learnedChoice } from './effective-spec';
 import { killText } from './kill-text';
@@ -51,18 +51,19 @@ export class LearnerRollouts {
     if (shared.kill) throw new NotAllowedNowError(killText(shared.kill));
     const candidates = await this.candidates(proposals);
     const underWay = await this.underWay();
-    const open = candidates.filter(({ device, proposal }) => underWay.get(device.id)?.learner !== false && !same(device.learned, proposal));
     const news = candidates.filter((candidate) => underWay.get(candidate.device.id)?.learner !== false && !same(this.aim(candidate, underWay), candidate.proposal));
     if (news.length === 0) return null;
     return audit.around(entryOf(who, news.map((candidate) => ({ ...candidate, before: this.aim(candidate, underWay) }))), async () => {
-      const ended = new Set(news.flatMap(({ device }) => underWay.get(device.id)?.rolloutId ?? []));
-      const changing = open.filter(({ device }) => { const at = underWay.get(device.id)?.rolloutId; return at === undefined || ended.has(at); });
+      const former = (id: string) => underWay.get(id)?.rolloutId;
+      const changing = news.filter(({ device, proposal }) => !same(device.learned, proposal));
       const value = (rolloutId: string): StagedValue => ({ rolloutId, field: 'lambda', layer: { t: 'learner' }, pin: null });
       const drawn = changing.map(({ device, proposal }) => {
-        const before: DeviceRecord = { ...device, marks: new Map([...device.marks].filter(([id]) => !ended.has(id))) };
+        const before: DeviceRecord = { ...device, marks: new Map([...device.marks].filter(([id]) => id !== former(device.id))) };
         return { device: before, proposal, row: plannedRow(before, value('planned'), FIELDS, proposal, shared) };
       });
-      await this.rollouts.end([...ended], 'a newer proposal of the learner\'s');
+      for (const id of new Set(news.flatMap(({ device }) => former(device.id) ?? []))) {
+        await this.rollouts.release(id, new Set(news.filter(({ device }) => former(device.id) === id).map(({ device }) => device.id)), 'a newer proposal of the learner\'s');
+      }
       await inChunks(drawn.filter(({ row }) => row.unchanged !== ''), ({ proposal }) => devices.putLearned(proposal));
       const left = drawn.filter(({ row }) => row.unchanged === '');
       return left.length > 0 ? this.start(left) : null;
@@ -115,7 +116,7 @@ export class LearnerRollouts {
     for (const rollout of active.filter((one) => !isOver(one) && one.state !== 'rolling_back' && ['lambda', 'cache'].includes(one.field))) {
       const learner = rollout.layer.t === 'learner';
       for (const row of await stagedRollouts.rows(rollout.id)) {
-        if (row.stage > 0 && found.get(row.deviceId)?.learner !== false) found.set(row.deviceId, { rolloutId: rollout.id, row, learner });
+        if (row.stage > 0 && !isTaken(row) && found.get(row.deviceId)?.learner !== false) found.set(row.deviceId, { rolloutId: rollout.id, row, learner });
       }
     }
     return found;

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { DeviceSpec, Proposal } from '@moefleet/proto';
 import type { DeviceRecord } from '../registry/device-record';
 import type { SharedPins } from '../registry/pin-store';
-import type { StagedRollout, StagedRow } from '../registry/staged-rollout';
+import { isTaken, type StagedRollout, type StagedRow } from '../registry/staged-rollout';
 import type { StagedValue } from '../registry/staged-value';
 import { specInputs } from './desired-writer';
 import { effectiveSpec, layerText } from './effective-spec';
@@ -65,7 +65,7 @@ export function proposalOf({ proposal, previous }: StagedRow): { proposal: Propo
   return { proposal: Proposal.decode(Buffer.from(proposal, 'base64')), previous: previous ? Proposal.decode(Buffer.from(previous, 'base64')) : null };
 }
 
-/** Of the rows that change. */
+/** Of the rows that change by this rollout. */
 export function proposalsOf(rows: readonly StagedRow[]): { proposal: Proposal; previous: Proposal | null }[] {
-  return rows.flatMap((row) => (row.stage > 0 ? proposalOf(row) ?? [] : []));
+  return rows.flatMap((row) => (row.stage > 0 && !isTaken(row) ? proposalOf(row) ?? [] : []));
 }

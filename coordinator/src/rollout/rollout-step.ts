@@ -11,7 +11,7 @@
 import { SpecState } from '@moefleet/proto';
 import { type DeviceRecord, speaksOf } from '../registry/device-record';
 import type { MeasureAnswer } from '../registry/measure-store';
-import type { Finding, LastGood, Measured, Phase, StagedRollout, StagedRow } from '../registry/staged-rollout';
+import { type Finding, isTaken, type LastGood, type Measured, type Phase, type StagedRollout, type StagedRow } from '../registry/staged-rollout';
 import { type Gate, judgeGate, needsBaseline, needsMeasure } from './gate';
 import { runs } from './rollout-progress';
 
@@ -102,7 +102,7 @@ function isLate({ rollout, view }: Running): boolean {
 }
 
 function inStage({ rollout }: Running, row: StagedRow): boolean {
-  return row.stage === rollout.stage && row.state !== 'unchanged';
+  return row.stage === rollout.stage && row.state !== 'unchanged' && !isTaken(row);
 }
 
 function stepBaseline(running: Running): Step {
@@ -193,17 +193,20 @@ function stepJudging(running: Running): Step {
   return decide(running, rows, judgedRows, gates.length > 0);
 }
 
-function decide({ rollout, view }: Running, rows: readonly StagedRow[], judged: readonly StagedRow[], gated: boolean): Step {
+function decide(running: Running, rows: readonly StagedRow[], judged: readonly StagedRow[], gated: boolean): Step {
+  const { rollout, view } = running;
   const unclear = judged.filter((row) => row.findings.some((finding) => finding.verdict === 'unclear'));
   const again = new Set(unclear.filter((row) => row.measured && row.tries < MOST_TRIES).map((row) => row.deviceId));
   if (again.size > 0) {
     return { rollout: { ...rollout, phaseSinceMs: view.nowMs - rollout.soakMs }, rows: rows.map((row) => (again.has(row.deviceId) ? { ...row, measured: null, tries: row.tries + 1 } : row)), promote: false };
   }
-  if (unclear.length > 0 || (gated && judged.length === 0)) {
+  if (unclear.length > 0 || (gated && judged.length === 0 && rows.some((row) => inStage(running, row)))) {
     const told = unclear.slice(0, 3).map((row) => `${row.deviceId}: ${text(row.findings)}`).join('; ') || 'no device of the stage could be judged';
     return { rollout: { ...rollout, state: 'inconclusive', reason: `stage ${rollout.stage}: ${told}` }, rows, promote: false };
   }
-  if (rollout.stage < rollout.stages.length) return { rollout: enter(rollout, rollout.stage + 1, view), rows, promote: false };
+  // A stage may have lost all of its devices to newer changes.
+  const next = Math.min(...rows.filter((row) => row.stage > rollout.stage && !isTaken(row)).map((row) => row.stage));
+  if (Number.isFinite(next)) return { rollout: enter(rollout, next, view), rows, promote: false };
   return { rollout: { ...rollout, state: 'done', reason: '' }, rows, promote: true };
 }
 

@@ -12,7 +12,7 @@ import { type DeviceRecord, specHash } from '../registry/device-record';
 import { hasEnded, type PinByField, type PinField } from '../registry/pin';
 import type { SharedPins } from '../registry/pin-store';
 import type { Registry } from '../registry/registry';
-import { isOver, type StagedRollout, type StagedRow } from '../registry/staged-rollout';
+import { isOver, isTaken, type StagedRollout, type StagedRow } from '../registry/staged-rollout';
 import type { StagedLayer, StagedValue } from '../registry/staged-value';
 import { type Change, describeChange, describeTarget, describeValue, pinField, pinPlace, specFields, targetOf, type Target } from './change';
 import { specInputs } from './desired-writer';
@@ -21,6 +21,7 @@ import { type Gate, needsSpeed, parseGates } from './gate';
 import { killText } from './kill-text';
 import { pinValue } from './pin-value';
 import { newRow, type PlannedRow, plannedRollout, plannedRow, proposalOf, proposalsOf, staged, type Staging } from './planned-rollout';
+import { releaseRows } from './release-rows';
 import { checkFits, type RolloutEngine } from './rollout-engine';
 import { measureId, resumed, type Sight, stepRollout, takeBack, wantsMark } from './rollout-step';
 import { planStages, type StageBound } from './stage-plan';
@@ -104,16 +105,25 @@ export class StagedRollouts {
     });
   }
 
-  /** Ends rollouts of the same field on any of these devices; their devices go back to what the layers say. */
+  /**
+   * Ends rollouts of the same field on any of these devices; their devices go back to what the layers say. Of the learner's
+   * it takes these devices alone: each has a value of its own there, where an operator's is for all or for none.
+   */
   async supersede(field: PinField, deviceIds: ReadonlySet<string>, by: string): Promise<void> {
-    await this.end((await this.overlapping(field, deviceIds)).map(({ id }) => id), by);
+    for (const { id, layer } of await this.overlapping(field, deviceIds)) {
+      if (layer.t === 'learner') await this.release(id, deviceIds, by);
+      else await this.order(id, ({ rollout }) => ({ rollout: isOver(rollout) ? rollout : endedBy(rollout, by), rows: [] }));
+    }
   }
 
-  /** The same for rollouts that are known. */
-  async end(ids: readonly string[], by: string): Promise<void> {
-    for (const id of ids) {
-      await this.order(id, ({ rollout }) => ({ rollout: isOver(rollout) ? rollout : takeBack(rollout, `superseded by ${by}`, Date.now(), 'superseded'), rows: [] }));
-    }
+  /** Takes these devices out of a rollout of the learner's, which goes on with the others. */
+  async release(id: string, deviceIds: ReadonlySet<string>, by: string): Promise<void> {
+    await this.order(id, ({ rollout, rows }) => {
+      if (isOver(rollout) || rollout.state === 'rolling_back') return { rollout, rows: [] };
+      // Its values are becoming the devices' own at this moment; which of them have, only a rollback of all knows to undo.
+      if (rollout.promoted) return { rollout: endedBy(rollout, by), rows: [] };
+      return releaseRows(rollout, rows, deviceIds, by, Date.now());
+    });
   }
 
   /** Pauses all that run. */
@@ -137,11 +147,14 @@ export class StagedRollouts {
   async step(id: string): Promise<number | null> {
     const begunMs = Date.now();
     const { stagedRollouts, pins } = this.registry;
-    const rollout = await stagedRollouts.read(id);
-    if (!rollout || isOver(rollout) || rollout.state === 'paused' || rollout.state === 'inconclusive') return null;
+    const found = await stagedRollouts.read(id);
+    if (!found || isOver(found)) return null;
+    const now = await this.letGo(found, await stagedRollouts.rows(id));
+    if (!now) return this.lost(id);
+    const { rollout, rows } = now;
+    if (rollout.state === 'paused' || rollout.state === 'inconclusive') return null;
     if (rollout.state === 'rolling_back') await this.takeValueBack(rollout);
     if (rollout.state === 'planned') await pins.stage(valueOf(rollout));
-    const rows = await stagedRollouts.rows(id);
     const shared = await pins.shared();
     const sights = new Map(await inChunks(rows.filter((row) => concerns(rollout, row)), async (row) => [row.deviceId, await this.look(rollout, row, shared)] as const));
     const gates = parseGates(rollout.gates.join(','));
@@ -162,6 +175,21 @@ export class StagedRollouts {
     await this.makeSo(next, step.rows, sights, gates);
     if (isOver(next)) return null;
     return Math.max(next.phase === 'judging' ? LATER_MS : SOON_MS, REST_FACTOR * (Date.now() - begunMs));
+  }
+
+  /** Takes its mark off devices that a newer change has taken; null where someone else has written meanwhile. */
+  private async letGo(rollout: StagedRollout, rows: readonly StagedRow[]): Promise<{ rollout: StagedRollout; rows: readonly StagedRow[] } | null> {
+    const leaving = rows.filter(({ state }) => state === 'leaving');
+    if (leaving.length === 0) return { rollout, rows };
+    await inChunks(leaving, async ({ deviceId }) => {
+      await this.registry.pins.unmark(deviceId, rollout.id);
+      if (await this.readDevice(deviceId)) await this.engine.writer.align(deviceId, `rollout ${rollout.id}: superseded`);
+    });
+    const gone = new Map(leaving.map((row): [string, StagedRow] => [row.deviceId, { ...row, state: 'superseded' }]));
+    const stored = await this.registry.stagedRollouts.write(rollout, [...gone.values()]);
+    if (!stored) return null;
+    this.log.info({ rolloutId: rollout.id, devices: gone.size, of: rows.length }, 'devices of a rollout belong to a newer change');
+    return { rollout: stored, rows: rows.map((row) => gone.get(row.deviceId) ?? row) };
   }
 
   /** The value becomes its layer's; may be repeated. */
@@ -197,10 +225,10 @@ export class StagedRollouts {
     const found = await Promise.all((await this.registry.stagedRollouts.active()).map((id) => this.registry.stagedRollouts.read(id)));
     const same = found.filter((rollout) => rollout !== null).filter((rollout) => !isOver(rollout) && rollout.state !== 'rolling_back' && rollout.field === field);
     const rows = await Promise.all(same.map(({ id }) => this.registry.stagedRollouts.rows(id)));
-    return same.filter((_, at) => rows[at]!.some((row) => row.stage > 0 && deviceIds.has(row.deviceId)));
+    return same.filter((_, at) => rows[at]!.some((row) => row.stage > 0 && !isTaken(row) && deviceIds.has(row.deviceId)));
   }
 
-  private async order(id: string, decide: (now: { rollout: StagedRollout; rows: StagedRow[] }) => { rollout: StagedRollout; rows: StagedRow[] }): Promise<StagedRollout> {
+  private async order(id: string, decide: (now: { rollout: StagedRollout; rows: StagedRow[] }) => { rollout: StagedRollout; rows: readonly StagedRow[] }): Promise<StagedRollout> {
     for (let attempt = 0; attempt < MOST_TRIES; attempt += 1) {
       const now = await this.get(id);
       const next = decide(now);
@@ -320,8 +348,12 @@ function valueOf({ id, field, layer, pin }: StagedRollout): StagedValue {
 
 /** Whether a step looks at the device. */
 function concerns(rollout: StagedRollout, row: StagedRow): boolean {
-  if (row.stage === 0) return false;
+  if (row.stage === 0 || isTaken(row)) return false;
   return rollout.state === 'rolling_back' ? wantsMark(row) || row.state === 'reverting' : row.stage <= rollout.stage && (row.stage === rollout.stage || row.state === 'offline');
+}
+
+function endedBy(rollout: StagedRollout, by: string): StagedRollout {
+  return takeBack(rollout, `superseded by ${by}`, Date.now(), 'superseded');
 }
 
 function standing(layer: StagedLayer, field: PinField, shared: SharedPins, devices: readonly DeviceRecord[]): PinByField[PinField] | undefined {

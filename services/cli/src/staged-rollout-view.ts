@@ -63,6 +63,6 @@ export function planText(plan: PlanRolloutResponse): string {
   ]), [2]);
   return `${pairs([
     ['plan', `${plan.what} (nothing has been changed)`], ['stages', plan.stages.join(', ') || 'none: no device would change'], ['gates', plan.gates.join(', ') || 'none'],
-    ...(plan.supersedes.length > 0 ? [['ends', plan.supersedes.join(', ')] as [string, string]] : []),
+    ...(plan.supersedes.length > 0 ? [['supersedes', plan.supersedes.join(', ')] as [string, string]] : []),
   ])}\n${devices}`;
 }

@@ -91,8 +91,8 @@ function withSplit(even: SettingDecision, current: Setting | null, { surface, sh
 }
 
 /**
- * What the learner had this device run so far, or is about to: a proposal that differs ends the rollout that is bringing the
- * one before. An operator's value is not ours to keep.
+ * What the learner had this device run so far, or is about to: a proposal that differs takes the device out of the rollout
+ * that is bringing the one before. An operator's value is not ours to keep.
  */
 function currentSetting(device: Device, { choice }: DeviceKnowledge, at: DeviceCapacities, shape: ModelShape): Setting | null {
   if (choice?.chosen) return { routing: choice.chosen.routing, lambda: choice.chosen.lambda, topJ: choice.chosen.topJ, capacities: choice.chosen.capacities };

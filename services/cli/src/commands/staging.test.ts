@@ -22,7 +22,7 @@ test('a plan says that nothing has been changed, and why a device would not chan
     what: 'lambda 0.2 on all devices', stages: ['1 (1)', '100% (2)'], supersedes: ['ro-1'],
     devices: [{ deviceId: 'a', online: true, stage: 1, before: 'λ 0.1', after: 'λ 0.2' }, { deviceId: 'b', before: 'λ 0.4', after: 'λ 0.4', unchanged: 'the device pin stands' }],
   }));
-  expect(text).toMatch(/nothing has been changed[^]*ends +ro-1[^]*a +yes +1 +λ 0\.1 +λ 0\.2\nb +no +- +λ 0\.4 +λ 0\.4 +the device pin stands/);
+  expect(text).toMatch(/nothing has been changed[^]*supersedes +ro-1[^]*a +yes +1 +λ 0\.1 +λ 0\.2\nb +no +- +λ 0\.4 +λ 0\.4 +the device pin stands/);
 });
 
 test('only a rollout that is done exits with 0, and with 3 where offline devices are missing', () => {
