@@ -345,8 +345,10 @@ export interface EngineCounters {
   prefetchActive: boolean;
   /** pre-fetch foretells experts by the map that `fitPrefetch` made, instead of by the bare routers */
   prefetchFitted: boolean;
-  /** share of a token's time that pre-fetch saved when `auto` last measured it; negative where it cost; 0: not yet */
+  /** share of a token's time that pre-fetch saves, by the trials of `auto` so far; negative where it costs; 0: not tried yet */
   prefetchGain: number;
+  /** its standard error; pre-fetch stays on where the gain is at least three of them above zero */
+  prefetchGainError: number;
   layers: {
     layer: number; capacity: number; resident: number;
     hits: number; misses: number; swaps: number;

@@ -34,7 +34,7 @@ function run(profile, lambda) {
     arms: report.arms.map((arm) => ({
       mode: arm.name, void: arm.void, tokensPerSecond: arm.tokensPerSecond?.median, msPerToken: arm.msPerToken?.median, missRate: arm.missRate?.median,
       megabytesPerToken: arm.flashBytesPerToken?.median / 1e6, floor: arm.floor, others: arm.othersProcessors?.max,
-      active: arm.counters?.prefetchActive, gain: arm.counters?.prefetchGain, fitted: arm.counters?.prefetchFitted,
+      active: arm.counters?.prefetchActive, gain: arm.counters?.prefetchGain, gainError: arm.counters?.prefetchGainError, fitted: arm.counters?.prefetchFitted,
       wastedMegabytesPerToken: arm.counters ? arm.counters.layers.reduce((sum, { prefetchWastedBytes }) => sum + prefetchWastedBytes, 0) / 1e6 / Number(values.tokens) : null,
     })),
   };
@@ -67,7 +67,7 @@ function summed(runs) {
     return {
       disk, lambda, mode, runs: each.length, over: middle(over), ...Object.fromEntries(figures.map((key) => [key, middle(each.map((arm) => arm[key]))])),
       floorSumMs: middle(each.map(({ floor }) => floor?.sumMs)), floorLargerMs: middle(each.map(({ floor }) => floor?.largerMs)),
-      verdicts: each.map(({ active, gain }) => ({ active, gain })),
+      verdicts: each.map(({ active, gain, gainError }) => ({ active, gain, gainError })),
     };
   });
 }
@@ -82,6 +82,6 @@ else {
     disk: row.disk, λ: row.lambda, 'pre-fetch': row.mode, runs: row.runs, 'tokens/s': fixed(row.tokensPerSecond, 2), 'ms/token': fixed(row.msPerToken, 1),
     'over off': row.over === null ? '-' : percent(row.over), 'MB/token': fixed(row.megabytesPerToken, 0), 'read in vain': fixed(row.wastedMegabytesPerToken, 1),
     'floor: sum': fixed(row.floorSumMs, 0), larger: fixed(row.floorLargerMs, 0),
-    verdict: row.mode === 'auto' ? row.verdicts.map(({ active, gain }) => `${active ? 'on' : 'off'} ${gain ? percent(gain) : 'untried'}`).join(', ') : '',
+    verdict: row.mode === 'auto' ? row.verdicts.map(({ active, gain, gainError }) => `${active ? 'on' : 'off'} ${gain ? `${percent(gain)} ± ${percent(gainError)}` : 'untried'}`).join(', ') : '',
   })));
 }

@@ -82,7 +82,7 @@ export class ScriptedHost implements EngineHost {
     if (this.state.t !== 'ready') return null;
     return {
       prefillTokens: 3, decodeTokens: 5, prefillNs: 1e9, decodeNs: 2e9, stallNs: 5e8, flashBytes: 4096, flashReads: 7,
-      missesTotal: this.missNumber, missEventsDropped: 0, resizes: 0, shrinks: 0, evaluationBytes: 0, warmBytes: 0, readMicrosLog2: new Array<number>(24).fill(0), prefetchActive: false, prefetchFitted: false, prefetchGain: 0,
+      missesTotal: this.missNumber, missEventsDropped: 0, resizes: 0, shrinks: 0, evaluationBytes: 0, warmBytes: 0, readMicrosLog2: new Array<number>(24).fill(0), prefetchActive: false, prefetchFitted: false, prefetchGain: 0, prefetchGainError: 0,
       layers: [0, 1].map((layer) => ({
         layer, capacity: 8, resident: 6, hits: 10, misses: 4, swaps: 1, prefillHits: 2, prefillMisses: 3, massLost: 0.5, events: 14, rangeMean: 6, resizeEvictions: 0, pressureEvictions: 0, warmFills: 0,
         guesses: 0, guessesRight: 0, guessable: 0, prefetchAsked: 0, prefetchReady: 0, prefetchLate: 0, prefetchWastedBytes: 0,

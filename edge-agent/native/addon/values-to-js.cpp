@@ -343,6 +343,7 @@ Napi::Value from_counters(Napi::Env env, const engine_counters & c) {
     out.Set("prefetchActive", c.prefetch_active);
     out.Set("prefetchFitted", c.prefetch_fitted);
     out.Set("prefetchGain", c.prefetch_gain);
+    out.Set("prefetchGainError", c.prefetch_gain_error);
     const Napi::Array layers = Napi::Array::New(env, c.layers.size());
     for (size_t i = 0; i < c.layers.size(); i++) {
         const layer_counters & l = c.layers[i];

@@ -353,6 +353,7 @@ engine_status engine_get_counters(engine * e, engine_counters & out) {
     out.prefetch_active = e->spec.prefetch != PREFETCH_OFF && p.shown_active.get() != 0;
     out.prefetch_fitted = !p.map.coefficients.empty();
     out.prefetch_gain = p.trial.gain.get();
+    out.prefetch_gain_error = p.trial.error.get();
     out.layers.clear();
     for (int l = 0; l < e->layers.count; l++) {
         const layer_tally & y = e->layers[l].tally;

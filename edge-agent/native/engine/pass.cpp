@@ -41,7 +41,7 @@ engine_status engine_run_pass(engine & e, llama_context * context, pass_batch & 
     e.totals.flash_reads.add(e.hook.outcome.flash_reads);
     e.totals.stall_ns.add(e.hook.outcome.stall_ns);
     if (answer == 0 && !failed(e.hook.error) && !failed(changed)) {
-        if (pass == PASS_ROUTED && n == 1 && e.hook.prefetch.mode == PREFETCH_AUTO) prefetch_trial_add(e.hook.prefetch.trial, now_ns() - start, e.hook.outcome.misses);
+        if (pass == PASS_ROUTED && n == 1 && e.hook.prefetch.mode == PREFETCH_AUTO) prefetch_trial_add(e.hook.prefetch.trial, now_ns() - start, e.hook.outcome.flash_bytes);
         return {};
     }
 

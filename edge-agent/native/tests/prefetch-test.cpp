@@ -312,31 +312,7 @@ static void refuses_maps_that_do_not_fit() {
     CHECK_EQUAL(forecast_map_read("/proc/self", forecast, read).code, ENGINE_MODEL_FORMAT);
 }
 
-// Tokens whose time goes with their misses, with noise, and a share saved or lost by pre-fetch.
-static trial_state tried(double share) {
-    prefetch_trial trial;
-    uint64_t random = 42;
-    const auto noise = [&] {
-        random = random * 6364136223846793005ull + 1442695040888963407ull;
-        return double(random >> 40) / double(1 << 24) - 0.5;
-    };
-    for (int token = 0; token < 400 && trial.state != TRIAL_ON && trial.state != TRIAL_OFF; token++) {
-        const int64_t misses = int64_t(6 + 6 * noise());
-        const double ns = (40 + 30 * double(misses) + 4 * noise()) * 1e6;
-        prefetch_trial_add(trial, int64_t(prefetch_trial_on(trial) ? ns * (1 - share) : ns), misses);
-    }
-    return trial.state;
-}
-
-static void a_trial_finds_what_pays() {
-    CHECK_EQUAL(tried(0.1), TRIAL_ON);
-    CHECK_EQUAL(tried(0.03), TRIAL_ON);
-    CHECK_EQUAL(tried(-0.03), TRIAL_OFF);
-    CHECK_EQUAL(tried(-0.1), TRIAL_OFF);
-}
-
 int main() {
-    a_trial_finds_what_pays();
     only_a_demand_fails_a_request();
     slots_are_the_bound();
     refuses_maps_that_do_not_fit();

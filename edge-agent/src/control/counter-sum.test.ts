@@ -4,7 +4,7 @@ import { CounterSum } from './counter-sum';
 function counters(n: number, layers = [0, 1]): EngineCounters {
   return {
     prefillTokens: n, decodeTokens: n, prefillNs: n, decodeNs: n, stallNs: n, flashBytes: n, flashReads: n, missesTotal: n, missEventsDropped: n, resizes: n, shrinks: n, evaluationBytes: n, warmBytes: n,
-    readMicrosLog2: [n, 0, n], prefetchActive: false, prefetchFitted: false, prefetchGain: 0,
+    readMicrosLog2: [n, 0, n], prefetchActive: false, prefetchFitted: false, prefetchGain: 0, prefetchGainError: 0,
     layers: layers.map((layer) => ({ layer, capacity: n, resident: n, hits: n, misses: n, swaps: n, prefillHits: n, prefillMisses: n, massLost: n / 2, events: n, rangeMean: n, resizeEvictions: n, pressureEvictions: n, warmFills: n, guesses: n, guessesRight: n, guessable: n, prefetchAsked: n, prefetchReady: n, prefetchLate: n, prefetchWastedBytes: n })),
   };
 }

@@ -16,7 +16,7 @@ const SCALARS = [
 
 const ZERO: EngineCounters = {
   prefillTokens: 0, decodeTokens: 0, prefillNs: 0, decodeNs: 0, stallNs: 0, flashBytes: 0, flashReads: 0,
-  missesTotal: 0, missEventsDropped: 0, resizes: 0, shrinks: 0, evaluationBytes: 0, warmBytes: 0, readMicrosLog2: [], prefetchActive: false, prefetchFitted: false, prefetchGain: 0, layers: [],
+  missesTotal: 0, missEventsDropped: 0, resizes: 0, shrinks: 0, evaluationBytes: 0, warmBytes: 0, readMicrosLog2: [], prefetchActive: false, prefetchFitted: false, prefetchGain: 0, prefetchGainError: 0, layers: [],
 };
 
 /** `a + b`; a layer's capacity, resident and rangeMean are those of `b` where it has the layer. */
@@ -29,7 +29,7 @@ export function addCounters(a: EngineCounters, b: EngineCounters): EngineCounter
     layers.set(layer.layer, sum);
   }
   const total: EngineCounters = {
-    ...ZERO, prefetchActive: b.prefetchActive, prefetchFitted: b.prefetchFitted, prefetchGain: b.prefetchGain,
+    ...ZERO, prefetchActive: b.prefetchActive, prefetchFitted: b.prefetchFitted, prefetchGain: b.prefetchGain, prefetchGainError: b.prefetchGainError,
     readMicrosLog2: Array.from({ length: Math.max(a.readMicrosLog2.length, b.readMicrosLog2.length) }, (_, i) => (a.readMicrosLog2[i] ?? 0) + (b.readMicrosLog2[i] ?? 0)),
     layers: [...layers.values()].sort((x, y) => x.layer - y.layer),
   };
