@@ -116,12 +116,20 @@ void engine_bound_held(engine & e, const engine_spec & spec) {
     expert_memory_set_most(e.memory, most);
 }
 
+// Whether as much is missed under both, so that pre-fetch is worth the same.
+static bool misses_alike(const engine_spec & a, const engine_spec & b) {
+    return a.routing == b.routing && a.lambda == b.lambda && a.top_j == b.top_j && a.lambdas == b.lambdas && a.top_js == b.top_js &&
+           a.max_rank == b.max_rank && a.mass_threshold == b.mass_threshold && a.first_biased_layer == b.first_biased_layer &&
+           a.eviction == b.eviction && a.capacities == b.capacities;
+}
+
 // Evicts what no longer fits. The caller holds the request slot, or the mutex while no request runs.
 static void bring_into_force(engine & e, const engine_spec & spec) {
     warm_fill_yield(e.warm);  // it was sized for the room there was
     std::vector<int32_t> before = e.spec.capacities;
     cache_shrink_limit(e.shrink, before);
     if (before != spec.capacities) e.totals.resizes.add(1);
+    if (!misses_alike(e.spec, spec)) prefetch_trial_renew(e.hook.prefetch.trial);
     e.spec = spec;
     if (spec.prefetch == PREFETCH_OFF) prefetch_drop(e.hook.prefetch);
     for (int l = 0; l < e.layers.count; l++) {
