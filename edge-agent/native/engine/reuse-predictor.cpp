@@ -1,6 +1,7 @@
 #include "reuse-predictor.h"
 
 #include "log-exp.h"
+#include "widest-vectors.h"
 
 #include <algorithm>
 #include <cmath>
@@ -20,13 +21,6 @@ static const int EXPECTED_TOKENS = 32;                           // that a warm 
 static const double EXPECTED_FALL = 3;                           // of the logarithm of uses, from the best place to the last
 static const float MOST_EXPONENT = 4, LEAST_EXPONENT = -6;
 static const float VANISHED = -200;                              // its exponential is 0
-
-// Wider vectors where the processor has them. The same results everywhere: no sum is reordered, and AVX2 alone fuses nothing.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
-#define WIDEST_VECTORS __attribute__((target_clones("avx2", "default")))
-#else
-#define WIDEST_VECTORS
-#endif
 
 void reuse_predictor_init(reuse_predictor & p, int experts) {
     const size_t n = size_t(experts);

@@ -1,16 +1,14 @@
 #include "routing.h"
 
+#include "best-first.h"
+#include "score-row.h"
+
 #include <algorithm>
 #include <cmath>
 
 float route_range(const float * z, int experts) {
-    float lowest = INFINITY, highest = -INFINITY;
-    for (int e = 0; e < experts; e++) {
-        if (!std::isfinite(z[e])) continue;
-        if (z[e] < lowest) lowest = z[e];
-        if (z[e] > highest) highest = z[e];
-    }
-    return highest >= lowest ? highest - lowest : 0;
+    const score_extent found = score_row_extent(z, experts);
+    return found.highest >= found.lowest ? found.highest - found.lowest : 0;
 }
 
 void range_mean_add(range_mean & mean, float range) {
@@ -31,20 +29,13 @@ static int rank_among(const int32_t * ids, int k, int expert) {
 
 // Mass the selection gave up, from the experts in which the two choices differ only.
 static double mass_lost(const float * z, int experts, const int32_t * own, const int32_t * chosen, int k) {
-    float highest = -INFINITY;
-    for (int e = 0; e < experts; e++) {
-        if (std::isfinite(z[e]) && z[e] > highest) highest = z[e];
-    }
-    double total = 0;
-    for (int e = 0; e < experts; e++) {
-        if (std::isfinite(z[e])) total += std::exp(double(z[e]) - highest);
-    }
+    const float highest = score_row_extent(z, experts).highest;
     double lost = 0;
     for (int i = 0; i < k; i++) {
-        if (rank_among(chosen, k, own[i]) < 0) lost += std::exp(double(z[own[i]]) - highest);
-        if (rank_among(own, k, chosen[i]) < 0) lost -= std::exp(double(z[chosen[i]]) - highest);
+        if (rank_among(chosen, k, own[i]) < 0) lost += score_mass(z[own[i]], highest);
+        if (rank_among(own, k, chosen[i]) < 0) lost -= score_mass(z[chosen[i]], highest);
     }
-    return lost / total;
+    return lost / score_row_mass(z, experts, highest);
 }
 
 route_policy route_policy_of(const engine_spec & spec, int layer) {
@@ -62,92 +53,107 @@ route_policy route_policy_of(const engine_spec & spec, int layer) {
 
 // The methods: each fills `chosen` from the model's own `ids`, given k finite scores or more.
 
+// Candidates by falling score; of equals the one that came first.
+struct best_few {
+    int room;
+    int found = 0;
+    float score[ROUTE_MAX_K];
+
+    // What a newcomer must exceed.
+    float least() const { return found == room ? score[room - 1] : -INFINITY; }
+    void add(float s, int32_t e, int32_t * chosen) {
+        if (found == room && s <= score[room - 1]) return;
+        int at = found < room ? found++ : room - 1;
+        for (; at > 0 && s > score[at - 1]; at--) {
+            score[at] = score[at - 1];
+            chosen[at] = chosen[at - 1];
+        }
+        score[at] = s;
+        chosen[at] = e;
+    }
+};
+
+// Into `out` those whose score with the bonus of residents exceeds `least`; returns how many. No branch, as nobody could guess it.
+static int exceeding(const route_input & in, float bonus, float least, int32_t * out) {
+    const float given[2] = {0, bonus};
+    int n = 0;
+    for (int e = 0; e < in.experts; e++) {
+        out[n] = e;
+        n += in.z[e] + given[in.resident[e]] > least;
+    }
+    return n;
+}
+
 static void choose_by_prior(const route_policy & policy, const route_input & in, const int32_t * ids, int k, int32_t * chosen) {
     const float bonus = float(policy.lambda * in.delta);
-    float score[ROUTE_MAX_K];
-    int order[ROUTE_MAX_K];  // breaks ties: the model's rank, or k + index outside its top-K
-    int found = 0;
-    for (int e = 0; e < in.experts; e++) {
-        if (!std::isfinite(in.z[e])) continue;
-        const int own_rank = rank_among(ids, k, e);
-        const bool kept = in.resident[e] || (own_rank >= 0 && own_rank < policy.top_j);
-        const float s = kept ? in.z[e] + bonus : in.z[e];
-        const int o = own_rank >= 0 ? own_rank : k + e;
-        int at = found;
-        while (at > 0 && (s > score[at - 1] || (s == score[at - 1] && o < order[at - 1]))) at--;
-        if (at == k) continue;
-        if (found < k) found++;
-        for (int i = found - 1; i > at; i--) {
-            chosen[i] = chosen[i - 1];
-            score[i] = score[i - 1];
-            order[i] = order[i - 1];
-        }
-        chosen[at] = e;
-        score[at] = s;
-        order[at] = o;
+    best_few best{k};
+    for (int i = 0; i < k; i++) {
+        const float z = in.z[ids[i]];
+        if (std::isfinite(z)) best.add(in.resident[ids[i]] || i < policy.top_j ? z + bonus : z, ids[i], chosen);
     }
-}
-
-// So few are found faster one by one than by selecting and sorting.
-static const int FOUND_ONE_BY_ONE = 16;
-
-// The best of those outside the model's own choice into `out[room]`, by falling score, then by index; returns how many there are in all.
-static int best_others(const route_input & in, const int32_t * ids, int k, int room, int32_t * out) {
-    int found = 0, others = 0;
-    for (int e = 0; e < in.experts; e++) {
-        if (!std::isfinite(in.z[e]) || rank_among(ids, k, e) >= 0) continue;
-        others++;
-        if (found == room && !(room > 0 && in.z[e] > in.z[out[room - 1]])) continue;
-        int at = found < room ? found++ : room - 1;
-        for (; at > 0 && in.z[e] > in.z[out[at - 1]]; at--) out[at] = out[at - 1];
-        out[at] = e;
-    }
-    return others;
-}
-
-// The experts in `in.ranking`, the first `wanted` of them by rank; what follows those means nothing. Returns how many there are.
-static int rank_first(const route_input & in, const int32_t * ids, int k, int wanted) {
-    std::copy(ids, ids + k, in.ranking);
-    if (wanted - k <= FOUND_ONE_BY_ONE) return k + best_others(in, ids, k, std::max(0, wanted - k), in.ranking + k);
-    int n = k;
-    for (int e = 0; e < in.experts; e++) {
-        if (std::isfinite(in.z[e]) && rank_among(ids, k, e) < 0) in.ranking[n++] = e;
-    }
-    const float * z = in.z;
-    const auto before = [z](int32_t a, int32_t b) { return z[a] != z[b] ? z[a] > z[b] : a < b; };
-    int32_t * const end = in.ranking + std::min(wanted, n);
-    std::nth_element(in.ranking + k, end, in.ranking + n, before);
-    std::sort(in.ranking + k, end, before);
-    return n;
-}
-
-// Length of the shortest prefix of the ranking that holds at least `threshold` of the softmax mass. Both sums run in the
-// same order, so that a threshold of 1 is reached.
-static int prefix_of_mass(const route_input & in, int ranked, double threshold) {
-    float highest = in.z[in.ranking[0]];
-    for (int i = 1; i < ranked; i++) highest = std::max(highest, in.z[in.ranking[i]]);
-    double total = 0, held = 0;
-    for (int i = 0; i < ranked; i++) total += std::exp(double(in.z[in.ranking[i]]) - highest);
-    int n = 0;
-    while (n < ranked && held < threshold * total) held += std::exp(double(in.z[in.ranking[n++]]) - highest);
-    return n;
-}
-
-static void choose_by_rank(const route_policy & policy, const route_input & in, const int32_t * ids, int k, int32_t * chosen) {
-    const bool by_mass = policy.routing == ROUTING_CUMULATIVE_THRESHOLD;
-    // Of ranks from M on none is selected: those below are K or more, and fill all slots.
-    const int ranked = rank_first(in, ids, k, by_mass ? in.experts : policy.max_rank);
-    const int within = by_mass ? prefix_of_mass(in, ranked, policy.mass_threshold) : std::min(policy.max_rank, ranked);
-    int residents = 0;
-    for (int i = policy.top_j; i < within; i++) residents += in.resident[in.ranking[i]];
-    residents = std::min(residents, k - policy.top_j);
-    int rest = k - policy.top_j - residents;
-    int found = 0;
-    for (int i = 0; found < k; i++) {
+    // Few others reach the last of the model's own.
+    const int others = exceeding(in, bonus, best.least(), in.ranking);
+    for (int i = 0; i < others; i++) {
         const int32_t e = in.ranking[i];
-        const bool preferred = i < within && in.resident[e];
-        if (i < policy.top_j || (preferred ? residents-- > 0 : rest-- > 0)) chosen[found++] = e;
+        if (std::isfinite(in.z[e]) && rank_among(ids, k, e) < 0) best.add(in.resident[e] ? in.z[e] + bonus : in.z[e], e, chosen);
     }
+}
+
+// The experts outside the model's own choice, best first, one at a time.
+static void begin_others(const route_input & in, const int32_t * ids, int k) {
+    best_first_begin(in.z, in.experts, in.ranking);
+    for (int i = 0; i < k; i++) in.ranking[ids[i]] = BEST_FIRST_NONE;
+}
+
+// Tells, rank by rank, whether a rank lies within M, which `cumulative_threshold` finds as it goes.
+struct rank_limit {
+    int max_rank = 0;
+    bool by_mass = false;
+    float highest = 0;
+    double wanted = 0, held = 0;  // masses
+
+    bool allows(int rank) const { return by_mass ? held < wanted : rank < max_rank; }
+    void pass(float z) {
+        if (by_mass) held += score_mass(z, highest);
+    }
+};
+
+static rank_limit limit_of(const route_policy & policy, const route_input & in) {
+    rank_limit limit;
+    limit.max_rank = policy.max_rank;
+    limit.by_mass = policy.routing == ROUTING_CUMULATIVE_THRESHOLD;
+    if (!limit.by_mass) return limit;
+    limit.highest = score_row_extent(in.z, in.experts).highest;
+    limit.wanted = policy.mass_threshold * score_row_mass(in.z, in.experts, limit.highest);
+    return limit;
+}
+
+// Residents are taken where they are found, up to the slots that topJ leaves; what they leave goes to the model's own, of which there
+// are enough, so none but residents is ever taken from outside of those.
+static void choose_by_rank(const route_policy & policy, const route_input & in, const int32_t * ids, int k, int32_t * chosen) {
+    rank_limit limit = limit_of(policy, in);
+    const int open = k - policy.top_j;
+    bool preferred[ROUTE_MAX_K] = {};
+    int residents = 0;
+    for (int i = 0; i < k && limit.allows(i); i++) {
+        limit.pass(in.z[ids[i]]);
+        preferred[i] = i >= policy.top_j && in.resident[ids[i]];
+        residents += preferred[i];
+    }
+    int32_t outside[ROUTE_MAX_K];
+    int taken = 0;
+    if (residents < open && limit.allows(k)) begin_others(in, ids, k);
+    for (int i = k; residents + taken < open && limit.allows(i); i++) {
+        const int e = best_first_next(in.ranking, in.experts);
+        if (e < 0) break;
+        limit.pass(in.z[e]);
+        if (in.resident[e]) outside[taken++] = e;
+    }
+    int rest = open - residents - taken, found = 0;
+    for (int i = 0; i < k; i++) {
+        if (i < policy.top_j || preferred[i] || rest-- > 0) chosen[found++] = ids[i];
+    }
+    for (int i = 0; i < taken; i++) chosen[found++] = outside[i];
 }
 
 // Returns how many are left.
@@ -169,9 +175,12 @@ static uint64_t mix(uint64_t x) {
 }
 
 static void choose_at_random(const route_policy & policy, const route_input & in, const int32_t * ids, int k, int32_t * chosen) {
+    begin_others(in, ids, k);
     int others = 0;
     for (int e = 0; e < in.experts; e++) {
-        if (std::isfinite(in.z[e]) && rank_among(ids, k, e) < 0) in.ranking[others++] = e;
+        const bool is_one = in.ranking[e] != BEST_FIRST_NONE;
+        in.ranking[others] = e;
+        others += is_one;
     }
     for (int i = 0; i < k; i++) chosen[i] = ids[i];
     if (others == 0) return;

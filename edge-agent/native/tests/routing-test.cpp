@@ -312,38 +312,53 @@ static void the_mildest_setting_is_the_models_own_choice() {
     }
 }
 
-// Random rows with ties and masked experts, against the definition: ranks < topJ, residents of rank < M, the rest, K of them,
-// in the order of the ranks.
-static void max_rank_selects_as_a_full_ranking_would() {
+// Shortest prefix of the ranks that holds the policy's share of the mass.
+static int prefix_by_definition(const route_policy & policy, const float * z, const std::vector<int32_t> & ranks) {
+    double total = 0, held = 0;
+    for (const int32_t e : ranks) total += std::exp(double(z[e]));
+    int n = 0;
+    while (n < int(ranks.size()) && held < policy.mass_threshold * total) held += std::exp(double(z[ranks[size_t(n++)]]));
+    return n;
+}
+
+// Random rows with ties and masked experts, against the definitions. By rank: ranks < topJ, residents of rank < M, the rest, K of them,
+// in the order of the ranks. By prior: the K largest of z + bonus, by rank where those are equal.
+static void selects_as_a_full_ranking_would(engine_routing routing) {
     std::mt19937 random(11);
-    const int experts = 64, k = 8;
+    const int experts = 69, k = 8;
     int swaps = 0;
     for (int round = 0; round < 3000; round++) {
         float z[experts];
         uint8_t resident[experts];
         std::vector<int32_t> ranks;
         for (int e = 0; e < experts; e++) {
-            z[e] = random() % 10 == 0 ? -INF : float(random() % 40);
+            z[e] = random() % 10 == 0 ? -INF : float(random() % 80) / 16 - 2;
             resident[e] = random() % 3 == 0;
             if (std::isfinite(z[e])) ranks.push_back(e);
         }
         std::sort(ranks.begin(), ranks.end(), [&](int32_t a, int32_t b) { return z[a] != z[b] ? z[a] > z[b] : a < b; });
-        route_policy policy = policy_of(ROUTING_MAX_RANK, int(random() % (k + 1)));
+        route_policy policy = policy_of(routing, int(random() % (k + 1)));
         policy.max_rank = k + int(random() % (experts - k + 1));
-        std::vector<std::pair<int, int32_t>> preference;  // group, then rank
+        policy.mass_threshold = double(random() % 1000) / 999;
+        policy.lambda = double(random() % 1000) / 999;
+        const bool by_prior = routing == ROUTING_CACHE_PRIOR;
+        const int limit = routing == ROUTING_CUMULATIVE_THRESHOLD ? prefix_by_definition(policy, z, ranks) : policy.max_rank;
+        std::vector<std::pair<double, int32_t>> preference;  // group or score, negative, then rank
         for (int r = 0; r < int(ranks.size()); r++) {
-            const int group = r < policy.top_j ? 0 : r < policy.max_rank && resident[ranks[size_t(r)]] ? 1 : 2;
-            preference.push_back({group, r});
+            const int32_t e = ranks[size_t(r)];
+            const float score = resident[e] || r < policy.top_j ? z[e] + float(policy.lambda * 5) : z[e];
+            const int group = r < policy.top_j ? 0 : r < limit && resident[e] ? 1 : 2;
+            preference.push_back({by_prior ? -double(score) : group, r});
         }
         std::sort(preference.begin(), preference.end());
         std::vector<int32_t> expected, ids(ranks.begin(), ranks.begin() + k);
         for (int i = 0; i < k; i++) expected.push_back(preference[size_t(i)].second);
-        std::sort(expected.begin(), expected.end());
+        if (!by_prior) std::sort(expected.begin(), expected.end());
         for (int32_t & id : expected) id = ranks[size_t(id)];
-        swaps += select(policy, z, experts, resident, 0, ids.data(), k).swaps;
+        swaps += select(policy, z, experts, resident, 5, ids.data(), k).swaps;
         CHECK(ids == expected);
     }
-    CHECK(swaps > 3000);
+    CHECK(swaps > 2000);
 }
 
 static void a_routing_event_does_not_allocate() {
@@ -400,7 +415,7 @@ static void gives_each_layer_its_share_of_a_spec() {
 
 int main() {
     max_rank_prefers_residents_within_a_rank();
-    max_rank_selects_as_a_full_ranking_would();
+    for (const engine_routing routing : {ROUTING_CACHE_PRIOR, ROUTING_MAX_RANK, ROUTING_CUMULATIVE_THRESHOLD}) selects_as_a_full_ranking_would(routing);
     a_threshold_makes_the_rank_follow_the_mass();
     pruning_drops_what_misses_beyond_the_top_j();
     dropped_slots_weigh_nothing();

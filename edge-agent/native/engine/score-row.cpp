@@ -1,0 +1,48 @@
+#include "score-row.h"
+
+#include "log-exp.h"
+#include "widest-vectors.h"
+
+#include <algorithm>
+#include <cmath>
+
+enum { LANES = 16 };                                // of all sums and comparisons, however wide the processor's vectors are
+static const double LEAST_DIFFERENCE = -700;  // of a score from the highest: its mass is nothing beside 1
+
+WIDEST_VECTORS score_extent score_row_extent(const float * z, int experts) {
+    float lowest[LANES], highest[LANES];
+    std::fill(lowest, lowest + LANES, INFINITY);
+    std::fill(highest, highest + LANES, -INFINITY);
+    int e = 0;
+    for (; e + LANES <= experts; e += LANES) {
+        for (int i = 0; i < LANES; i++) {
+            const bool finite = std::isfinite(z[e + i]);
+            const float low = finite ? z[e + i] : INFINITY, high = finite ? z[e + i] : -INFINITY;
+            lowest[i] = low < lowest[i] ? low : lowest[i];
+            highest[i] = high > highest[i] ? high : highest[i];
+        }
+    }
+    for (; e < experts; e++) {
+        if (!std::isfinite(z[e])) continue;
+        lowest[0] = std::min(lowest[0], z[e]);
+        highest[0] = std::max(highest[0], z[e]);
+    }
+    return {*std::min_element(lowest, lowest + LANES), *std::max_element(highest, highest + LANES)};
+}
+
+double score_mass(float z, float highest) { return exp_of(std::max(LEAST_DIFFERENCE, double(z) - double(highest))); }
+
+WIDEST_VECTORS double score_row_mass(const float * z, int experts, float highest) {
+    double mass[LOG_EXP_BLOCK], sums[LANES] = {};
+    for (int e = 0; e < experts; e += LOG_EXP_BLOCK) {
+        const int n = std::min(int(LOG_EXP_BLOCK), experts - e);
+        for (int i = 0; i < n; i++) mass[i] = std::isfinite(z[e + i]) ? double(z[e + i]) - double(highest) : LEAST_DIFFERENCE;
+        std::fill(mass + n, mass + LOG_EXP_BLOCK, LEAST_DIFFERENCE);
+        for (int i = 0; i < LOG_EXP_BLOCK; i++) mass[i] = std::max(LEAST_DIFFERENCE, mass[i]);
+        exp_doubles<LOG_EXP_BLOCK>(mass);
+        for (int i = 0; i < LOG_EXP_BLOCK; i++) sums[i % LANES] += mass[i];
+    }
+    double total = 0;
+    for (const double sum : sums) total += sum;
+    return total;
+}

@@ -1,0 +1,9 @@
+// Functions compiled once more for wider vectors, the widest that the processor has being chosen as the program starts. The same results
+// everywhere: no sum is reordered by it, and nothing is fused (-ffp-contract=off).
+#pragma once
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
+#define WIDEST_VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define WIDEST_VECTORS
+#endif
