@@ -345,7 +345,7 @@ export interface EngineCounters {
   prefetchActive: boolean;
   /** pre-fetch foretells experts by the map that `fitPrefetch` made, instead of by the bare routers */
   prefetchFitted: boolean;
-  /** share of a token's time that pre-fetch saves, by the trials of `auto` so far; negative where it costs; 0: not tried yet */
+  /** share of a token's time that pre-fetch saves, by the trials of `auto` so far and the one under way; negative where it costs; 0: not tried yet */
   prefetchGain: number;
   /** its standard error; pre-fetch stays on where the gain is at least three of them above zero */
   prefetchGainError: number;

@@ -180,7 +180,8 @@ struct engine_counters {
     int64_t read_micros_log2[READ_TIME_BUCKETS];
     bool prefetch_active;            // tokens are decoded with pre-fetch now
     bool prefetch_fitted;            // by a map fitted to the model, instead of its bare routers
-    // Share of a token's time that it saves, by the trials so far, negative where it costs, and the standard error; 0: not tried yet.
+    // Share of a token's time that it saves, by the trials so far and the one under way, negative where it costs, and the standard
+    // error; 0: not tried yet.
     double prefetch_gain, prefetch_gain_error;
     std::vector<layer_counters> layers;
 };

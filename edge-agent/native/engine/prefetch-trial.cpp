@@ -88,8 +88,6 @@ bool prefetch_trial_on(const prefetch_trial & trial) {
 
 static void end_trial(prefetch_trial & trial, const trial_estimate & found) {
     trial.known = found;
-    trial.gain.set(found.gain);
-    trial.error.set(found.error);
     trial.state = found.gain > SURE_GAIN * found.error ? TRIAL_ON : TRIAL_OFF;
     trial.rest = std::fabs(found.gain) > FAR * found.error ? LONG_REST : SHORT_REST;
     trial.tokens = 0;
@@ -100,6 +98,8 @@ static void measure(prefetch_trial & trial, const trial_token & token) {
     const int blocks = int(trial.tokens / TRIAL_BLOCK);
     if (trial.tokens % TRIAL_BLOCK != 0 || blocks < FEWEST_BLOCKS) return;
     const trial_estimate found = joined(trial.known, prefetch_trial_estimate(trial.measured, blocks));
+    trial.gain.set(found.gain);
+    trial.error.set(found.error);
     const bool sure = found.gain > SURE_GAIN * found.error || found.gain < -SURE_LOSS * found.error;
     if (sure || blocks == TRIAL_MOST_BLOCKS) end_trial(trial, found);
 }

@@ -35,7 +35,7 @@ struct prefetch_trial {
     int64_t rest = 0;                          // TRIAL_ON, TRIAL_OFF: tokens until the next trial
     trial_token measured[TRIAL_MOST_TOKENS];   // TRIAL_MEASURING: the first `tokens`
     trial_estimate known;                      // by the trials so far
-    counter<double> gain, error;               // the same, for other threads; both 0 before the first has ended
+    counter<double> gain, error;               // for other threads: likewise, with the one under way; 0: too few tokens so far
 };
 
 // Whether token `i` of a trial is decoded with pre-fetch.
