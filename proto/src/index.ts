@@ -19,7 +19,7 @@ export * from './gen/moefleet/v1/window';
 
 export { bearerInterceptor } from './bearer';
 export { ONE_DIAL } from './one-dial';
-export { ROUTING_METHODS, routingMethod, type RoutingMethod, ROUTINGS } from './routing-methods';
+export { ROUTING_METHODS, type RoutingChosen, routingMethod, type RoutingMethod, ROUTINGS, routingText } from './routing-methods';
 
 /** This release's; a coordinator accepts agents down to MIN_PROTOCOL_VERSION. */
 export const PROTOCOL_VERSION = 1;

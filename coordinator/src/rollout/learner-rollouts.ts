@@ -5,7 +5,7 @@
  * rollout that has it, which goes on with the others. A value that a pin hides is kept at once: it changes nothing until
  * the pin goes.
  */
-import { Proposal } from '@moefleet/proto';
+import { Proposal, routingText } from '@moefleet/proto';
 import { NotAllowedNowError, NotFoundError } from '../errors';
 import type { AuditInput } from '../registry/audit-store';
 import { inChunks } from '../registry/chunks';
@@ -105,7 +105,7 @@ export class LearnerRollouts {
     if (!refused || !proposal.proposed || !same(refused, proposal)) return null;
     const agoMs = this.now() - Number(refused.timeMs);
     if (agoMs >= REFUSED_MS) return null;
-    return `${textOf(proposal)} was tried and taken back at ${new Date(Number(refused.timeMs)).toISOString()} (${refused.reason}); not tried again within a day`;
+    return `${routingText(proposal)} was tried and taken back at ${new Date(Number(refused.timeMs)).toISOString()} (${refused.reason}); not tried again within a day`;
   }
 
   /** By device; of a device in a rollout of an operator's the learner waits for its end. */
@@ -141,11 +141,6 @@ function entryOf(who: string, changed: readonly (Candidate & { before: Proposal 
 
 function valuesOf(proposal: Proposal) {
   return { ...learnedChoice(proposal), capacities: proposal.capacities };
-}
-
-function textOf(proposal: Proposal): string {
-  const { method, lambda, topJ, maxRank, massThreshold } = learnedChoice(proposal);
-  return [method ?? `λ ${lambda}`, maxRank ?? massThreshold, `topJ ${topJ}`].filter((part) => part !== undefined).join(' ');
 }
 
 function same(a: Proposal | undefined, b: Proposal): boolean {

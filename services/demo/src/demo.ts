@@ -96,7 +96,7 @@ export async function runDemo(fleet: LocalFleet, progress: Progress, options: De
   const learnerProcess = await fleet.startLearner(MODEL, work.learnerText, ['--tokens', String(LEARNER_TOKENS), '--threads', String(LEARNER_THREADS)]);
   const learner = await waitForLearner(learnerProcess, command, progress, signal);
   for (const proposal of learner.proposals) {
-    progress.step(`  ${proposal.deviceId}: λ ${proposal.lambda}, topJ ${proposal.topJ} — ${proposal.reason}`);
+    progress.step(`  ${proposal.deviceId}: ${proposal.reason}`);
   }
   progress.step('waiting until the rollout of it is done: every device has applied it and measured its quality');
   await waitFor('the rollout of the learner\'s proposal', () => rolloutsAreDone(command), signal, 180_000);

@@ -37,6 +37,7 @@ test('without telemetry proposes the fewest misses that the budget allows, and s
 test('with telemetry tells tokens per second, predicted and instead of what', () => {
   const { proposals, knowledge } = learn([learnableDevice('a')], [fast('a', { computeMs: 20, msPerMib: 5 })]);
   expect(proposals[0]!.reason).toMatch(/\d\d\.\d tokens\/s instead of \d\d\.\d/);
+  expect(proposals[0]!.reason).toMatch(/; the best of another topJ within the budget, λ 0\.\d+ topJ \d, is (slower|as fast within 1%, but may cost \+\d\.\d\d%): \d+\.\d tokens\/s$/);
   expect(knowledge[0]!.choice!.chosen!.tokensPerSecond).toBeGreaterThan(knowledge[0]!.choice!.baseline!.tokensPerSecond);
 });
 

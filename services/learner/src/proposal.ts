@@ -6,7 +6,7 @@ import { type Device, type DeviceKnowledge, type LambdaHold, type Predicted, typ
 import { type DeviceCapacities, splitByMisses } from './device-capacities';
 import { evidenceOf, outcomeMessages, type OutcomeRecord, outcomesOf } from './knowledge';
 import {
-  bytesOfCapacities, type Decision, fieldsOf, type Frozen, type FrozenReason, type ModelShape, missRatio, posterior, proposeSetting, type QualityBudget, type QualitySurface, sameCapacities, type Scored, type Setting,
+  bytesOfCapacities, type Decision, equallyFast, fieldsOf, type Frozen, type FrozenReason, type ModelShape, missRatio, posterior, proposeSetting, type QualityBudget, type QualitySurface, sameCapacities, type Scored, type Setting,
   type SettingDecision, settingOfFields, settingText, type SpeedPrior,
 } from './model';
 
@@ -134,7 +134,16 @@ function reasonText(decision: SettingDecision, at: DeviceCapacities, budget: Qua
       `at most ${perplexity(loss.upper)} of a budget of ${perplexity(budget.meanNats)}${chosen.quality.domains.length > 1 ? ` (${worst.domain}: at most ${perplexity(worst.upper)} of ${perplexity(budget.worstNats)})` : ''}`;
   const kept = why === 'kept' && best !== chosen ? `; kept, as ${nameOf(best, shape)} would gain too little` : '';
   const other = why === 'exploring' ? '; bent less than it could be for a while, to see what misses cost on such devices' : why === 'undone' ? '; back to it, as the latest change has made the device slower' : '';
-  return `${what}; ${boundText(decision, budget, hold, shape)}${kept}${other}`;
+  return `${what}; ${boundText(decision, budget, hold, shape)}${runnerUpText(decision, shape)}${kept}${other}`;
+}
+
+/** Why no other topJ, or routing, was taken. */
+function runnerUpText({ chosen, best, runnerUp }: SettingDecision, shape: ModelShape): string {
+  if (!runnerUp || chosen !== best || chosen.setting.lambda === 0) return '';
+  const other = runnerUp.setting.routing === chosen.setting.routing ? 'another topJ' : 'another routing';
+  const speed = runnerUp.speed ? `${runnerUp.speed.tokensPerSecond.toFixed(1)} tokens/s` : `${share(runnerUp.missRate)} of slots missed`;
+  const than = equallyFast(runnerUp, chosen) ? `as fast within 1%, but may cost ${perplexity(runnerUp.quality.loss.upper)}` : 'slower';
+  return `; the best of ${other} within the budget, ${nameOf(runnerUp, shape)}, is ${than}: ${speed}`;
 }
 
 /** Why nothing faster was taken. */

@@ -2,7 +2,6 @@
 import { plot, type Series } from '@moefleet/replay';
 import { capacityText } from '../table';
 import { boundPercent, type Explanation } from './explanation';
-import { bentText } from './explanation-text';
 
 /** null where nothing is measured for the device. */
 export function explanationSvg(one: Explanation): string | null {
@@ -24,7 +23,7 @@ export function explanationSvg(one: Explanation): string | null {
     series: [
       ...lines,
       { name: `budget, ${budgets.meanPercent.toFixed(2)}%`, points: [[0, budgets.meanPercent], [most, budgets.meanPercent]] },
-      { name: `chosen: ${bentText(chosen)}, bound by ${one.boundBy ?? 'nothing'}`, points: [[chosen.lambda, chosen.loss.meanPercent, chosen.loss.atMostPercent - chosen.loss.meanPercent]], line: false },
+      { name: `chosen: ${chosen.setting}, bound by ${one.boundBy ?? 'nothing'}`, points: [[chosen.lambda, chosen.loss.meanPercent, chosen.loss.atMostPercent - chosen.loss.meanPercent]], line: false },
     ],
   });
 }

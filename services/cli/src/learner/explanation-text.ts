@@ -22,7 +22,7 @@ function section(title: string, text: string): string {
   return `${title}\n${text}`;
 }
 
-function inputRows({ budgets, memory, speed, missRatio, routing, quarantine }: Explanation, nowMs: number): [string, string][] {
+function inputRows({ budgets, memory, speed, missRatio, chosen, routing, quarantine }: Explanation, nowMs: number): [string, string][] {
   const rows: [string, string][] = [];
   if (budgets) rows.push(['quality', `at most ${signed(budgets.meanPercent)} perplexity in the mean over the texts and ${signed(budgets.worstPercent)} in the worst; the device allows λ up to ${budgets.maxLambda}`]);
   if (memory) {
@@ -35,10 +35,16 @@ function inputRows({ budgets, memory, speed, missRatio, routing, quarantine }: E
     rows.push(['reads', `${speed.readMs.toFixed(2)} ms for ${formatSize(speed.readBytes)} each; ${percent(speed.hiddenShare, 0)} of it is hidden behind other reads and compute`]);
   }
   if (speed) rows.push(['drift of speed', speed.drift ?? 'none seen']);
-  if (missRatio !== null) rows.push(['its own misses', Math.abs(missRatio - 1) < 0.005 ? 'as many as the texts have' : `${missRatio.toFixed(2)} times those of the texts at the same setting`]);
+  if (missRatio !== null && chosen) rows.push(['its own misses', ownMissesText(chosen.missRate, missRatio)]);
   if (routing) rows.push(...routingRows(routing, nowMs));
   rows.push(['telemetry', quarantine ? `QUARANTINED ${ago(nowMs - quarantine.sinceMs)}, ${quarantine.windows} windows set aside: ${quarantine.reason}` : 'believed']);
   return rows;
+}
+
+function ownMissesText(missRate: number, ratio: number): string {
+  if (Math.abs(ratio - 1) < 0.005) return 'as many as the texts have, as far as it was seen';
+  const why = ratio > 1 ? ': every answer begins with a cache that the one before has left, a text goes on' : '';
+  return `it will miss ${percent(missRate)} of slots, going by what it has missed so far, where the texts miss ${percent(missRate / ratio)}${why}`;
 }
 
 function routingRows({ causes, sinceMs, reason, massLost, tokens, leastMeasured, mostMeasured, entropyChange, hold }: RoutingDrift, nowMs: number): [string, string][] {
@@ -50,7 +56,7 @@ function routingRows({ causes, sinceMs, reason, massLost, tokens, leastMeasured,
   if (entropyChange !== null) rows.push(['router entropy', `${entropyChange >= 0 ? '+' : ''}${entropyChange.toFixed(2)} bits since the setting came`]);
   if (hold) {
     const anew = hold.measuredAnew ? 'measured anew since, and the texts still lose less: give the learner a text like what the device does (--text)' : 'that setting is to be measured anew';
-    rows.push(['λ HELD BACK', `at ${hold.lambda} or less, ${ago(nowMs - hold.sinceMs)}, for ${formatMinutes(hold.untilMs - nowMs)} more: at ${bentText(hold.seenUnder)} it lost ${hold.factor.toFixed(2)} times what any text loses; ${anew}`]);
+    rows.push(['λ HELD BACK', `at ${hold.lambda} or less, ${ago(nowMs - hold.sinceMs)}, for ${formatMinutes(hold.untilMs - nowMs)} more: at ${hold.seenUnder.setting} it lost ${hold.factor.toFixed(2)} times what any text loses; ${anew}`]);
   }
   return rows;
 }
@@ -68,8 +74,9 @@ function layersTable({ workloadBits, lambdaBits }: RoutingDrift): string {
 }
 
 function speedText(speed: NonNullable<Explanation['speed']>): string {
-  const own = `${speed.windows} windows of its own`;
-  const shared = speed.priorDevices > 0 ? ` and what ${speed.priorDevices} devices${speed.deviceClass ? ` of class ${speed.deviceClass}` : ''} share` : '';
+  const own = `${speed.windows} ${speed.windows === 1 ? 'window' : 'windows'} of its own`;
+  const one = speed.priorDevices === 1;
+  const shared = speed.priorDevices > 0 ? ` and what ${speed.priorDevices} ${one ? 'device' : 'devices'}${speed.deviceClass ? ` of class ${speed.deviceClass}` : ''} ${one ? 'has told' : 'share'}` : '';
   return `ms per token = ${speed.computeMs.toFixed(2)} ± ${speed.computeSd.toFixed(2)} compute + ${speed.readingMsPerMib.toFixed(2)} ± ${speed.readingSd.toFixed(2)} per MiB missed` +
     `${speed.missMibPerToken === null ? '' : ` (of late ${speed.missMibPerToken.toFixed(2)} MiB per token)`}, from ${own}${shared}`;
 }
@@ -78,10 +85,6 @@ const BENT_HEADS = ['ROUTING', 'BENT BY', 'TOP J'];
 
 function bentCells({ routing, bend, lambda, topJ }: Bent): string[] {
   return [routing, lambda === 0 ? NONE : bend || NONE, lambda === 0 ? NONE : String(topJ)];
-}
-
-export function bentText({ routing, bend, lambda, topJ }: Bent): string {
-  return lambda === 0 ? 'λ 0' : [routing === 'cache_prior' ? '' : routing, bend, `topJ ${topJ}`].filter(Boolean).join(' ');
 }
 
 function settingsTable({ chosen, baseline, beyond, boundBy }: Explanation): string {

@@ -2,7 +2,7 @@
  * Why a device got its λ, as one plain object: what went into the choice, the settings that were looked at, what bound
  * it, and what was seen after. Tables, JSON and the plot show this and nothing else.
  */
-import { type DeviceKnowledge, type DriftKnowledge, type Estimate, type ExplainLearnerResponse, type ModelState, type Predicted, type QualitySurface, Routing, type SettingOutcome, type SurfacePoint } from '@moefleet/proto';
+import { type DeviceKnowledge, type DriftKnowledge, type Estimate, type ExplainLearnerResponse, type ModelState, type Predicted, type QualitySurface, Routing, routingText, type SettingOutcome, type SurfacePoint } from '@moefleet/proto';
 import { maxRankAt } from '@moefleet/runtime';
 import { routingName } from '../device-view';
 
@@ -13,8 +13,8 @@ const BOUND_STDERRS = 1.645;
 /** Loss in percent of perplexity: the mean and the one-sided 95% bound. */
 export interface Loss { meanPercent: number; atMostPercent: number }
 
-/** `lambda`: how far the routing bends, in [0,1]; `bend`: the same as the routing has it, "λ 0.2", "rank 8", "mass 0.7" */
-export interface Bent { routing: string; bend: string; lambda: number; topJ: number }
+/** `lambda`: how far the routing bends, in [0,1]; `bend`: the same as the routing has it, "λ 0.2", "rank 8", "mass 0.7"; `setting`: all of it, "max_rank 8 topJ 2" */
+export interface Bent { routing: string; bend: string; lambda: number; topJ: number; setting: string }
 
 export interface SettingRow extends Bent {
   capacities: number[]; missRate: number; tokensPerSecond: number | null; tokensPerSecondSd: number | null;
@@ -118,10 +118,12 @@ function speedOf({ speed, deviceClass }: DeviceKnowledge): Explanation['speed'] 
 /** Of settings, points and outcomes alike. */
 function bent({ routing, lambda, topJ }: { routing: Routing; lambda: number; topJ: number }, model: ModelState | undefined): Bent {
   const method = lambda === 0 || routing === Routing.ROUTING_UNSPECIFIED ? Routing.ROUTING_CACHE_PRIOR : routing;
+  const maxRank = model && maxRankAt(lambda, model);
   const bend: Partial<Record<Routing, string>> = {
-    [Routing.ROUTING_MAX_RANK]: model ? `rank ${maxRankAt(lambda, model)}` : '', [Routing.ROUTING_CUMULATIVE_THRESHOLD]: `mass ${lambda}`, [Routing.ROUTING_PRUNED]: '',
+    [Routing.ROUTING_MAX_RANK]: maxRank ? `rank ${maxRank}` : '', [Routing.ROUTING_CUMULATIVE_THRESHOLD]: `mass ${lambda}`, [Routing.ROUTING_PRUNED]: '',
   };
-  return { routing: lambda === 0 ? 'original' : routingName(method)!, bend: bend[method] ?? `λ ${lambda}`, lambda, topJ };
+  const setting = routingText({ routing: method, lambda, topJ, maxRank, massThreshold: lambda });
+  return { routing: lambda === 0 ? 'original' : routingName(method)!, bend: bend[method] ?? `λ ${lambda}`, lambda, topJ, setting };
 }
 
 function routingOf({ hold, windows, ...drift }: DriftKnowledge, model: ModelState | undefined): RoutingDrift {
@@ -181,7 +183,7 @@ function outcomeRow(outcome: SettingOutcome, model: ModelState | undefined): Exp
     ...bent(outcome, model), capacities, sinceMs: Number(outcome.sinceMs), windows: Number(outcome.windows),
     predictedTokensPerSecond: outcome.predictedTokensPerSecond || null, observedTokensPerSecond: outcome.observedTokensPerSecond || null,
     missRate: slots > 0n ? Number(misses) / Number(slots) : null,
-    note: [outcome.undone ? 'taken back, it was slower' : '', outcome.drifted ? 'the device\'s speed drifted' : ''].filter(Boolean).join('; '),
+    note: [outcome.predictedTokensPerSecond ? '' : 'not predicted: its speed was not known yet, or it was not the learner\'s choice', outcome.undone ? 'taken back, it was slower' : '', outcome.drifted ? 'the device\'s speed drifted' : ''].filter(Boolean).join('; '),
   };
 }
 

@@ -2,7 +2,7 @@
 export { type MissCurve, splitBytes } from './layer-split';
 export { type MemorySight, type MemoryState, observeMemory } from './memory-budget';
 export {
-  type Bound, budgetUse, type Decision, type Frozen, FROZEN_REASONS, type FrozenReason, type Hold, missRatio, type ObservedMisses, type Outcome, type ProposalInputs, proposeSetting, type QualityBudget, type Scored, type SettingDecision, within,
+  type Bound, budgetUse, type Decision, equallyFast, type Frozen, FROZEN_REASONS, type FrozenReason, type Hold, missRatio, type ObservedMisses, type Outcome, type ProposalInputs, proposeSetting, type QualityBudget, type Scored, type SettingDecision, within,
 } from './propose-setting';
 export {
   type Candidate, type DomainEstimate, type Estimate, type MeasuredDomain, type MeasuredPoint, type QualityPrediction, QualitySurface,

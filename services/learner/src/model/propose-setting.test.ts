@@ -1,6 +1,6 @@
 import { Routing } from '@moefleet/proto';
 import fc from 'fast-check';
-import { missRatio, type ProposalInputs, proposeSetting, type SettingDecision } from './propose-setting';
+import { equallyFast, missRatio, type ProposalInputs, proposeSetting, type SettingDecision, within } from './propose-setting';
 import { QualitySurface } from './quality-surface';
 import type { Setting } from './setting';
 import type { SpeedPosterior } from './speed-model';
@@ -117,6 +117,14 @@ test('goes back to what was faster where a change has disappointed, and does not
   expect(decide({ ...disappointed, history: [disappointed.history[0]!, { ...disappointed.history[1]!, drifted: true }] }).why).toBe('kept');
   const again = decide({ current: before, history: [outcome(before, 30), { ...outcome(chosen.setting, 25), undone: true }, outcome(before, 30)] });
   expect(again.chosen.setting).not.toEqual(chosen.setting);
+});
+
+test('names the best of another topJ: slower, or as fast and dearer', () => {
+  const { chosen, runnerUp } = decide();
+  expect(runnerUp!.setting.topJ).not.toBe(chosen.setting.topJ);
+  expect(runnerUp!.setting.capacities).toBe(chosen.setting.capacities);
+  expect(within(runnerUp!.quality, GIVEN.budget)).toBe(true);
+  expect(!equallyFast(runnerUp!, chosen) || runnerUp!.quality.loss.upper >= chosen.quality.loss.upper).toBe(true);
 });
 
 test('explores only where less is lost', () => {

@@ -87,6 +87,8 @@ export interface SettingDecision {
   readonly baseline: Scored;
   /** what would have been taken if nothing ran yet */
   readonly best: Scored;
+  /** the best within the budget of another routing or topJ, at the same capacities; null where there is none */
+  readonly runnerUp: Scored | null;
   readonly boundBy: Bound;
   readonly why: 'best' | 'kept' | 'exploring' | 'undone';
 }
@@ -129,7 +131,7 @@ export function proposeSetting(inputs: ProposalInputs): Decision {
   const open = fits.filter(({ setting }) => !undone.some((outcome) => sameSetting(outcome.setting, setting)));
   const best = fastest(open.length > 0 ? open : baselines);
   const decide = (chosen: Scored, why: SettingDecision['why']): SettingDecision =>
-    ({ t: 'propose', chosen, baseline: baselineOf(chosen), best, boundBy: boundOf(chosen, scored, inputs), why });
+    ({ t: 'propose', chosen, baseline: baselineOf(chosen), best, runnerUp: runnerUpOf(chosen, open), boundBy: boundOf(chosen, scored, inputs), why });
 
   if (holdsEverything(shape, best.setting.capacities)) return { ...decide(baselineOf(best), 'best'), boundBy: { t: 'resident' } };
   const before = slowerThanBefore(inputs);
@@ -177,6 +179,16 @@ function score({ setting, quality }: Candidate, { shape, speed, layerRatios }: P
 
 /** What is maximised: tokens per second, or, where nothing is known of them, the fewest misses. */
 function merit({ speed, missRate }: Scored): number {
+function runnerUpOf({ setting }: Scored, open: readonly Scored[]): Scored | null {
+  const others = open.filter((one) => one.setting.lambda > 0 && one.setting.capacities === setting.capacities && (one.setting.routing !== setting.routing || one.setting.topJ !== setting.topJ));
+  return others.length > 0 ? fastest(others) : null;
+}
+
+/** Whether there is nothing to choose between them but their loss. */
+export function equallyFast(one: Scored, other: Scored): boolean {
+  return merit(one) >= merit(other) * (1 - EQUAL);
+}
+
   return speed ? speed.tokensPerSecond : 1 / (missRate + 1e-6);
 }
 

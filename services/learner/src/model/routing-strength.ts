@@ -4,7 +4,7 @@
  * `cumulative_threshold`, and the share of the ranks beyond top-K that `max_rank` takes residents from. `pruned` bends by
  * topJ alone, so it knows 1 only. Misses fall and losses rise along it. Here it becomes what a device is told, and back.
  */
-import { Routing, type RoutingMethod, routingMethod } from '@moefleet/proto';
+import { Routing, type RoutingMethod, routingMethod, routingText } from '@moefleet/proto';
 import { maxRankAt, strengthOfMaxRank } from '@moefleet/runtime';
 import type { ModelShape, Setting } from './setting';
 
@@ -64,8 +64,5 @@ export function strengthText({ routing, lambda }: Pick<Setting, 'routing' | 'lam
 
 /** For people: "λ 0.2 topJ 1", "max_rank 8 topJ 2". */
 export function settingText(setting: Omit<Setting, 'capacities'>, ranks: Ranks): string {
-  const { routing, lambda, topJ, maxRank, massThreshold } = fieldsOf(setting, ranks);
-  if (setting.lambda === 0) return 'λ 0';
-  if (routing === Routing.ROUTING_CACHE_PRIOR) return `λ ${lambda} topJ ${topJ}`;
-  return [routingMethod(routing) ?? `routing ${routing}`, maxRank ?? massThreshold, `topJ ${topJ}`].filter((part) => part !== undefined).join(' ');
+  return routingText(fieldsOf(setting, ranks));
 }
