@@ -184,7 +184,7 @@ try {
         const { drift, reported } = await device(plan.id);
         return !drift && reported.effective.lambda === choice.lambda && reported.effective.topJ === choice.topJ;
       }, 60_000);
-      plan.predicted = choice.tokensPerSecond;
+      plan.predicted = { tokensPerSecond: choice.tokensPerSecond, sd: choice.tokensPerSecondSd, missRate: choice.missRate };
       plan.after = await measured(plan, round === rounds);
     }
   }
@@ -197,13 +197,13 @@ try {
 
 function report() {
   const rows = plans.map(({ id, capacity, megabytesPerSecond, memoryBytes, maxCacheBytes, before, after, predicted, why, group }) => ({
-    id, memoryBytes, maxCacheBytes, capacityLimit: capacity, megabytesPerSecond, peakBytes: group.peakBytes(), outOfMemoryKills: group.outOfMemoryKills(), before, after, predictedTokensPerSecond: predicted, speedup: after.tokensPerSecond / before.tokensPerSecond, why,
+    id, memoryBytes, maxCacheBytes, capacityLimit: capacity, megabytesPerSecond, peakBytes: group.peakBytes(), outOfMemoryKills: group.outOfMemoryKills(), before, after, predicted, speedup: after.tokensPerSecond / before.tokensPerSecond, why,
   }));
   const result = { model: basename(model), expertBytes: Number(info.expertBytes[0]), experts: info.experts, decodeTokens: Number(values.tokens), textTokens: Number(values['text-tokens']), surfaceTokens: Number(values['surface-tokens']), rounds, seconds: Math.round((performance.now() - began) / 1000), agents: rows };
   if (values.json) return void process.stdout.write(`${JSON.stringify(result, null, 2)}\n`);
   process.stdout.write([
-    '| agent | memory | disk | capacity | λ, topJ learnt | miss rate | tokens/s | predicted | perplexity, closed loop |', '|---|---|---|---|---|---|---|---|---|',
-    ...rows.map(({ id, memoryBytes, maxCacheBytes, megabytesPerSecond, before, after, predictedTokensPerSecond }) => `| ${id} | ${Math.round(memoryBytes / MIB)} MiB, ${(maxCacheBytes / MIB).toFixed(1)} of experts | ${megabytesPerSecond} MB/s | ${capacityText(after.capacities)} of ${info.experts} | ${after.lambda}, ${after.topJ} | ${(before.missRate * 100).toFixed(1)}% → ${(after.missRate * 100).toFixed(1)}% | ${before.tokensPerSecond.toFixed(2)} → ${after.tokensPerSecond.toFixed(2)} (${(after.tokensPerSecond / before.tokensPerSecond).toFixed(2)}x) | ${predictedTokensPerSecond?.toFixed(2) ?? '-'} | ${after.perplexityLossPercent >= 0 ? '+' : ''}${after.perplexityLossPercent.toFixed(2)}% ± ${(after.crossEntropyLossStderr * 100).toFixed(2)} |`),
+    '| agent | memory | disk | capacity | λ, topJ learnt | miss rate | predicted | tokens/s | predicted (± one standard deviation) | perplexity, closed loop |', '|---|---|---|---|---|---|---|---|---|---|',
+    ...rows.map(({ id, memoryBytes, maxCacheBytes, megabytesPerSecond, before, after, predicted }) => `| ${id} | ${Math.round(memoryBytes / MIB)} MiB, ${(maxCacheBytes / MIB).toFixed(1)} of experts | ${megabytesPerSecond} MB/s | ${capacityText(after.capacities)} of ${info.experts} | ${after.lambda}, ${after.topJ} | ${(before.missRate * 100).toFixed(1)}% → ${(after.missRate * 100).toFixed(1)}% | ${(predicted.missRate * 100).toFixed(1)}% | ${before.tokensPerSecond.toFixed(2)} → ${after.tokensPerSecond.toFixed(2)} (${(after.tokensPerSecond / before.tokensPerSecond).toFixed(2)}x) | ${predicted.tokensPerSecond === null ? '-' : `${predicted.tokensPerSecond.toFixed(1)} ± ${predicted.sd.toFixed(1)}`} | ${after.perplexityLossPercent >= 0 ? '+' : ''}${after.perplexityLossPercent.toFixed(2)}% ± ${(after.crossEntropyLossStderr * 100).toFixed(2)} |`),
     '', `${result.seconds} s in all`, '',
   ].join('\n'));
 }

@@ -4,9 +4,9 @@
  */
 import { type Device, type DeviceKnowledge, type LambdaHold, type Predicted, type Proposal, Routing, ValueSource_Layer } from '@moefleet/proto';
 import { type DeviceCapacities, splitByMisses } from './device-capacities';
-import { evidenceOf, outcomeMessages, type OutcomeRecord, outcomesOf } from './knowledge';
+import { evidenceOf, outcomeMessages, outcomesOf } from './knowledge';
 import {
-  bytesOfCapacities, type Decision, equallyFast, fieldsOf, type Frozen, type FrozenReason, type ModelShape, missRatio, posterior, proposeSetting, type QualityBudget, type QualitySurface, sameCapacities, type Scored, type Setting,
+  bytesOfCapacities, type Decision, equallyFast, fieldsOf, type Frozen, type FrozenReason, type ModelShape, posterior, proposeSetting, type QualityBudget, type QualitySurface, sameCapacities, type Scored, type Setting,
   type SettingDecision, settingOfFields, settingText, type SpeedPrior,
 } from './model';
 
@@ -61,19 +61,18 @@ export function proposeFor(device: Device, knowledge: DeviceKnowledge, at: Devic
   const inputs = {
     shape, surface, budget, maxLambda: device.info?.limits?.maxLambda ?? 0, current: currentSetting(device, knowledge, at, shape), history: outcomes, explore: context.explore, noise: evidence.noise,
     speed: evidence.windows > 0 || context.prior.devices > 0 ? posterior(evidence, context.prior) : null,
-    hold: knowledge.drift?.hold ?? null, layerRatios: context.layerRatios, observed: observedOf(outcomes.at(-1)), quarantined: knowledge.quarantine?.reason ?? null,
+    hold: knowledge.drift?.hold ?? null, layerRatios: context.layerRatios, observed: outcomes, quarantined: knowledge.quarantine?.reason ?? null,
   };
   let decision = proposeSetting({ ...inputs, capacities: at.capacities.length > 0 ? [at.capacities] : [] });
   if (decision.t === 'propose' && at.from !== 'operator') decision = withSplit(decision, inputs.current, context, (capacities) => proposeSetting({ ...inputs, capacities }));
   if (decision.t === 'frozen') {
     return { proposal: { ...noProposal(device, decision.reason, nowMs), textHash: context.textHashes[0] ?? '' }, knowledge: { ...knowledge, choice: undefined }, chosen: null, frozen: decision.why };
   }
-  const ratio = missRatio(inputs);
   const undone = decision.why === 'undone' ? outcomes.map((one, i) => (i === outcomes.length - 1 ? { ...one, undone: true } : one)) : outcomes;
   return {
     chosen: decision.chosen, frozen: null,
     proposal: proposalOf(device, decision, at, knowledge.drift?.hold, context),
-    knowledge: { ...knowledge, outcomes: outcomeMessages(undone), choice: choiceOf(decision, inputs.maxLambda, ratio, at, context) },
+    knowledge: { ...knowledge, outcomes: outcomeMessages(undone), choice: choiceOf(decision, inputs.maxLambda, at, context) },
   };
 }
 
@@ -101,10 +100,6 @@ function currentSetting(device: Device, { choice }: DeviceKnowledge, at: DeviceC
   if (!ours || desired?.lambda === undefined) return null;
   const capacities = desired.cache?.$case === 'capacities' ? desired.cache.value.experts : at.capacities;
   return settingOfFields({ ...desired, lambda: desired.lambda, topJ: desired.topJ ?? DEFAULT_TOP_J }, capacities, shape);
-}
-
-function observedOf(outcome: OutcomeRecord | undefined) {
-  return outcome && outcome.slots > 0 ? { setting: outcome.setting, slots: outcome.slots, misses: outcome.misses } : null;
 }
 
 function proposalOf(device: Device, decision: SettingDecision, at: DeviceCapacities, hold: LambdaHold | undefined, { modelHash, textHashes, shape, budget, nowMs }: ProposalContext): Proposal {
@@ -162,12 +157,12 @@ function boundText({ boundBy }: SettingDecision, budget: QualityBudget, hold: La
   }
 }
 
-function choiceOf(decision: SettingDecision, maxLambda: number, ratio: number, at: DeviceCapacities, { budget, textHashes }: ProposalContext): DeviceKnowledge['choice'] {
+function choiceOf(decision: SettingDecision, maxLambda: number, at: DeviceCapacities, { budget, textHashes }: ProposalContext): DeviceKnowledge['choice'] {
   const { chosen, boundBy } = decision;
   return {
     chosen: predicted(chosen), baseline: predicted(decision.baseline), beyond: 'next' in boundBy ? predicted(boundBy.next) : undefined,
     boundBy: boundBy.t === 'budget' ? (boundBy.which === 'mean' ? 'mean budget' : 'worst domain budget') : boundBy.t === 'maxLambda' ? 'device limit' : boundBy.t,
-    why: decision.why, meanBudgetNats: budget.meanNats, worstBudgetNats: budget.worstNats, maxLambda, missRatio: ratio, textHashes: [...textHashes],
+    why: decision.why, meanBudgetNats: budget.meanNats, worstBudgetNats: budget.worstNats, maxLambda, missRatio: chosen.quality.missRate > 0 ? chosen.missRate / chosen.quality.missRate : 1, textHashes: [...textHashes],
     domains: chosen.quality.domains.map(({ domain, ...loss }) => ({ domain, loss })),
     capacityFrom: at.from, capacitySplit: sameCapacities(chosen.setting.capacities, at.capacities) ? 'even' : 'by misses',
   };

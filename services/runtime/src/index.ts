@@ -20,6 +20,7 @@ export { Lifecycle, type Service, runUntilSignal } from './lifecycle';
 export { formatAddress, isLoopback, type ListenAddress, parseListenAddress } from './listen-address';
 export { createLogger, type Logger } from './log';
 export { maxRankAt, type Ranks, strengthOfMaxRank } from './max-rank';
+export { AS_THE_TEXT, type OwnMisses, ownMisses, ownMissRate } from './own-misses';
 export { readExactly, ShortFileError } from './read-exactly';
 export { addSettings, mergeSettings, type Setting } from './setting';
 export { formatSize, parseSize } from './size';

@@ -64,7 +64,7 @@ test('tells what was chosen and why, what it rests on, and what was seen after',
   expect(stdout).toMatch(/^chosen +cache_prior +λ 0.2 +1 +16 +12.0% +41.0 ± 1.0 +\+0.60% +\+0.68% +\+1.07% \(code\) +yes$/m);
   expect(stdout).toMatch(/^model's own routing +original +- +- +16/m);
   expect(stdout).toMatch(/^beyond the mean budget +cache_prior +λ 0.23/m);
-  expect(stdout).toMatch(/^> +cache_prior +λ 0.2 +1 +13.2% +41.3 +\+0.50% ± 0.10 +\+0.50% ± 0.10 +\+0.50%$/m);
+  expect(stdout).toMatch(/^> +cache_prior +λ 0.2 +1 +13.1% +41.3 +\+0.50% ± 0.10 +\+0.50% ± 0.10 +\+0.50%$/m);
   expect(stdout).toMatch(/λ 0.2 +1 +16 +41.0 +38.0 +12.0% +8 +the device's speed drifted$/m);
 });
 

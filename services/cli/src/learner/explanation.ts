@@ -3,7 +3,7 @@
  * it, and what was seen after. Tables, JSON and the plot show this and nothing else.
  */
 import { type DeviceKnowledge, type DriftKnowledge, type Estimate, type ExplainLearnerResponse, type ModelState, type Predicted, type QualitySurface, Routing, routingText, type SettingOutcome, type SurfacePoint } from '@moefleet/proto';
-import { maxRankAt } from '@moefleet/runtime';
+import { AS_THE_TEXT, maxRankAt, type OwnMisses, ownMisses, ownMissRate } from '@moefleet/runtime';
 import { routingName } from '../device-view';
 
 const MIB = 1024 * 1024;
@@ -162,12 +162,19 @@ function measuredRows(surfaces: readonly QualitySurface[], knowledge: DeviceKnow
 
 function measuredRow(points: readonly SurfacePoint[], surfaces: readonly QualitySurface[], knowledge: DeviceKnowledge | undefined, model: ModelState | undefined): MeasuredRow {
   const average = (read: (point: SurfacePoint) => number) => points.reduce((sum, point) => sum + read(point), 0) / points.length;
-  const missRate = average((point) => point.missRate) * (knowledge?.choice?.missRatio || 1);
+  const missRate = ownMissRate(average((point) => point.missRate), ownOf(knowledge?.choice));
   return {
     ...bent(points[0]!, model), missRate, tokensPerSecond: speedAt(missRate, knowledge, model),
     domains: points.map((point, i) => ({ domain: surfaces[i]!.domain || surfaces[i]!.textHash.slice(0, 8), lossPercent: percentOf(point.crossEntropyLoss), stderrPercent: point.crossEntropyLossStderr * 100 })),
     meanPercent: percentOf(average((point) => point.crossEntropyLoss)),
   };
+}
+
+/** What the choice says that it misses more, or less, than the texts. */
+function ownOf(choice: DeviceKnowledge['choice']): OwnMisses {
+  const seen = choice?.chosen?.missRate ?? 0;
+  const said = seen / (choice?.missRatio || 1);
+  return seen > 0 ? ownMisses(seen, said, Math.sqrt(said)) : AS_THE_TEXT;
 }
 
 /** By the learner's own arithmetic: compute + reading x MiB missed. */

@@ -1,8 +1,9 @@
 /** The learner's core: pure functions of what was measured and observed. See "The model" in the README. */
+export { type DeviceMisses, deviceMisses, type ObservedMisses } from './device-misses';
 export { type MissCurve, splitBytes } from './layer-split';
 export { type MemorySight, type MemoryState, observeMemory } from './memory-budget';
 export {
-  type Bound, budgetUse, type Decision, equallyFast, type Frozen, FROZEN_REASONS, type FrozenReason, type Hold, missRatio, type ObservedMisses, type Outcome, type ProposalInputs, proposeSetting, type QualityBudget, type Scored, type SettingDecision, within,
+  type Bound, budgetUse, type Decision, equallyFast, type Frozen, FROZEN_REASONS, type FrozenReason, type Hold, type Outcome, type ProposalInputs, proposeSetting, type QualityBudget, type Scored, type SettingDecision, within,
 } from './propose-setting';
 export {
   type Candidate, type DomainEstimate, type Estimate, type MeasuredDomain, type MeasuredPoint, type QualityPrediction, QualitySurface,

@@ -1,6 +1,6 @@
 import { Routing } from '@moefleet/proto';
 import fc from 'fast-check';
-import { equallyFast, missRatio, type ProposalInputs, proposeSetting, type SettingDecision, within } from './propose-setting';
+import { equallyFast, type ProposalInputs, proposeSetting, type SettingDecision, within } from './propose-setting';
 import { QualitySurface } from './quality-surface';
 import type { Setting } from './setting';
 import type { SpeedPosterior } from './speed-model';
@@ -12,7 +12,7 @@ const setting = (lambda: number, topJ = 1, capacity = 16): Setting => ({ routing
 
 const GIVEN: ProposalInputs = {
   shape: SHAPE, surface, speed, budget: { meanNats: Math.log1p(0.01), worstNats: Math.log1p(0.02) }, capacities: [[16, 16]], maxLambda: 1,
-  current: null, observed: null, history: [],
+  current: null, observed: [], history: [],
 };
 
 function decide(changed: Partial<ProposalInputs> = {}): SettingDecision {
@@ -136,11 +136,24 @@ test('explores only where less is lost', () => {
 
 test('takes what a device was seen to miss into account, as far as it was seen', () => {
   const said = trueMissRate(0, 1, 16);
-  const observed = (slots: number) => ({ setting: setting(0), slots, misses: slots * said * 2 });
-  expect(missRatio({ surface, observed: null })).toBe(1);
-  expect(missRatio({ surface, observed: observed(400) })).toBeLessThan(1.15);
-  expect(missRatio({ surface, observed: observed(1e6) })).toBeCloseTo(2, 1);
-  expect(decide({ observed: observed(1e6) }).baseline.speed!.msPerToken).toBeGreaterThan(decide().baseline.speed!.msPerToken);
+  const observed = (slots: number) => [{ setting: setting(0), slots, misses: slots * said * 1.5 }];
+  const alone = decide();
+  const little = decide({ observed: observed(100) });
+  const much = decide({ observed: observed(1e6) });
+  expect(alone.baseline.missRate).toBeCloseTo(said, 6);
+  expect(little.baseline.missRate / said).toBeGreaterThan(1);
+  expect(little.baseline.missRate / said).toBeLessThan(1.3);
+  expect(much.baseline.missRate / said).toBeCloseTo(1.5, 2);
+  // The less a setting misses on the texts, the more of what it misses on the device is for want of what the answer before did not need.
+  expect(much.chosen.missRate / much.chosen.quality.missRate).toBeGreaterThan(1.5);
+  expect(much.baseline.speed!.msPerToken).toBeGreaterThan(alone.baseline.speed!.msPerToken);
+});
+
+test('is as sure of a speed as of the misses that it rests on', () => {
+  const observed = (slots: number) => [{ setting: setting(0), slots, misses: slots * trueMissRate(0, 1, 16) }];
+  const share = ({ baseline }: SettingDecision) => baseline.speed!.sd / baseline.speed!.tokensPerSecond;
+  expect(share(decide({ observed: observed(1e6) }))).toBeLessThan(share(decide({ observed: observed(2000) })));
+  expect(share(decide({ observed: observed(2000) }))).toBeLessThan(share(decide()));
 });
 
 test.each([

@@ -6,6 +6,8 @@
  * or contradicts itself, nothing is proposed, and `frozen` says why.
  */
 import { Routing } from '@moefleet/proto';
+import { ownMissRate } from '@moefleet/runtime';
+import { type DeviceMisses, deviceMisses, type ObservedMisses } from './device-misses';
 import { deviceLambda } from './routing-strength';
 import { holdsEverything, type ModelShape, missBytesPerToken, sameSetting, type Setting } from './setting';
 import type { Candidate, QualityPrediction, QualitySurface } from './quality-surface';
@@ -32,9 +34,6 @@ export interface Outcome {
 /** λ of one routing (absent: cache_prior) at most, and a softmax mass lost that the texts' times `factor` may not go beyond. */
 export interface Hold { readonly lambda: number; readonly mostMassLost: number; readonly factor: number; readonly seenRouting?: Routing }
 
-/** What the device was seen to miss, to be compared with what the surface says of the setting it ran. */
-export interface ObservedMisses { readonly setting: Setting; readonly slots: number; readonly misses: number }
-
 export interface ProposalInputs {
   readonly shape: ModelShape;
   readonly surface: QualitySurface;
@@ -48,7 +47,8 @@ export interface ProposalInputs {
   readonly hold?: Hold | null;
   /** what the learner had it run; null: nothing, or an operator's value */
   readonly current: Setting | null;
-  readonly observed: ObservedMisses | null;
+  /** at the settings it ran, oldest first */
+  readonly observed: readonly ObservedMisses[];
   /** how each layer's misses stand to the others', against the texts' (1: alike); default all 1 */
   readonly layerRatios?: readonly number[];
   /** oldest first; the last is `current`'s where there is one */
@@ -111,9 +111,6 @@ const JUDGED_WINDOWS = 3;
 /** What was observed follows the latest windows, and is worth that many of them. */
 const WORTH_WINDOWS = 6;
 const USUAL_NOISE = 0.1 ** 2;
-/** Slots that the surface's miss rate is worth against what the device was seen to miss. */
-const SURFACE_SLOTS = 4000;
-const MOST_MISS_RATIO = 4;
 
 export function proposeSetting(inputs: ProposalInputs): Decision {
   const { surface, shape, capacities, budget } = inputs;
@@ -122,8 +119,8 @@ export function proposeSetting(inputs: ProposalInputs): Decision {
   const found = capacities.flatMap((one) => surface.candidates(one));
   if (found.length === 0) return { t: 'frozen', why: 'unmeasured', reason: 'the quality of its model has not been measured at so small a cache yet' };
 
-  const ratio = missRatio(inputs);
-  const scored = found.map((candidate) => score(candidate, inputs, ratio));
+  const own = deviceMisses(surface, inputs.observed);
+  const scored = found.map((candidate) => score(candidate, inputs, own));
   const fits = scored.filter(({ setting, quality }) => deviceLambda(setting) <= inputs.maxLambda && within(quality, budget) && !isHeld({ setting, quality }, inputs.hold));
   const baselines = scored.filter(({ setting }) => setting.lambda === 0);
   const baselineOf = (one: Scored) => baselines.find(({ setting }) => setting.capacities === one.setting.capacities) ?? baselines[0]!;
@@ -160,35 +157,17 @@ export function budgetUse(quality: QualityPrediction, budget: QualityBudget): nu
   return Math.max(quality.loss.upper / budget.meanNats, quality.worst.upper / budget.worstNats);
 }
 
-/** How much more (or less) the device misses than the surface's texts do, drawn to 1 as far as little was seen. */
-export function missRatio({ surface, observed }: Pick<ProposalInputs, 'surface' | 'observed'>): number {
-  if (!observed || observed.slots <= 0) return 1;
-  const said = surface.predict(observed.setting)?.missRate;
-  if (said === undefined || said <= 0) return 1;
-  const ratio = (observed.misses + SURFACE_SLOTS * said) / ((observed.slots + SURFACE_SLOTS) * said);
-  return Math.min(Math.max(ratio, 1 / MOST_MISS_RATIO), MOST_MISS_RATIO);
-}
-
-function score({ setting, quality }: Candidate, { shape, speed, layerRatios }: ProposalInputs, ratio: number): Scored {
-  const rates = quality.layerMissRates.map((rate, layer) => Math.min(rate * ratio * (layerRatios?.[layer] ?? 1), 1));
+function score({ setting, quality }: Candidate, { shape, speed, layerRatios, observed }: ProposalInputs, own: DeviceMisses): Scored {
+  const rates = quality.layerMissRates.map((rate, layer) => Math.min(ownMissRate(rate, own) * (layerRatios?.[layer] ?? 1), 1));
+  const ran = observed.some((one) => one.slots > 0 && sameSetting(one.setting, setting));
   return {
-    setting, quality, missRate: layerRatios ? rates.reduce((sum, rate) => sum + rate, 0) / rates.length : Math.min(quality.missRate * ratio, 1),
-    speed: speed && predictSpeed(speed, missBytesPerToken(shape, rates)),
+    setting, quality, missRate: rates.reduce((sum, rate) => sum + rate, 0) / rates.length,
+    speed: speed && predictSpeed(speed, missBytesPerToken(shape, rates), ran ? own.sdSeen : own.sdOther),
   };
 }
 
 /** What is maximised: tokens per second, or, where nothing is known of them, the fewest misses. */
 function merit({ speed, missRate }: Scored): number {
-function runnerUpOf({ setting }: Scored, open: readonly Scored[]): Scored | null {
-  const others = open.filter((one) => one.setting.lambda > 0 && one.setting.capacities === setting.capacities && (one.setting.routing !== setting.routing || one.setting.topJ !== setting.topJ));
-  return others.length > 0 ? fastest(others) : null;
-}
-
-/** Whether there is nothing to choose between them but their loss. */
-export function equallyFast(one: Scored, other: Scored): boolean {
-  return merit(one) >= merit(other) * (1 - EQUAL);
-}
-
   return speed ? speed.tokensPerSecond : 1 / (missRate + 1e-6);
 }
 
@@ -198,6 +177,16 @@ function fastest(candidates: readonly Scored[]): Scored {
     .filter((one) => merit(one) >= top * (1 - EQUAL))
     .reduce((best, one) => (one.quality.loss.upper < best.quality.loss.upper ||
       (one.quality.loss.upper === best.quality.loss.upper && merit(one) > merit(best)) ? one : best));
+}
+
+function runnerUpOf({ setting }: Scored, open: readonly Scored[]): Scored | null {
+  const others = open.filter((one) => one.setting.lambda > 0 && one.setting.capacities === setting.capacities && (one.setting.routing !== setting.routing || one.setting.topJ !== setting.topJ));
+  return others.length > 0 ? fastest(others) : null;
+}
+
+/** Whether there is nothing to choose between them but their loss. */
+export function equallyFast(one: Scored, other: Scored): boolean {
+  return merit(one) >= merit(other) * (1 - EQUAL);
 }
 
 function clearlyBetter(best: Scored, running: Scored): boolean {

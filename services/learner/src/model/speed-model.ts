@@ -168,10 +168,11 @@ function notNegative([compute, reading]: Pair, covariance: SpeedPosterior['covar
   return { mean: [compute, reading], covariance };
 }
 
-export function predictSpeed({ mean, covariance }: SpeedPosterior, missBytesPerToken: number): SpeedPrediction {
+/** `missSd`: relative standard deviation of `missBytesPerToken`. */
+export function predictSpeed({ mean, covariance }: SpeedPosterior, missBytesPerToken: number, missSd = 0): SpeedPrediction {
   const features: Pair = [1, missBytesPerToken / MIB];
   const msPerToken = features[0] * mean[0] + features[1] * mean[1];
-  const msSd = Math.sqrt(Math.max(quadratic(covariance, features), 0));
+  const msSd = Math.hypot(Math.sqrt(Math.max(quadratic(covariance, features), 0)), features[1] * mean[1] * missSd);
   const tokensPerSecond = 1000 / msPerToken;
   return { tokensPerSecond, sd: tokensPerSecond * (msSd / msPerToken), msPerToken, msSd };
 }
