@@ -75,6 +75,7 @@ static bool is_over(const layer_hook & hook) { return failed(hook.error) || hook
 void layer_hook_end(layer_hook & hook) {
     const bool missed_one = hook.moments.due_next < hook.moments.due_count && hook.pass != PASS_LOOK && !is_over(hook);
     if (missed_one) layer_stop_with(hook, status_error(ENGINE_INTERNAL, "a layer's choice of experts was not seen"));
+    miss_fetch_after(hook);
     miss_stream_after(hook);
     miss_stream_finish(hook);
     miss_fetch_finish(hook);
@@ -171,6 +172,7 @@ bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * data) {
         if (miss_stream_under_way(hook)) miss_stream_before(hook, tensor);
         if (is_fetching(hook)) hook.moments.node_by_node = true;
     } else {
+        miss_fetch_after(hook);
         miss_stream_after(hook);
     }
     // While reads are under way the graph is computed node by node, so that it gets as far as it can before each wait.

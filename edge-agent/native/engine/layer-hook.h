@@ -53,6 +53,7 @@ struct fetch_progress {
     int count = 0;                       // misses
     size_t turn = 0;                     // matrices waited for
     std::vector<uint8_t> reading;        // per miss: it was not in memory
+    ggml_tensor * node = nullptr;        // whose product is there already; null: none
 };
 
 // A layer whose experts pass through memory, see miss-stream.h. An item is one matrix of one expert: those of the first turn in
@@ -77,7 +78,7 @@ struct layer_hook {
     const model_checksums * checksums = nullptr;  // what experts are verified against; null: they are not
     expert_reads reads;
     prefetcher prefetch;
-    expert_multiply multiply;            // of streamed layers
+    expert_multiply multiply;            // of streamed layers, and of experts that are there before others
 
     // found by the look pass
     std::vector<router_place> routers;   // per MoE layer

@@ -1,6 +1,9 @@
 #include "miss-fetch.h"
 
+#include "layer-route.h"
+
 #include <algorithm>
+#include <numeric>
 
 // Asks for what is missing, matrix by matrix in the order of the graph.
 static void start_reads(layer_hook & hook, int layer, int n) {
@@ -38,33 +41,86 @@ void miss_fetch_begin(layer_hook & hook, int layer, int n) {
 }
 
 // The compute thread stands still for each part in turn, so the charges add up to the standstill.
-static void wait_for_turn(layer_hook & hook, size_t turn) {
-    const int layer = hook.fetch.layer;
-    const int32_t place = hook.reads.turns[size_t(layer)][turn];
-    int64_t before = now_ns();
-    for (int i = 0; i < hook.fetch.count; i++) {
-        if (!hook.fetch.reading[size_t(i)]) continue;
-        const flash_request & part = expert_read_part(hook.reads, layer, hook.missed[size_t(i)], place);
-        if (flash_request_settled(part)) continue;
-        flash_reader_wait(*hook.reader, part);
-        const int64_t after = now_ns();
-        hook.events[size_t(i)].stall_ns += after - before;
-        hook.outcome.stall_ns += after - before;
-        before = after;
-    }
+static void wait_for(layer_hook & hook, int i, int32_t place) {
+    const flash_request & part = expert_read_part(hook.reads, hook.fetch.layer, hook.missed[size_t(i)], place);
+    if (!hook.fetch.reading[size_t(i)] || flash_request_settled(part)) return;
+    const int64_t before = now_ns();
+    flash_reader_wait(*hook.reader, part);
+    const int64_t waited = now_ns() - before;
+    hook.events[size_t(i)].stall_ns += waited;
+    hook.outcome.stall_ns += waited;
 }
 
 static void wait_until(layer_hook & hook, size_t turn) {
-    while (hook.fetch.turn < turn) wait_for_turn(hook, hook.fetch.turn++);
+    for (; hook.fetch.turn < turn; hook.fetch.turn++) {
+        const int32_t place = hook.reads.turns[size_t(hook.fetch.layer)][hook.fetch.turn];
+        for (int i = 0; i < hook.fetch.count; i++) wait_for(hook, i, place);
+    }
 }
 
-void miss_fetch_before(layer_hook & hook, const ggml_tensor * node) {
+// The miss that is still being read of which `expert`'s matrix is, -1: it is there.
+static int missing_of(layer_hook & hook, int expert, int32_t place) {
+    for (int i = 0; i < hook.fetch.count; i++) {
+        if (hook.missed[size_t(i)] != expert || !hook.fetch.reading[size_t(i)]) continue;
+        return flash_request_settled(expert_read_part(hook.reads, hook.fetch.layer, expert, place)) ? -1 : i;
+    }
+    return -1;
+}
+
+// Multiplies by each matrix as soon as it is there.
+static engine_status multiply_by_turns(layer_hook & hook, const ggml_tensor * node, int32_t place) {
+    const int32_t * ids = static_cast<const int32_t *>(node->src[2]->data);
+    int32_t left[MULTIPLY_ROWS], ready[MULTIPLY_ROWS];
+    int n_left = int(node->src[2]->ne[0]);
+    std::iota(left, left + n_left, 0);
+    while (n_left > 0) {
+        int n_ready = 0, still = 0, next = -1;
+        for (int i = 0; i < n_left; i++) {
+            const int missing = missing_of(hook, ids[left[i]], place);
+            if (missing < 0) ready[n_ready++] = left[i];
+            else left[still++] = left[i];
+            if (missing >= 0 && next < 0) next = missing;
+        }
+        n_left = still;
+        const engine_status status = n_ready > 0 ? expert_multiply_slots(hook.multiply, node, ready, n_ready) : engine_status();
+        if (failed(status)) return status;
+        if (next >= 0) wait_for(hook, next, place);
+    }
+    return {};
+}
+
+// Of a node of one token. Of several tokens the rows of an expert would be multiplied by another kernel than all at once.
+static bool has_to_wait(layer_hook & hook, const ggml_tensor * node, int32_t place) {
+    const ggml_tensor & ids = *node->src[2];
+    if (ids.ne[1] != 1 || ids.ne[0] > MULTIPLY_ROWS) return false;
+    for (int i = 0; i < hook.fetch.count; i++) {
+        if (missing_of(hook, hook.missed[size_t(i)], place) >= 0) return true;
+    }
+    return false;
+}
+
+void miss_fetch_before(layer_hook & hook, ggml_tensor * node) {
     if (node->op != GGML_OP_MUL_MAT_ID) return;
     const std::vector<int32_t> & turns = hook.reads.turns[size_t(hook.fetch.layer)];
     const auto at = std::find(turns.begin(), turns.end(), expert_reads_place(hook.reads, hook.fetch.layer, node->src[0]));
     if (at == turns.end()) return;
-    wait_until(hook, size_t(at - turns.begin()) + 1);
-    if (hook.fetch.turn == turns.size()) miss_fetch_finish(hook);
+    const size_t turn = size_t(at - turns.begin());
+    wait_until(hook, turn);
+    if (hook.fetch.turn == turn && has_to_wait(hook, node, *at)) {
+        const engine_status status = multiply_by_turns(hook, node, *at);
+        if (failed(status)) layer_stop_with(hook, status);
+        node->op = GGML_OP_NONE;
+        hook.fetch.node = node;
+    }
+    wait_until(hook, turn + 1);
+    if (!hook.fetch.node && hook.fetch.turn == turns.size()) miss_fetch_finish(hook);
+}
+
+void miss_fetch_after(layer_hook & hook) {
+    if (!hook.fetch.node) return;
+    hook.fetch.node->op = GGML_OP_MUL_MAT_ID;
+    hook.fetch.node = nullptr;
+    if (hook.fetch.turn == hook.reads.turns[size_t(hook.fetch.layer)].size()) miss_fetch_finish(hook);
 }
 
 void miss_event_gather(layer_hook & hook, int layer, int i) {

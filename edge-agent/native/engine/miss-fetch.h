@@ -1,7 +1,9 @@
 // The way of a miss: from flash into place, timed, and into the event ring. Part of a pass of the layer hook.
 //
 // The reads of a layer go on while its graph is computed: the matrices of all missing experts are asked for in the order
-// in which the graph multiplies by them, and the graph waits before each multiplication for that matrix alone.
+// in which the graph multiplies by them, and the graph waits before each multiplication for that matrix alone. Where it has to
+// wait, and matrices are large, it does not stand still meanwhile: the multiplication is done expert by expert as they are there
+// (expert-multiply.h), those in memory first, and the graph's own node then computes nothing.
 #pragma once
 
 #include "layer-hook.h"
@@ -12,9 +14,11 @@ void miss_fetch_begin(layer_hook & hook, int layer, int n);
 
 inline bool miss_fetch_under_way(const layer_hook & hook) { return hook.fetch.layer >= 0; }
 
-// Before the graph computes `node`: where that multiplies by a matrix of the layer, waits until it has arrived. The wait
-// for the last one finishes the fetch.
-void miss_fetch_before(layer_hook & hook, const ggml_tensor * node);
+// Before the graph computes `node`, all before it having been computed: where that multiplies by a matrix of the layer, waits
+// until it has arrived, or does it in its place. Where the fetch is still under way then, `miss_fetch_after` has to follow when
+// the graph has gone past the node. Past the last matrix the fetch is finished.
+void miss_fetch_before(layer_hook & hook, ggml_tensor * node);
+void miss_fetch_after(layer_hook & hook);
 
 // Waits for all of it. Marks the experts present, completes their events, numbers them and pushes them into `hook.ring`,
 // where there is one. An expert that could not be read in full is taken back from the logical cache and gives its
