@@ -112,7 +112,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   warmStart?.follow();
 
   const memory = new MemoryWatch({
-    host, applier, log, read: readMemory, now: () => performance.now(),
+    host, applier, log, read: readMemory, now: () => performance.now(), scoring: () => tasks.scoring,
     policy: { lowBytes: config.memoryLowBytes ?? defaultLowBytes(readMemory().totalBytes), stallPercent: config.memoryStallPercent },
   });
 

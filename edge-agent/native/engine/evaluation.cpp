@@ -9,6 +9,9 @@
 
 #include <algorithm>
 #include <cmath>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 namespace {
 
@@ -186,9 +189,18 @@ engine_status run_windows(evaluation & v, const progress_callback & progress) {
     return {};
 }
 
+// glibc keeps what was freed for the next who asks, which beside a cache that fills the memory is want of memory: before the
+// context is made, and after, it goes back to the system.
+void give_back_memory() {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 engine_status evaluate(evaluation & v, const progress_callback & progress) {
     engine & e = v.e;
     engine_status status = choose_batch(v);
+    give_back_memory();
     if (!failed(status)) status = engine_make_context(e, v.request.context, v.batch_tokens, v.batch_tokens, v.context);
     if (failed(status)) return status;
     const int64_t start = now_ns();
@@ -230,6 +242,7 @@ engine_status engine_evaluate(engine * e, const evaluate_request & request, cons
     } catch (const std::exception & error) {
         status = status_error(ENGINE_INTERNAL, "evaluate: %s", error.what());
     }
+    give_back_memory();
     e->hook.layers = e->hook.owner = &e->layers;
     e->hook.routes = nullptr;
     e->hook.recorded = nullptr;

@@ -33,8 +33,14 @@ interface Generated { decodeTokens: number; decodeNs: number; hits: number; miss
 
 export class MeasureTasks {
   private running: { taskId: string; abort: AbortController; done: Promise<void> } | null = null;
+  private scoringNow = false;
 
   constructor(private readonly sources: MeasureSources) {}
+
+  /** A text is scored at this moment: the engine holds a context for that beside its cache. */
+  get scoring(): boolean {
+    return this.scoringNow;
+  }
 
   /** Answers through `send`, with progress and then with the result or the reason why there is none. */
   begin(taskId: string, measure: Measure): void {
@@ -137,7 +143,7 @@ export class MeasureTasks {
     const count = scorableTokens(all.length, text.tokens, text.context);
     const tokens = all.slice(0, count + 1);
     const { routing } = under.effective;
-    return queue.exclusive(async (running) => {
+    return queue.exclusive((running) => this.whileScoring(async () => {
       const evaluate = async (spec: RoutingSpec, done: number, what: string): Promise<EvalResult> => {
         const request = { tokens, context: text.context, spec, stepped: false };
         return host.evaluate(request, (part, total) => progress(done + part / total / 2, what), running);
@@ -149,7 +155,16 @@ export class MeasureTasks {
         underSpec: underSpec.crossEntropy, lambdaZero: lambdaZero.crossEntropy, tokens: count,
         windows: windowMeans(underSpec), windowsLambdaZero: windowMeans(lambdaZero), missRate: underSpec.missRate, swapRate: underSpec.swapRate,
       };
-    }, signal);
+    }), signal);
+  }
+
+  private async whileScoring<T>(work: () => Promise<T>): Promise<T> {
+    this.scoringNow = true;
+    try {
+      return await work();
+    } finally {
+      this.scoringNow = false;
+    }
   }
 
   private checkUnchanged(under: InForce): void {

@@ -9,7 +9,7 @@ const MIB = 2 ** 20;
 
 /** An agent whose memory and clock a test sets; 400 MiB of experts are wanted, and held. */
 function setUp() {
-  const world = { nowMs: 0, availableBytes: 1000 * MIB, stall: 0, heldBytes: 400 * MIB, cacheBytes: 400 * MIB, memoryAsked: 0, limits: [] as (CacheLimit | null)[] };
+  const world = { nowMs: 0, availableBytes: 1000 * MIB, stall: 0, heldBytes: 400 * MIB, cacheBytes: 400 * MIB, memoryAsked: 0, scoring: false, limits: [] as (CacheLimit | null)[] };
   const { hash, info } = testModel();
   const model = { hash, info: { ...info, tokenCycleBytes: 40 * MIB }, contextTokens: 1 } as LoadedModel;
   const host = {
@@ -27,7 +27,7 @@ function setUp() {
     },
   };
   const watch = new MemoryWatch({
-    host, applier, policy: { lowBytes: 100 * MIB, stallPercent: 10 }, log: pino({ level: 'silent' }), now: () => world.nowMs,
+    host, applier, policy: { lowBytes: 100 * MIB, stallPercent: 10 }, log: pino({ level: 'silent' }), now: () => world.nowMs, scoring: () => world.scoring,
     read: () => ({ availableBytes: world.availableBytes, totalBytes: 2000 * MIB, stalls: [world.stall, null] }),
   });
   const look = async (changed: Partial<typeof world> = {}, afterMs = 250) => {
@@ -52,6 +52,18 @@ test('holds the cache to less, says why, and lets it grow when it has been calm'
   for (let i = 0; i < 60; i += 1) await look({ availableBytes: 1000 * MIB }, 1000);
   expect(world.limits.slice(1).map((limit) => limit && limit.bytes / MIB)).toEqual([300, 320, 340]);
   expect(watch.counts).toEqual({ shrink: 1, grow: 3 });
+});
+
+test('what a measurement takes for a moment is no want of memory, unless little is left; nothing grows by it either', async () => {
+  const { world, watch, look } = setUp();
+  await look({ availableBytes: 60 * MIB, scoring: true });
+  expect(world.limits).toEqual([]);
+  await look({ availableBytes: 60 * MIB, scoring: false });
+  expect(watch.limitBytes).toBe(280 * MIB);
+  for (let i = 0; i < 60; i += 1) await look({ availableBytes: 1000 * MIB, scoring: true }, 1000);
+  expect(world.limits).toHaveLength(1);
+  await look({ availableBytes: 20 * MIB, scoring: true });
+  expect(world.limits.at(-1)).toEqual({ bytes: 196 * MIB, reason: expect.stringMatching(/20\.0 MiB of memory are left, below 25\.0 MiB/) as string });
 });
 
 test('measures stalls over a second, from what the kernel has counted', async () => {

@@ -12,12 +12,16 @@ import { stallShare, type MemoryReading } from './process-memory';
 const LOOK_EVERY_MS = 250;
 /** A single short stall is no pressure. */
 const STALL_WINDOW_MS = 1_000;
+/** Of what is kept free, while a text is scored: the context for that is the agent's own need, and given back in a moment. */
+const KEPT_WHILE_SCORING = 0.25;
 
 export interface MemoryWatchOptions {
   host: Pick<EngineHost, 'state' | 'memory'>;
   applier: Pick<DesiredApplier, 'inForce' | 'limitCache'>;
   policy: PressurePolicy;
   read: () => MemoryReading;
+  /** whether a text is scored at this moment, for which memory is taken and given back */
+  scoring: () => boolean;
   /** monotonic, milliseconds */
   now: () => number;
   log: Logger;
@@ -59,7 +63,7 @@ export class MemoryWatch implements Service {
 
   /** One look and what follows from it; the next comes when this one is done. */
   async look(): Promise<void> {
-    const { host, applier, policy } = this.options;
+    const { host, applier } = this.options;
     const now = this.remember();
     const { inForce } = applier;
     if (host.state.t !== 'ready' || !inForce) return;
@@ -69,13 +73,17 @@ export class MemoryWatch implements Service {
       this.state = { ...NO_PRESSURE };
       if (inForce.effective.cacheBytes < inForce.effective.wantedBytes) await applier.limitCache(null);
     }
+    const scoring = this.options.scoring();
+    const policy = scoring ? { ...this.options.policy, lowBytes: this.options.policy.lowBytes * KEPT_WHILE_SCORING } : this.options.policy;
     const pressed = pressureOf(now, policy) !== null;
+    // What is left meanwhile says nothing of what there will be.
+    if (scoring && !pressed) return;
     const heldBytes = pressed ? (await host.memory())?.residentBytes ?? 0 : 0;
-    await this.decide({ ...now, heldBytes, wantedBytes: inForce.effective.wantedBytes, floorBytes: info.tokenCycleBytes }, pressed);
+    await this.decide({ ...now, heldBytes, wantedBytes: inForce.effective.wantedBytes, floorBytes: info.tokenCycleBytes }, policy, pressed);
   }
 
-  private async decide(sample: MemorySample, pressed: boolean): Promise<void> {
-    const { applier, policy, log } = this.options;
+  private async decide(sample: MemorySample, policy: PressurePolicy, pressed: boolean): Promise<void> {
+    const { applier, log } = this.options;
     const { state, change } = nextPressure(this.state, sample, policy);
     this.state = state;
     const { availableBytes, stallPercent, floorBytes, heldBytes } = sample;
