@@ -7,7 +7,7 @@
  * what that costs in cross-entropy, which each agent measures itself, on text that the learner has not seen, at the spec in force
  * and at λ 0, paired.
  *
- * Needs root (control groups) and a machine with nothing else running: four and a half minutes on two cores with 64, 1024 and 1024
+ * Needs root (control groups) and a machine with nothing else running: one to two minutes on two cores for two to four agents with 64, 512 and 512
  * tokens (--tokens, --text-tokens, --surface-tokens). --agents gives each the experts of a layer for which its group has memory,
  * beside what an agent needs anyway (--beside, of which it keeps --memory-low free), and its disk.
  *
@@ -138,6 +138,10 @@ function capacityText(capacities) {
   return low === high ? String(low) : `${low}-${high}`;
 }
 
+function predictedText({ tokensPerSecond, sd }) {
+  return tokensPerSecond === null ? '-' : `${tokensPerSecond.toFixed(1)} ± ${sd.toFixed(1)}`;
+}
+
 const explained = (id) => ask('learner', 'explain', id);
 
 try {
@@ -185,6 +189,7 @@ try {
         return !drift && reported.effective.lambda === choice.lambda && reported.effective.topJ === choice.topJ;
       }, 60_000);
       plan.predicted = { tokensPerSecond: choice.tokensPerSecond, sd: choice.tokensPerSecondSd, missRate: choice.missRate };
+      say(`${plan.id}: predicted: ${predictedText(plan.predicted)}, ${(choice.missRate * 100).toFixed(1)}% miss`);
       plan.after = await measured(plan, round === rounds);
     }
   }
@@ -203,7 +208,7 @@ function report() {
   if (values.json) return void process.stdout.write(`${JSON.stringify(result, null, 2)}\n`);
   process.stdout.write([
     '| agent | memory | disk | capacity | λ, topJ learnt | miss rate | predicted | tokens/s | predicted (± one standard deviation) | perplexity, closed loop |', '|---|---|---|---|---|---|---|---|---|---|',
-    ...rows.map(({ id, memoryBytes, maxCacheBytes, megabytesPerSecond, before, after, predicted }) => `| ${id} | ${Math.round(memoryBytes / MIB)} MiB, ${(maxCacheBytes / MIB).toFixed(1)} of experts | ${megabytesPerSecond} MB/s | ${capacityText(after.capacities)} of ${info.experts} | ${after.lambda}, ${after.topJ} | ${(before.missRate * 100).toFixed(1)}% → ${(after.missRate * 100).toFixed(1)}% | ${(predicted.missRate * 100).toFixed(1)}% | ${before.tokensPerSecond.toFixed(2)} → ${after.tokensPerSecond.toFixed(2)} (${(after.tokensPerSecond / before.tokensPerSecond).toFixed(2)}x) | ${predicted.tokensPerSecond === null ? '-' : `${predicted.tokensPerSecond.toFixed(1)} ± ${predicted.sd.toFixed(1)}`} | ${after.perplexityLossPercent >= 0 ? '+' : ''}${after.perplexityLossPercent.toFixed(2)}% ± ${(after.crossEntropyLossStderr * 100).toFixed(2)} |`),
+    ...rows.map(({ id, memoryBytes, maxCacheBytes, megabytesPerSecond, before, after, predicted }) => `| ${id} | ${Math.round(memoryBytes / MIB)} MiB, ${(maxCacheBytes / MIB).toFixed(1)} of experts | ${megabytesPerSecond} MB/s | ${capacityText(after.capacities)} of ${info.experts} | ${after.lambda}, ${after.topJ} | ${(before.missRate * 100).toFixed(1)}% → ${(after.missRate * 100).toFixed(1)}% | ${(predicted.missRate * 100).toFixed(1)}% | ${before.tokensPerSecond.toFixed(2)} → ${after.tokensPerSecond.toFixed(2)} (${(after.tokensPerSecond / before.tokensPerSecond).toFixed(2)}x) | ${predictedText(predicted)} | ${after.perplexityLossPercent >= 0 ? '+' : ''}${after.perplexityLossPercent.toFixed(2)}% ± ${(after.crossEntropyLossStderr * 100).toFixed(2)} |`),
     '', `${result.seconds} s in all`, '',
   ].join('\n'));
 }
