@@ -13,6 +13,7 @@
 #include "engine-state.h"
 #include "layer-state.h"
 #include "route-trace.h"
+#include "score-block.h"
 #include "status.h"
 
 #include <algorithm>
@@ -96,15 +97,15 @@ struct replay_run {
     // scratch, `experts` long
     std::vector<float> here, below;
     std::vector<int32_t> ranking, left;
-    std::vector<double> next;
+    score_block scores;
 };
 
-// What the routers said of one event. Only the adaptive policy looks at the layer below.
+// What the routers said of one event. Only the adaptive policy looks at more than this layer's scores.
 reuse_scores scores_of(replay_run & run, int layer, const int32_t * below, int64_t event, bool adaptive) {
     reuse_scores scores;
     if (route_trace_has_scores(run.trace)) {
+        if (adaptive) return score_block_of(run.scores, event);
         scores.here = route_trace_scores(run.trace, layer, event, run.here.data());
-        if (adaptive && layer > 0) scores.below = route_trace_scores(run.trace, layer - 1, event, run.below.data());
     } else if (adaptive && below) {
         const int32_t * ids = below + event * run.trace.top_k;
         scores_of_used(ids, route_trace_used(ids, run.trace.top_k), run.below);
@@ -113,45 +114,70 @@ reuse_scores scores_of(replay_run & run, int layer, const int32_t * below, int64
     return scores;
 }
 
-// `routes`: the layer's own; `below`: those of the layer before, null where there are not as many.
-replayed_layer replay_layer(replay_run & run, const engine_spec & spec, layer_state & state, int layer, const int32_t * routes, const int32_t * below) {
-    const int32_t events = run.trace.layer_events[size_t(layer)];
+// One layer on its way through its events.
+struct layer_run {
+    const int32_t * routes;  // the layer's own
+    const int32_t * below;   // those of the layer before, null where there are not as many
+    change_cursor changes;
+    std::vector<double> next_uses;  // under EVICT_BELADY
+};
+
+void replay_events(replay_run & run, const engine_spec & spec, layer_state & state, layer_run & at, int layer, int64_t from, int64_t to) {
     const int k = run.trace.top_k;
     const route_policy policy = route_policy_of(spec, layer);
-    expert_cache & cache = state.cache;
-    run.next.clear();
-    if (spec.eviction == EVICT_BELADY) find_next_uses(run.trace, routes, events, run.next);
-    change_cursor changes{run.trace.changes, layer};
+    const bool adaptive = spec.eviction == EVICT_ADAPTIVE;
+    if (adaptive && route_trace_has_scores(run.trace)) score_block_take(run.scores, run.trace, layer, from, to);
     int32_t ids[ROUTE_MAX_K], missed[ROUTE_MAX_K], evicted[ROUTE_MAX_K];
-    for (int64_t t = 0; t < events; t++) {
-        const int32_t * own = routes + t * k;
+    for (int64_t t = from; t < to; t++) {
+        const int32_t * own = at.routes + t * k;
         const int used = route_trace_used(own, k);
         std::copy(own, own + used, ids);
-        changes.apply_before(t, cache, run.left);
-        for (int i = 0; i < used && !run.next.empty(); i++) cache.next_use[size_t(ids[i])] = run.next[size_t(t * k + i)];
+        at.changes.apply_before(t, state.cache, run.left);
+        for (int i = 0; i < used && !at.next_uses.empty(); i++) state.cache.next_use[size_t(ids[i])] = at.next_uses[size_t(t * k + i)];
         cache_event event{0, 0, 0, missed, evicted};
-        const reuse_scores scores = scores_of(run, layer, below, t, spec.eviction == EVICT_ADAPTIVE);
+        const reuse_scores scores = scores_of(run, layer, at.below, t, adaptive);
         const route_outcome routed = layer_state_route(state, layer, &policy, scores, ids, used, run.ranking.data(), event);
         if (t >= run.uncounted) layer_state_count(state, routed, event, used);
     }
-    const layer_tally & tally = state.tally;
-    return {tally.events.get(), tally.hits.get(), tally.misses.get(), tally.swaps.get(), tally.dropped.get(), tally.mass_lost.get(),
-            int64_t(cache.evictions), int64_t(cache.lifetime_tokens)};
 }
 
-std::vector<replayed_layer> replay_what_if(replay_run & run, const engine_spec & spec) {
-    layer_states states;
-    layer_states_init(states, run.trace.experts, spec);
-    std::vector<replayed_layer> out;
+std::vector<layer_run> begin_layers(const replay_run & run, const engine_spec & spec) {
+    std::vector<layer_run> out;
     const int32_t * routes = run.choices.data();
     int32_t events_below = -1;
-    for (int l = 0; l < states.count; l++) {
+    for (int l = 0; l < int(run.trace.layer_events.size()); l++) {
         const int32_t events = run.trace.layer_events[size_t(l)];
         const int64_t slots = int64_t(events) * run.trace.top_k;
-        out.push_back(replay_layer(run, spec, states[l], l, routes, events == events_below ? routes - slots : nullptr));
+        out.push_back({routes, events == events_below ? routes - slots : nullptr, {run.trace.changes, l}, {}});
+        if (spec.eviction == EVICT_BELADY) find_next_uses(run.trace, routes, events, out.back().next_uses);
         routes += slots;
         events_below = events;
     }
+    return out;
+}
+
+replayed_layer counts_of(const layer_state & state) {
+    const layer_tally & tally = state.tally;
+    return {tally.events.get(), tally.hits.get(), tally.misses.get(), tally.swaps.get(), tally.dropped.get(), tally.mass_lost.get(),
+            int64_t(state.cache.evictions), int64_t(state.cache.lifetime_tokens)};
+}
+
+// A few events of all layers, then the next few: what the predictor makes of a layer's scores is at hand for the layer above, and what
+// a layer has learned stays near meanwhile.
+std::vector<replayed_layer> replay_what_if(replay_run & run, const engine_spec & spec) {
+    layer_states states;
+    layer_states_init(states, run.trace.experts, spec);
+    std::vector<layer_run> layers = begin_layers(run, spec);
+    int64_t most = 0;
+    for (const int32_t events : run.trace.layer_events) most = std::max(most, int64_t(events));
+    for (int64_t from = 0; from < most; from += SCORE_BLOCK) {
+        for (int l = 0; l < states.count; l++) {
+            const int64_t to = std::min(from + SCORE_BLOCK, int64_t(run.trace.layer_events[size_t(l)]));
+            replay_events(run, spec, states[l], layers[size_t(l)], l, from, to);
+        }
+    }
+    std::vector<replayed_layer> out;
+    for (int l = 0; l < states.count; l++) out.push_back(counts_of(states[l]));
     return out;
 }
 
@@ -169,7 +195,7 @@ engine_status replay(const replay_request & r, const progress_callback & progres
     if (failed(status)) return status;
     const size_t experts = size_t(r.trace.experts);
     replay_run run{r.trace, choices, r.uncounted, std::vector<float>(experts), std::vector<float>(experts), std::vector<int32_t>(experts),
-                   std::vector<int32_t>(experts), {}};
+                   std::vector<int32_t>(experts), score_block(r.trace.experts)};
     out = replay_result();
     for (size_t i = 0; i < r.what_ifs.size(); i++) {
         if (progress && !progress(int64_t(i), int64_t(r.what_ifs.size()))) return status_error(ENGINE_CANCELLED, "the replay was cancelled");

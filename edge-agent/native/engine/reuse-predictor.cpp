@@ -1,6 +1,8 @@
 #include "reuse-predictor.h"
 
 #include "log-exp.h"
+#include "reuse-weights.h"
+#include "score-row.h"
 #include "widest-vectors.h"
 
 #include <algorithm>
@@ -29,6 +31,7 @@ void reuse_predictor_init(reuse_predictor & p, int experts) {
     p.trace.resize(n);
     p.features.resize(REUSE_FEATURES * n);
     p.features_before.resize(REUSE_FEATURES * n);
+    for (auto * features : {&p.features, &p.features_before}) std::fill_n(features->begin(), n, 1.0f);  // the constant
     p.inputs.resize(REUSE_INPUTS * n);
     p.inputs_before.resize(REUSE_INPUTS * n);
     p.inputs_due.resize(REUSE_INPUTS * n);
@@ -41,7 +44,8 @@ void reuse_predictor_init(reuse_predictor & p, int experts) {
 }
 
 void reuse_predictor_reset(reuse_predictor & p) {
-    for (auto * values : {&p.rates, &p.trace, &p.inputs, &p.inputs_before, &p.weights, &p.worth, &p.step}) std::fill(values->begin(), values->end(), 0.0f);
+    for (auto * values : {&p.rates, &p.trace, &p.inputs, &p.inputs_before, &p.worth, &p.step}) std::fill(values->begin(), values->end(), 0.0f);
+    std::fill(p.weights.begin(), p.weights.end(), 0.0f);
     std::fill(p.seen, p.seen + REUSE_RATES, 0.0f);
     p.shared[0] = 0;
     std::fill(p.shared + 1, p.shared + REUSE_FEATURES, 1.0f / REUSE_RATES);
@@ -72,21 +76,29 @@ static void begin_as_expected(reuse_predictor & p, int k) {
 }
 
 // What has all but vanished is made 0: it would come to rest at a denormal, which is slow to multiply.
-WIDEST_VECTORS static void decay_towards(float * rates, int experts, float keep, const int32_t * ids, int k) {
+WIDEST_VECTORS static void decay(float * rates, int experts, float keep) {
     for (int e = 0; e < experts; e++) {
         const float kept = rates[e] * keep;
         rates[e] = rates[e] > 1e-20f ? kept : 0;
     }
+}
+
+static void decay_towards(float * rates, int experts, float keep, const int32_t * ids, int k) {
+    decay(rates, experts, keep);
     for (int i = 0; i < k; i++) rates[ids[i]] += 1 - keep;
 }
 
+// What is left after a token.
+static float kept_of(float half_life) { return std::exp2(-1 / half_life); }
+
 static void count_uses(reuse_predictor & p, const int32_t * ids, int k) {
+    static const float RATES_KEEP[REUSE_RATES] = {kept_of(RATE_HALF_LIVES[0]), kept_of(RATE_HALF_LIVES[1]), kept_of(RATE_HALF_LIVES[2])};
+    static const float TRACE_KEEP = kept_of(TRACE_HALF_LIFE);
     for (int r = 0; r < REUSE_RATES; r++) {
-        const float keep = std::exp2(-1 / RATE_HALF_LIVES[r]);
-        decay_towards(p.rates.data() + r * p.experts, p.experts, keep, ids, k);
-        p.seen[r] = p.seen[r] * keep + 1 - keep;
+        decay_towards(p.rates.data() + r * p.experts, p.experts, RATES_KEEP[r], ids, k);
+        p.seen[r] = p.seen[r] * RATES_KEEP[r] + 1 - RATES_KEEP[r];
     }
-    decay_towards(p.trace.data(), p.experts, std::exp2(-1 / TRACE_HALF_LIFE), ids, k);
+    decay_towards(p.trace.data(), p.experts, TRACE_KEEP, ids, k);
     p.tokens++;
     p.uses += uint64_t(k);
 }
@@ -109,7 +121,6 @@ WIDEST_VECTORS static void log_ratios(int n, const float * __restrict rates, flo
 }
 
 static void make_features(reuse_predictor & p, float mean) {
-    std::fill(p.features.begin(), p.features.begin() + p.experts, 1.0f);
     for (int r = 0; r < REUSE_RATES; r++) {
         const float * rates = p.rates.data() + r * p.experts;
         float * out = p.features.data() + (r + 1) * p.experts;
@@ -122,12 +133,13 @@ WIDEST_VECTORS static void deviations(int n, const float * of, float scale, floa
     for (int e = 0; e < n; e++) out[e] = scale * (std::sqrt(of[e]) - expected);
 }
 
-// SCORE_SCALE times the deviation of the square root of the scores' softmax; false where none is finite.
-WIDEST_VECTORS static bool score_inputs(const float * __restrict scores, int experts, float * __restrict out) {
-    float highest = -INFINITY, total = 0;
-    for (int e = 0; e < experts; e++) out[e] = std::isfinite(scores[e]) ? scores[e] : -INFINITY;
-    for (int e = 0; e < experts; e++) highest = std::max(highest, out[e]);
-    for (int e = 0; e < experts; e++) out[e] = std::max(VANISHED, out[e] - highest);
+WIDEST_VECTORS bool reuse_inputs_of(const float * __restrict scores, int experts, float * __restrict out) {
+    const float highest = score_row_extent(scores, experts).highest;
+    float total = 0;
+    for (int e = 0; e < experts; e++) {
+        const float score = std::isfinite(scores[e]) ? scores[e] - highest : VANISHED;
+        out[e] = std::max(VANISHED, score);
+    }
     in_blocks<exp_block>(experts, out);
     for (int e = 0; e < experts; e++) total += out[e];
     for (int e = 0; e < experts; e++) out[e] /= total;
@@ -146,60 +158,12 @@ static void make_inputs(reuse_predictor & p, float mean, const int32_t * ids, in
     const int n = p.experts;
     float * here = p.inputs.data(), * trace = here + n, * before = trace + n, * below = before + n;
     const float expected = std::sqrt(mean);
-    if (!scores.here || !score_inputs(scores.here, n, here)) use_inputs(ids, k, n, here);
+    if (scores.here_inputs) std::copy(scores.here_inputs, scores.here_inputs + n, here);
+    else if (!scores.here || !reuse_inputs_of(scores.here, n, here)) use_inputs(ids, k, n, here);
     deviations(n, p.trace.data(), TRACE_SCALE, expected, trace);
     for (int e = 0; e < n; e++) before[e] = BEFORE_SCALE * p.inputs_before[e];
-    if (!scores.below || !score_inputs(scores.below, n, below)) std::fill(below, below + n, 0.0f);
-}
-
-typedef float lanes __attribute__((vector_size(32), aligned(4), may_alias));
-
-// A column of WIDTH lanes of `weights`: see read_weights.
-template <int WIDTH>
-__attribute__((always_inline)) static inline float read_column(int n, const float * inputs, const float * due, const float * step, float * weights, float * worth) {
-    lanes sums[WIDTH], steps[WIDTH];  // in registers
-    for (int w = 0; w < WIDTH; w++) {
-        sums[w] = reinterpret_cast<const lanes *>(worth)[w];
-        steps[w] = reinterpret_cast<const lanes *>(step)[w];
-    }
-    float norm = 1;
-    for (int i = 0; i < REUSE_INPUTS * n; i++) {
-        lanes * row = reinterpret_cast<lanes *>(weights + size_t(i) * size_t(n));
-        const float input = inputs[i], owed = due[i];
-        for (int w = 0; w < WIDTH; w++) {
-            const lanes now = row[w] + owed * steps[w];
-            row[w] = now;
-            sums[w] += input * now;
-        }
-        norm += input * input;
-    }
-    for (int w = 0; w < WIDTH; w++) reinterpret_cast<lanes *>(worth)[w] = sums[w];
-    return norm;
-}
-
-// The one pass over `weights`, which costs the most, both takes the step that is due and reads them into `worth`, in columns
-// whose sums stay in registers. Returns 1 + the square of the inputs' length, a sum that waits for itself and so costs nothing beside.
-WIDEST_VECTORS static float read_weights(int n, const float * inputs, const float * due, const float * step, float * weights, float * worth) {
-    float norm = 1;
-    int e = 0;
-    for (; e + 32 <= n; e += 32) norm = read_column<4>(n, inputs, due, step + e, weights + e, worth + e);
-    switch ((n - e) / 8) {
-        case 3: norm = read_column<3>(n, inputs, due, step + e, weights + e, worth + e); break;
-        case 2: norm = read_column<2>(n, inputs, due, step + e, weights + e, worth + e); break;
-        case 1: norm = read_column<1>(n, inputs, due, step + e, weights + e, worth + e); break;
-    }
-    e += (n - e) / 8 * 8;
-    if (e == n) return norm;
-    norm = 1;
-    for (int i = 0; i < REUSE_INPUTS * n; i++) {
-        float * row = weights + size_t(i) * size_t(n);
-        for (int rest = e; rest < n; rest++) {
-            row[rest] += due[i] * step[rest];
-            worth[rest] += inputs[i] * row[rest];
-        }
-        norm += inputs[i] * inputs[i];
-    }
-    return norm;
+    if (scores.below_inputs) std::copy(scores.below_inputs, scores.below_inputs + n, below);
+    else if (!scores.below || !reuse_inputs_of(scores.below, n, below)) std::fill(below, below + n, 0.0f);
 }
 
 // e^exponent times the mean, where the exponent is within reason.
@@ -209,15 +173,20 @@ WIDEST_VECTORS static void worth_of_exponents(int n, float mean, float * worth) 
     for (int e = 0; e < n; e++) worth[e] *= mean;
 }
 
+// The features' share of the exponents.
+WIDEST_VECTORS static void weigh_features(int n, const float * shared, const float * __restrict features, float * __restrict worth) {
+    for (int e = 0; e < n; e++) {
+        float sum = 0;
+        for (int j = 0; j < REUSE_FEATURES; j++) sum += shared[j] * features[j * n + e];
+        worth[e] = sum;
+    }
+}
+
 static void predict(reuse_predictor & p, float mean) {
     const int n = p.experts;
     float * worth = p.worth.data();
-    std::fill(p.worth.begin(), p.worth.end(), 0.0f);
-    for (int j = 0; j < REUSE_FEATURES; j++) {
-        const float a = p.shared[j], * feature = p.features.data() + j * n;
-        for (int e = 0; e < n; e++) worth[e] += a * feature[e];
-    }
-    p.norm = read_weights(n, p.inputs.data(), p.inputs_due.data(), p.step.data(), p.weights.data(), worth);
+    weigh_features(n, p.shared, p.features.data(), worth);
+    p.norm = reuse_weights_read(REUSE_INPUTS * n, n, p.inputs.data(), p.inputs_due.data(), p.step.data(), p.weights.data(), worth);
     worth_of_exponents(n, mean, worth);
 }
 

@@ -28,6 +28,8 @@
 // No randomness and no clock: the worth is a function of the events seen. Nothing allocates after init.
 #pragma once
 
+#include "line-allocator.h"
+
 #include <cstdint>
 #include <vector>
 
@@ -44,7 +46,7 @@ struct reuse_predictor {
     std::vector<float> features, features_before;  // REUSE_FEATURES x experts, of this token and the last
     std::vector<float> inputs, inputs_before, inputs_due;  // u: REUSE_INPUTS x experts, of this token, the last, and the one before
     float norm = 1;                        // 1 + the square of the length of `inputs`
-    std::vector<float> weights;            // w: REUSE_INPUTS x experts rows of `experts`, save the step that is due
+    std::vector<float, line_allocator<float>> weights;  // w: REUSE_INPUTS x experts rows of `experts`, save the step that is due
     std::vector<float> worth, worth_before;
     std::vector<int32_t> expected;         // by a warm list, best first; until the first token
     std::vector<float> step;               // per expert; times `inputs_due` it is what `weights` still lacks when a token comes
@@ -61,7 +63,12 @@ void reuse_predictor_expect(reuse_predictor & p, int expert);
 struct reuse_scores {
     const float * here = nullptr;   // of this layer; null: not known
     const float * below = nullptr;  // of the MoE layer before this one; null: not known, or there is none
+    // The inputs that the two make, for whoever has made them already; null: made here.
+    const float * here_inputs = nullptr, * below_inputs = nullptr;
 };
+// The inputs of scores[experts]: the scaled deviation of the square root of their softmax. False, and `out` means nothing, where none is
+// finite.
+bool reuse_inputs_of(const float * scores, int experts, float * out);
 
 // One token's experts in a cache of `capacity`. Afterwards `worth[e]` holds for every expert.
 void reuse_predictor_observe(reuse_predictor & p, const int32_t * ids, int k, const reuse_scores & scores, int capacity);

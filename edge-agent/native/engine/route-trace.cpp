@@ -1,7 +1,9 @@
 #include "route-trace.h"
 
+#include "best-first.h"
 #include "routing.h"
 #include "status.h"
+#include "widest-vectors.h"
 
 #include <cmath>
 #include <cstring>
@@ -91,16 +93,17 @@ engine_status check_changes(const route_trace & t) {
 }
 
 // The k largest by falling z, then by index; returns how many there are.
-int largest(const float * z, int experts, int k, int32_t * ids) {
+int largest(const float * z, int experts, int k, int32_t * keys, int32_t * ids) {
+    best_first_begin(z, experts, keys);
     int found = 0;
-    for (int e = 0; e < experts; e++) {
-        if (!std::isfinite(z[e])) continue;
-        if (found == k && z[e] <= z[ids[k - 1]]) continue;
-        int at = found < k ? found++ : k - 1;
-        for (; at > 0 && z[e] > z[ids[at - 1]]; at--) ids[at] = ids[at - 1];
-        ids[at] = e;
-    }
+    while (found < k && (ids[found] = best_first_next(keys, experts)) >= 0) found++;
     return found;
+}
+
+WIDEST_VECTORS void dequantise(const uint8_t * __restrict levels, int experts, float minimum, float step, bool masks, float * __restrict out) {
+    for (int e = 0; e < experts; e++) out[e] = minimum + step * float(levels[e]);
+    if (!masks) return;
+    for (int e = 0; e < experts; e++) out[e] = levels[e] == TRACE_MASKED_LEVEL ? -INFINITY : out[e];
 }
 
 }  // namespace
@@ -123,10 +126,7 @@ const float * route_trace_scores(const route_trace & t, int layer, int64_t event
     float minimum, step;
     memcpy(&minimum, row, sizeof(minimum));
     memcpy(&step, row + sizeof(minimum), sizeof(step));
-    const uint8_t * levels = row + TRACE_ROW_HEAD_BYTES;
-    for (int e = 0; e < t.experts; e++) scratch[e] = minimum + step * float(levels[e]);
-    if (!t.rows_mask) return scratch;
-    for (int e = 0; e < t.experts; e++) scratch[e] = levels[e] == TRACE_MASKED_LEVEL ? -INFINITY : scratch[e];
+    dequantise(row + TRACE_ROW_HEAD_BYTES, t.experts, minimum, step, t.rows_mask, scratch);
     return scratch;
 }
 
@@ -136,11 +136,12 @@ engine_status route_trace_choices(const route_trace & t, std::vector<int32_t> & 
         return {};
     }
     std::vector<float> scratch(static_cast<size_t>(t.experts));
+    std::vector<int32_t> keys(scratch.size());
     out.clear();
     for (int l = 0; l < int(t.layer_events.size()); l++) {
         for (int32_t i = 0; i < t.layer_events[size_t(l)]; i++) {
             int32_t ids[ROUTE_MAX_K];
-            const int found = largest(route_trace_scores(t, l, i, scratch.data()), t.experts, t.top_k, ids);
+            const int found = largest(route_trace_scores(t, l, i, scratch.data()), t.experts, t.top_k, keys.data(), ids);
             if (found < t.top_k) {
                 return status_error(ENGINE_BAD_ARGUMENT, "scores: event %d of layer %d has %d experts with a finite score, and a token takes %d; the "
                                     "record is damaged", i, l, found, t.top_k);

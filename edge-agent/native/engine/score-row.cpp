@@ -27,7 +27,13 @@ WIDEST_VECTORS score_extent score_row_extent(const float * z, int experts) {
         lowest[0] = std::min(lowest[0], z[e]);
         highest[0] = std::max(highest[0], z[e]);
     }
-    return {*std::min_element(lowest, lowest + LANES), *std::max_element(highest, highest + LANES)};
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) {
+            lowest[i] = lowest[i + half] < lowest[i] ? lowest[i + half] : lowest[i];
+            highest[i] = highest[i + half] > highest[i] ? highest[i + half] : highest[i];
+        }
+    }
+    return {lowest[0], highest[0]};
 }
 
 double score_mass(float z, float highest) { return exp_of(std::max(LEAST_DIFFERENCE, double(z) - double(highest))); }
@@ -42,7 +48,8 @@ WIDEST_VECTORS double score_row_mass(const float * z, int experts, float highest
         exp_doubles<LOG_EXP_BLOCK>(mass);
         for (int i = 0; i < LOG_EXP_BLOCK; i++) sums[i % LANES] += mass[i];
     }
-    double total = 0;
-    for (const double sum : sums) total += sum;
-    return total;
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) sums[i] += sums[i + half];
+    }
+    return sums[0];
 }

@@ -3,7 +3,7 @@
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
-#define WIDEST_VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
+#define WIDEST_VECTORS __attribute__((target_clones("avx2", "default")))
 #else
 #define WIDEST_VECTORS
 #endif
