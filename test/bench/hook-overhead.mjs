@@ -5,12 +5,15 @@
  * Hook: in each of several processes the engine, the same weights in the same memory without a hook, the same stopping at
  * each router for a hook that does nothing, and the stock library on the mapped file decode the same window of a text in
  * turns, over and over. A window of the engine is held against those of the others before and after it; a process counts as
- * one measurement, the median of its windows, once the engine trusts its layers to miss nothing; the interval is over
- * processes. Where weights lie is no matter of the hook, but of memory, and told beside it. None are repacked. Tracing: one engine answers the same request again and again
- * from a cold, bounded cache, alternately traced (spans made, spooled and sent to a collector in this process) and not; reads
- * come from the page cache, so that no disk hides the cost. A pair of answers counts as one measurement, the median of its steps.
+ * one measurement, the median of its windows, once the engine trusts its layers to miss nothing; the figure is the median of
+ * the processes, with its interval from their order, since a disturbed process may be off by several times what is measured.
+ * Where weights lie is no matter of the hook, but of memory, and told beside it. None are repacked.
  *
- *   node test/bench/hook-overhead.mjs [--widths 0,10240] [--work-dir DIR] [--pairs 9] [--trace-pairs 15] [--tokens 32] [--threads 2] [--json]
+ * Tracing: one engine answers the same request again and again from a cold, bounded cache, alternately traced (spans made,
+ * spooled and sent to a collector in this process) and not; reads come from the page cache, so that no disk hides the cost. A
+ * pair of answers counts as one measurement, the median of its steps.
+ *
+ *   node test/bench/hook-overhead.mjs [--widths 0,10240] [--work-dir DIR] [--pairs 15] [--trace-pairs 15] [--tokens 32] [--threads 2] [--json]
  *
  * A width of 0 is the model as it is. The hook takes --seconds (6) for each process, besides loading; a trace pair about one.
  */
@@ -20,12 +23,12 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { benchTool, fixtures, meanInterval, median, numbers, percent, readFlags, root, widened } from './shared.mjs';
+import { benchTool, fixtures, meanInterval, median, medianInterval, numbers, percent, readFlags, root, widened } from './shared.mjs';
 
 const require = createRequire(join(root, 'services', 'cli', 'package.json'));
 const { Engine, inspectModel } = require('@moefleet/edge-agent/engine');
 const values = readFlags({
-  widths: { type: 'string', default: '0,10240' }, 'work-dir': { type: 'string' }, pairs: { type: 'string', default: '9' },
+  widths: { type: 'string', default: '0,10240' }, 'work-dir': { type: 'string' }, pairs: { type: 'string', default: '15' },
   tokens: { type: 'string', default: '32' }, seconds: { type: 'string', default: '6' }, threads: { type: 'string', default: '2' },
   'trace-pairs': { type: 'string', default: '15' }, json: { type: 'boolean', default: false },
 });
@@ -72,7 +75,7 @@ function hookOverhead(width) {
     return hookRun(model, passes);
   });
   const middle = (key) => median(runs.map((run) => run[key]));
-  const interval = (key) => meanInterval(runs.map((run) => run[key]));
+  const interval = (key) => medianInterval(runs.map((run) => run[key]));
   return {
     model: name, windows: passes - SETTLING, engineMs: middle('engineMs'), unhookedMs: middle('unhookedMs'), mappedMs: middle('mappedMs'),
     overhead: interval('over'), overheadBeyondStops: interval('overStops'), overMapped: interval('overMapped'),
