@@ -274,7 +274,10 @@ export interface RolloutStage {
 export interface StagedDevice {
   deviceId: string;
   stage: number;
-  /** waiting, pending, applying, applied, failed, offline, unchanged, reverting, reverted. */
+  /**
+   * waiting, pending, applying, applied, failed, offline, unchanged, reverting, reverted; leaving and superseded: a newer change has
+   * taken the device, which is about to lose this rollout's mark, or has lost it.
+   */
   state: string;
   generation: bigint;
   reason: string;
