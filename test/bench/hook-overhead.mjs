@@ -128,7 +128,7 @@ async function tracingOverhead(model) {
   };
 }
 
-const resolved = ({ mean, low, high }) => `${percent(mean)} (${percent(low)} to ${percent(high)})`;
+const resolved = ({ middle, low, high }) => `${percent(middle)} (${percent(low)} to ${percent(high)})`;
 /** Within a limit if the whole interval is. */
 const within = ({ low, high }, limit) => (high <= limit ? 'yes' : low > limit ? 'NO' : 'not resolved');
 

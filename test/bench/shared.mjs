@@ -78,7 +78,7 @@ export const median = (list) => {
 
 /**
  * Median of a few measurements with an interval that holds the true one in 95% of cases or more, from the order of the values
- * alone (sign test), so that one disturbed measurement counts as one; fewer than six give an infinite interval. `mean` is the median.
+ * alone (sign test), so that one disturbed measurement counts as one; fewer than six give an infinite interval.
  */
 export function medianInterval(list) {
   const n = list.length;
@@ -89,7 +89,7 @@ export function medianInterval(list) {
     term *= (n - below) / (below + 1);
     below++;
   }
-  return below === 0 ? { mean: median(list), low: -Infinity, high: Infinity } : { mean: median(list), low: sorted[below - 1], high: sorted[n - below] };
+  return below === 0 ? { middle: median(list), low: -Infinity, high: Infinity } : { middle: median(list), low: sorted[below - 1], high: sorted[n - below] };
 }
 
 /** Student's t for a 95% interval, by degrees of freedom from 1. */
@@ -98,10 +98,10 @@ const T95 = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 
 /** Mean of a few measurements with its 95% interval, by Student's t; the interval of one is infinite. */
 export function meanInterval(list) {
   const mean = list.reduce((sum, each) => sum + each, 0) / list.length;
-  if (list.length < 2) return { mean, low: -Infinity, high: Infinity };
+  if (list.length < 2) return { middle: mean, low: -Infinity, high: Infinity };
   const error = Math.sqrt(list.reduce((sum, each) => sum + (each - mean) ** 2, 0) / (list.length - 1) / list.length);
   const half = (T95[list.length - 2] ?? 1.96 + 2.4 / (list.length - 1)) * error;
-  return { mean, low: mean - half, high: mean + half };
+  return { middle: mean, low: mean - half, high: mean + half };
 }
 
 export const percent = (value) => `${(value * 100).toFixed(2)}%`;

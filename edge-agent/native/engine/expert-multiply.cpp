@@ -126,3 +126,13 @@ engine_status expert_multiply_slots(expert_multiply & m, const ggml_tensor * nod
     for (int i = 0; i < n && !failed(status); i++) copy_out(m, node, i, 0, slots[i]);
     return status;
 }
+
+void expert_multiply_replace(expert_multiply & m, ggml_tensor * node) {
+    node->op = GGML_OP_NONE;
+    m.replaced = node;
+}
+
+void expert_multiply_restore(expert_multiply & m) {
+    if (m.replaced) m.replaced->op = GGML_OP_MUL_MAT_ID;
+    m.replaced = nullptr;
+}

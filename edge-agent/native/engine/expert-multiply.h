@@ -24,6 +24,7 @@ struct expert_multiply {
     std::vector<char> arena;              // for the descriptors of a graph of one node
     std::vector<int32_t> pairs;           // of the node: token x K + slot, by expert
     std::vector<int32_t> first;           // per expert, and one more: where its pairs begin
+    ggml_tensor * replaced = nullptr;     // node that computes nothing, as its product is there; null: none
     expert_multiply() = default;
     expert_multiply(const expert_multiply &) = delete;
     ~expert_multiply();
@@ -39,5 +40,9 @@ engine_status expert_multiply_run(expert_multiply & m, const ggml_tensor * node,
 // The `slots[0..n)` of a node of one token, in one multiplication; the matrices of their experts have to be in place.
 // INTERNAL where it is not shaped as expected.
 engine_status expert_multiply_slots(expert_multiply & m, const ggml_tensor * node, const int32_t * slots, int n);
+
+// The graph's own `node` computes nothing, until it is restored when the graph has gone past it.
+void expert_multiply_replace(expert_multiply & m, ggml_tensor * node);
+void expert_multiply_restore(expert_multiply & m);
 
 inline uint64_t expert_multiply_bytes(const expert_multiply & m) { return (m.in.size() + m.out.size()) * sizeof(float); }

@@ -75,8 +75,7 @@ static bool is_over(const layer_hook & hook) { return failed(hook.error) || hook
 void layer_hook_end(layer_hook & hook) {
     const bool missed_one = hook.moments.due_next < hook.moments.due_count && hook.pass != PASS_LOOK && !is_over(hook);
     if (missed_one) layer_stop_with(hook, status_error(ENGINE_INTERNAL, "a layer's choice of experts was not seen"));
-    miss_fetch_after(hook);
-    miss_stream_after(hook);
+    expert_multiply_restore(hook.multiply);
     miss_stream_finish(hook);
     miss_fetch_finish(hook);
     layer_release_surplus(hook);
@@ -172,6 +171,7 @@ bool layer_hook_eval(ggml_tensor * tensor, bool ask, void * data) {
         if (miss_stream_under_way(hook)) miss_stream_before(hook, tensor);
         if (is_fetching(hook)) hook.moments.node_by_node = true;
     } else {
+        expert_multiply_restore(hook.multiply);
         miss_fetch_after(hook);
         miss_stream_after(hook);
     }

@@ -53,7 +53,6 @@ struct fetch_progress {
     int count = 0;                       // misses
     size_t turn = 0;                     // matrices waited for
     std::vector<uint8_t> reading;        // per miss: it was not in memory
-    ggml_tensor * node = nullptr;        // whose product is there already; null: none
 };
 
 // A layer whose experts pass through memory, see miss-stream.h. An item is one matrix of one expert: those of the first turn in
@@ -66,7 +65,6 @@ struct miss_stream {
     std::vector<uint8_t> reads, stays;   // likewise: it is read; its memory is kept when the layer is done
     int64_t next_read = 0, next_use = 0; // items
     int64_t room = 0;                    // bytes that may still be brought in
-    ggml_tensor * node = nullptr;        // whose product is there already; null: none
 };
 
 struct layer_hook {

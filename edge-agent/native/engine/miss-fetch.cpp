@@ -68,7 +68,7 @@ static int missing_of(layer_hook & hook, int expert, int32_t place) {
 }
 
 // Multiplies by each matrix as soon as it is there.
-static engine_status multiply_by_turns(layer_hook & hook, const ggml_tensor * node, int32_t place) {
+static engine_status multiply_as_they_come(layer_hook & hook, const ggml_tensor * node, int32_t place) {
     const int32_t * ids = static_cast<const int32_t *>(node->src[2]->data);
     int32_t left[MULTIPLY_ROWS], ready[MULTIPLY_ROWS];
     int n_left = int(node->src[2]->ne[0]);
@@ -107,20 +107,16 @@ void miss_fetch_before(layer_hook & hook, ggml_tensor * node) {
     const size_t turn = size_t(at - turns.begin());
     wait_until(hook, turn);
     if (hook.fetch.turn == turn && has_to_wait(hook, node, *at)) {
-        const engine_status status = multiply_by_turns(hook, node, *at);
+        const engine_status status = multiply_as_they_come(hook, node, *at);
         if (failed(status)) layer_stop_with(hook, status);
-        node->op = GGML_OP_NONE;
-        hook.fetch.node = node;
+        expert_multiply_replace(hook.multiply, node);
     }
     wait_until(hook, turn + 1);
-    if (!hook.fetch.node && hook.fetch.turn == turns.size()) miss_fetch_finish(hook);
+    if (!hook.multiply.replaced && hook.fetch.turn == turns.size()) miss_fetch_finish(hook);
 }
 
 void miss_fetch_after(layer_hook & hook) {
-    if (!hook.fetch.node) return;
-    hook.fetch.node->op = GGML_OP_MUL_MAT_ID;
-    hook.fetch.node = nullptr;
-    if (hook.fetch.turn == hook.reads.turns[size_t(hook.fetch.layer)].size()) miss_fetch_finish(hook);
+    if (miss_fetch_under_way(hook) && hook.fetch.turn == hook.reads.turns[size_t(hook.fetch.layer)].size()) miss_fetch_finish(hook);
 }
 
 void miss_event_gather(layer_hook & hook, int layer, int i) {

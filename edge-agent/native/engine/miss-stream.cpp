@@ -150,8 +150,7 @@ void miss_stream_before(layer_hook & hook, ggml_tensor * node) {
     if (place < 0) return;
     const std::vector<int32_t> & turns = hook.reads.turns[size_t(s.layer)];
     const int64_t turn = std::find(turns.begin(), turns.end(), place) - turns.begin();
-    s.node = node;
-    node->op = GGML_OP_NONE;
+    expert_multiply_replace(hook.multiply, node);
     if (failed(hook.error) || hook.cancelled.load(std::memory_order_relaxed)) return;
     engine_status status;
     if (s.next_use != turn * s.count) status = status_error(ENGINE_INTERNAL, "%s: not the multiplication that was expected", node->name);
@@ -162,8 +161,6 @@ void miss_stream_before(layer_hook & hook, ggml_tensor * node) {
 
 void miss_stream_after(layer_hook & hook) {
     miss_stream & s = hook.stream;
-    if (s.node) s.node->op = GGML_OP_MUL_MAT_ID;
-    s.node = nullptr;
     if (miss_stream_under_way(hook) && s.next_use == int64_t(s.count) * int64_t(hook.reads.turns[size_t(s.layer)].size())) miss_stream_finish(hook);
 }
 

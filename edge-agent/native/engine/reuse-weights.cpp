@@ -2,6 +2,8 @@
 // itself and so costs nothing beside. No sum's order depends on the width of vectors, so it is the same everywhere.
 #include "reuse-weights.h"
 
+#include "widest-vectors.h"
+
 #include <cstddef>
 
 namespace {
@@ -72,7 +74,7 @@ __attribute__((always_inline)) inline float read_all(const weights_pass & p) {
     return e < p.n ? read_rest(p, e) : norm;
 }
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
+#if SEVERAL_TARGETS
 // Not as clones of one function: vectors wider than the processor's are slow.
 __attribute__((target("default"))) float read_widest(const weights_pass & p) { return read_all<32>(p); }
 __attribute__((target("avx2"))) float read_widest(const weights_pass & p) { return read_all<32>(p); }
