@@ -1,4 +1,4 @@
-import { type Device, Reported, Routing, TelemetryFrame } from '@moefleet/proto';
+import { type Device, DeviceKnowledge, Reported, Routing, TelemetryFrame } from '@moefleet/proto';
 import { lookAt } from './device-sight';
 import { deviceCapacities } from './device-capacities';
 import { memoryOf } from './knowledge';
@@ -33,6 +33,16 @@ test('learns speed and misses from frame to frame, under the setting in force', 
   expect(known.outcomes).toHaveLength(1);
   expect(known.outcomes[0]).toMatchObject({ lambda: 0.2, topJ: 1, windows: 4n, slots: 9600n, misses: 2400n });
   expect(known.outcomes[0]!.observedTokensPerSecond).toBeCloseTo(50, 6);
+});
+
+test('keeps with a setting what was predicted of it when it was chosen, and how surely', () => {
+  const [first, second, third] = steady(3);
+  const known = look(first!, second!);
+  const chosen = { routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0.3, topJ: 1, capacities: [16, 16], tokensPerSecond: 60, tokensPerSecondSd: 4 };
+  const brought = DeviceKnowledge.fromPartial({ ...known, choice: { chosen } });
+  const under = (device: Device) => ({ ...device, reported: Reported.fromPartial({ ...device.reported, effective: { ...device.reported!.effective, lambda: 0.3 } }) });
+  const after = [third!, ...steady(2, 4)].map(under).reduce((was, device, i) => lookAt(device, was, 5000 + 1000 * i), brought);
+  expect(after.outcomes).toMatchObject([{ lambda: 0.2, predictedTokensPerSecond: 0 }, { lambda: 0.3, predictedTokensPerSecond: 60, predictedTokensPerSecondSd: 4 }]);
 });
 
 test('the same frame twice counts once, and a new boot begins with its first frame', () => {

@@ -90,8 +90,8 @@ function learnt(next: DeviceKnowledge, setting: Setting, window: TelemetryWindow
 function outcomesAfter(next: DeviceKnowledge, setting: Setting, window: TelemetryWindow, { topK }: ModelShape, drifted: boolean, nowMs: number): OutcomeRecord[] {
   const outcomes = outcomesOf(next);
   const chosen = next.choice?.chosen;
-  const predicted = chosen && sameSetting(chosen, setting) ? chosen.tokensPerSecond || null : null;
-  const fresh: OutcomeRecord = { setting, sinceMs: nowMs, predictedTokensPerSecond: predicted, observedTokensPerSecond: null, windows: 0, slots: 0, misses: 0, drifted: false, undone: false, massLost: 0 };
+  const predicted = chosen && chosen.tokensPerSecond > 0 && sameSetting(chosen, setting) ? { tokensPerSecond: chosen.tokensPerSecond, sd: chosen.tokensPerSecondSd } : null;
+  const fresh: OutcomeRecord = { setting, sinceMs: nowMs, predicted, observedTokensPerSecond: null, windows: 0, slots: 0, misses: 0, drifted: false, undone: false, massLost: 0 };
   const running = isRunning(outcomes, setting) ? outcomes.pop()! : fresh;
   const seen = window.tokens / (window.decodeNs / 1e9);
   const follow = (was: number | null, is: number) => (was === null || running.windows === 0 ? is : was + OBSERVED_RATE * (is - was));

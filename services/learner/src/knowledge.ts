@@ -72,15 +72,15 @@ export function memoryMessage(state: MemoryState): NonNullable<DeviceKnowledge['
 export function outcomesOf(knowledge: DeviceKnowledge): OutcomeRecord[] {
   return knowledge.outcomes.map((one) => ({
     setting: { routing: one.routing, lambda: one.lambda, topJ: one.topJ, capacities: one.capacities }, sinceMs: Number(one.sinceMs),
-    predictedTokensPerSecond: one.predictedTokensPerSecond || null, observedTokensPerSecond: one.observedTokensPerSecond || null,
+    predicted: one.predictedTokensPerSecond > 0 ? { tokensPerSecond: one.predictedTokensPerSecond, sd: one.predictedTokensPerSecondSd } : null, observedTokensPerSecond: one.observedTokensPerSecond || null,
     windows: Number(one.windows), slots: Number(one.slots), misses: Number(one.misses), drifted: one.drifted, undone: one.undone, massLost: one.massLost,
   }));
 }
 
 export function outcomeMessages(outcomes: readonly OutcomeRecord[]): DeviceKnowledge['outcomes'] {
   return outcomes.slice(-MOST_OUTCOMES).map((one) => ({
-    ...one.setting, capacities: [...one.setting.capacities], sinceMs: BigInt(one.sinceMs), predictedTokensPerSecond: one.predictedTokensPerSecond ?? 0,
-    observedTokensPerSecond: one.observedTokensPerSecond ?? 0, windows: BigInt(one.windows), slots: BigInt(one.slots), misses: BigInt(one.misses),
+    ...one.setting, capacities: [...one.setting.capacities], sinceMs: BigInt(one.sinceMs),
+    predictedTokensPerSecond: one.predicted?.tokensPerSecond ?? 0, predictedTokensPerSecondSd: one.predicted?.sd ?? 0, observedTokensPerSecond: one.observedTokensPerSecond ?? 0, windows: BigInt(one.windows), slots: BigInt(one.slots), misses: BigInt(one.misses),
     drifted: one.drifted ?? false, undone: one.undone ?? false, massLost: one.massLost,
   }));
 }

@@ -34,7 +34,7 @@ function explained(changed: Partial<DeviceKnowledge> = {}): ExplainLearnerRespon
       memory: { safeBytes: 32n << 20n, badBytes: 40n << 20n, shortages: 2 },
       outcomes: [
         { lambda: 0, capacities: [16, 16], windows: 4n, slots: 100n, misses: 30n, observedTokensPerSecond: 30 },
-        { lambda: 0.2, topJ: 1, capacities: [16, 16], windows: 8n, slots: 100n, misses: 12n, predictedTokensPerSecond: 41, observedTokensPerSecond: 38, drifted: true },
+        { lambda: 0.2, topJ: 1, capacities: [16, 16], windows: 8n, slots: 100n, misses: 12n, predictedTokensPerSecond: 41, predictedTokensPerSecondSd: 2.5, observedTokensPerSecond: 38, drifted: true },
       ],
       choice: {
         chosen: setting(0.2, 0.12, 41, 0.006), baseline: setting(0, 0.3, 34, 0), beyond: setting(0.23, 0.1, 42, 0.0095), boundBy: 'mean budget', why: 'best',
@@ -65,7 +65,7 @@ test('tells what was chosen and why, what it rests on, and what was seen after',
   expect(stdout).toMatch(/^model's own routing +original +- +- +16/m);
   expect(stdout).toMatch(/^beyond the mean budget +cache_prior +λ 0.23/m);
   expect(stdout).toMatch(/^> +cache_prior +λ 0.2 +1 +13.1% +41.3 +\+0.50% ± 0.10 +\+0.50% ± 0.10 +\+0.50%$/m);
-  expect(stdout).toMatch(/λ 0.2 +1 +16 +41.0 +38.0 +12.0% +8 +the device's speed drifted$/m);
+  expect(stdout).toMatch(/λ 0.2 +1 +16 +41.0 ± 2.5 +38.0 +12.0% +8 +the device's speed drifted$/m);
 });
 
 test('counts one as one', async () => {

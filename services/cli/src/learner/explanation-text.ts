@@ -90,7 +90,7 @@ function bentCells({ routing, bend, lambda, topJ }: Bent): string[] {
 function settingsTable({ chosen, baseline, beyond, boundBy }: Explanation): string {
   const row = (name: string, one: SettingRow | null) => (one ? [[
     name, ...bentCells(one), capacityText(one.capacities), percent(one.missRate),
-    one.tokensPerSecond === null ? NONE : `${one.tokensPerSecond.toFixed(1)} ± ${one.tokensPerSecondSd!.toFixed(1)}`,
+    plusMinus(one.tokensPerSecond, one.tokensPerSecondSd),
     signed(one.loss.meanPercent), signed(one.loss.atMostPercent), one.worst ? `${signed(one.worst.atMostPercent)} (${one.worst.domain})` : NONE, one.measured ? 'yes' : 'between points',
   ]] : []);
   return table(['', ...BENT_HEADS, 'CAPACITY', 'MISS', 'TOKENS/S', 'LOSS', 'AT MOST', 'WORST TEXT AT MOST', 'MEASURED'], [
@@ -109,9 +109,13 @@ function measuredTable({ measured, chosen, domains }: Explanation): string {
 
 function outcomesTable({ outcomes }: Explanation, nowMs: number): string {
   return table(['SINCE', ...BENT_HEADS, 'CAPACITY', 'PREDICTED TOKENS/S', 'OBSERVED', 'MISS', 'WINDOWS', ''], outcomes.map((one) => [
-    ago(nowMs - one.sinceMs), ...bentCells(one), capacityText(one.capacities), fixed(one.predictedTokensPerSecond, 1), fixed(one.observedTokensPerSecond, 1),
+    ago(nowMs - one.sinceMs), ...bentCells(one), capacityText(one.capacities), plusMinus(one.predictedTokensPerSecond, one.predictedTokensPerSecondSd), fixed(one.observedTokensPerSecond, 1),
     percent(one.missRate), String(one.windows), one.note,
   ]), [2, 3, 4, 5, 6, 7, 8]);
+}
+
+function plusMinus(value: number | null, sd: number | null): string {
+  return value === null || sd === null ? fixed(value, 1) : `${value.toFixed(1)} ± ${sd.toFixed(1)}`;
 }
 
 function signed(value: number): string {

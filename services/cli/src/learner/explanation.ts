@@ -65,7 +65,7 @@ export interface Explanation {
   domains: { domain: string; loss: Loss }[];
   measured: MeasuredRow[];
   /** settings it has run: predicted against observed, oldest first */
-  outcomes: (Bent & { capacities: number[]; sinceMs: number; predictedTokensPerSecond: number | null; observedTokensPerSecond: number | null; missRate: number | null; windows: number; note: string })[];
+  outcomes: (Bent & { capacities: number[]; sinceMs: number; predictedTokensPerSecond: number | null; predictedTokensPerSecondSd: number | null; observedTokensPerSecond: number | null; missRate: number | null; windows: number; note: string })[];
 }
 
 export function explain({ device, proposal, knowledge, surfaces }: ExplainLearnerResponse): Explanation {
@@ -188,7 +188,7 @@ function outcomeRow(outcome: SettingOutcome, model: ModelState | undefined): Exp
   const { capacities, slots, misses } = outcome;
   return {
     ...bent(outcome, model), capacities, sinceMs: Number(outcome.sinceMs), windows: Number(outcome.windows),
-    predictedTokensPerSecond: outcome.predictedTokensPerSecond || null, observedTokensPerSecond: outcome.observedTokensPerSecond || null,
+    predictedTokensPerSecond: outcome.predictedTokensPerSecond || null, predictedTokensPerSecondSd: outcome.predictedTokensPerSecondSd || null, observedTokensPerSecond: outcome.observedTokensPerSecond || null,
     missRate: slots > 0n ? Number(misses) / Number(slots) : null,
     note: [outcome.predictedTokensPerSecond ? '' : 'not predicted: its speed was not known yet, or it was not the learner\'s choice', outcome.undone ? 'taken back, it was slower' : '', outcome.drifted ? 'the device\'s speed drifted' : ''].filter(Boolean).join('; '),
   };

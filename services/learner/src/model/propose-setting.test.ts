@@ -108,7 +108,7 @@ test('keeps what runs until something is clearly faster, and leaves it at once w
 
 test('goes back to what was faster where a change has disappointed, and does not try it again', () => {
   const { chosen } = decide();
-  const outcome = (of: Setting, observedTokensPerSecond: number) => ({ setting: of, sinceMs: 0, predictedTokensPerSecond: 30, observedTokensPerSecond, windows: 5 });
+  const outcome = (of: Setting, observedTokensPerSecond: number) => ({ setting: of, sinceMs: 0, predicted: { tokensPerSecond: 30, sd: 2 }, observedTokensPerSecond, windows: 5 });
   const before = setting(0.1);
   const disappointed = { current: chosen.setting, history: [outcome(before, 30), outcome(chosen.setting, 25)], noise: 0.02 ** 2 };
   expect(decide(disappointed)).toMatchObject({ why: 'undone', chosen: { setting: before } });

@@ -20,8 +20,8 @@ export interface QualityBudget { readonly meanNats: number; readonly worstNats: 
 export interface Outcome {
   readonly setting: Setting;
   readonly sinceMs: number;
-  /** null where nothing had been observed */
-  readonly predictedTokensPerSecond: number | null;
+  /** null where nothing had been observed; the standard deviation is 0 where it is not known */
+  readonly predicted: Pick<SpeedPrediction, 'tokensPerSecond' | 'sd'> | null;
   readonly observedTokensPerSecond: number | null;
   /** windows of telemetry observed under it */
   readonly windows: number;

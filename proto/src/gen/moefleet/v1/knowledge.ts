@@ -271,6 +271,8 @@ export interface SettingOutcome {
   /** Slower than what ran before, and taken back. */
   undone: boolean;
   massLost: number;
+  /** Standard deviation of the predicted; 0 where it is not known. */
+  predictedTokensPerSecondSd: number;
 }
 
 export interface Quarantine {
@@ -3197,6 +3199,7 @@ function createBaseSettingOutcome(): SettingOutcome {
     drifted: false,
     undone: false,
     massLost: 0,
+    predictedTokensPerSecondSd: 0,
   };
 }
 
@@ -3256,6 +3259,9 @@ export const SettingOutcome: MessageFns<SettingOutcome> = {
     }
     if (message.massLost !== 0) {
       writer.uint32(105).double(message.massLost);
+    }
+    if (message.predictedTokensPerSecondSd !== 0) {
+      writer.uint32(113).double(message.predictedTokensPerSecondSd);
     }
     return writer;
   },
@@ -3387,6 +3393,14 @@ export const SettingOutcome: MessageFns<SettingOutcome> = {
             message.massLost = reader.double();
             continue;
           }
+          case 14: {
+            if (tag !== 113) {
+              break;
+            }
+
+            message.predictedTokensPerSecondSd = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3432,6 +3446,11 @@ export const SettingOutcome: MessageFns<SettingOutcome> = {
         : isSet(object.mass_lost)
         ? globalThis.Number(object.mass_lost)
         : 0,
+      predictedTokensPerSecondSd: isSet(object.predictedTokensPerSecondSd)
+        ? globalThis.Number(object.predictedTokensPerSecondSd)
+        : isSet(object.predicted_tokens_per_second_sd)
+        ? globalThis.Number(object.predicted_tokens_per_second_sd)
+        : 0,
     };
   },
 
@@ -3476,6 +3495,9 @@ export const SettingOutcome: MessageFns<SettingOutcome> = {
     if (message.massLost !== 0) {
       obj.massLost = floatToJson(message.massLost);
     }
+    if (message.predictedTokensPerSecondSd !== 0) {
+      obj.predictedTokensPerSecondSd = floatToJson(message.predictedTokensPerSecondSd);
+    }
     return obj;
   },
 
@@ -3497,6 +3519,7 @@ export const SettingOutcome: MessageFns<SettingOutcome> = {
     message.drifted = object.drifted ?? false;
     message.undone = object.undone ?? false;
     message.massLost = object.massLost ?? 0;
+    message.predictedTokensPerSecondSd = object.predictedTokensPerSecondSd ?? 0;
     return message;
   },
 };
