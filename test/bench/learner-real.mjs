@@ -161,7 +161,7 @@ try {
   for (const plan of plans) await until(`${plan.id} is ready`, async () => (await fetch(`${plan.agent.httpUrl}/healthz`).catch(() => null))?.ok);
   say(`${plans.length} agents ready, experts of ${(Number(info.expertBytes[0]) / MIB).toFixed(2)} MiB`);
   await ask('lambda', 'set', '0', '--all', '--now', '--why', 'the learner comes later');
-  learner = await fleet.startLearner(model, halves.map(({ learn }) => learn).join(','), ['--tokens', values['surface-tokens'], '--threads', '2']);
+  learner = await fleet.startLearner(model, halves.map(({ learn }) => learn).join(','), ['--tokens', values['surface-tokens'], '--threads', '0']);
   await learner.logLine('model and text read');
   await learns();
   say(`the learner has measured what λ costs: ${/"measuredPoints":(\d+)/.exec(learner.log())?.[1]} points`);

@@ -37,8 +37,11 @@ const DEVICES = [
 const LEARNER_BYTES = 100_000;
 const LEARNER_TOKENS = 4096;
 const MEASURED_TOKENS = 4096;
-/** The agents stand still while the learner measures, so that it may have the processors; more than these do not help a model as small. */
-const LEARNER_THREADS = Math.min(4, availableParallelism());
+/**
+ * The agents stand still while the learner measures, so that it may have the processors, all but one of the physical ones (0): where threads
+ * wait for each other, one that anything else keeps from running keeps all of them. More than four do not help a model as small.
+ */
+const LEARNER_THREADS = availableParallelism() > 8 ? 4 : 0;
 const PROMPTS = 6;
 const PROMPT_WORDS = 24;
 

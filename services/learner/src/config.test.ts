@@ -12,6 +12,10 @@ test('needs no more than a model and a text', () => {
   expect(Object.isFrozen(readConfig(LEAST))).toBe(true);
 });
 
+test('leaves the number of compute threads to the engine where it is 0', () => {
+  expect(readConfig({ ...LEAST, MOEFLEET_LEARNER_THREADS: '0' }).threads).toBe(0);
+});
+
 test('the routings are measured in an order of their own', () => {
   expect(readConfig({ ...LEAST, MOEFLEET_LEARNER_ROUTINGS: 'pruned, max_rank,cache_prior' }).routings).toEqual([Routing.ROUTING_CACHE_PRIOR, Routing.ROUTING_MAX_RANK, Routing.ROUTING_PRUNED]);
 });
@@ -29,7 +33,7 @@ test.each([
   [{ MOEFLEET_OPERATOR: 'nowhere' }, /--operator: "nowhere"/], [{ MOEFLEET_REDIS_URL: 'http://x' }, /MOEFLEET_REDIS_URL: "http:\/\/x"/],
   [{ MOEFLEET_LEARNER_HTTP_LISTEN: 'here' }, /--http: "here"/], [{ MOEFLEET_REDIS_PREFIX: '{a}' }, /MOEFLEET_REDIS_PREFIX/],
   [{ MOEFLEET_LEARNER_ROUTINGS: 'cache_prior,original' }, /--routings: "cache_prior,original"/], [{ MOEFLEET_LEARNER_ROUTINGS: ',' }, /--routings/],
-  [{ MOEFLEET_LOG_LEVEL: 'loud' }, /--log-level/], [{ MOEFLEET_LEARNER_THREADS: '0' }, /--threads/],
+  [{ MOEFLEET_LOG_LEVEL: 'loud' }, /--log-level/], [{ MOEFLEET_LEARNER_THREADS: '-1' }, /--threads/],
 ])('refuses %j and names it', (values, text) => {
   expect(() => readConfig({ ...LEAST, ...values })).toThrow(ConfigError);
   expect(() => readConfig({ ...LEAST, ...values })).toThrow(text);
