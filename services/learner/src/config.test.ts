@@ -16,6 +16,10 @@ test('leaves the number of compute threads to the engine where it is 0', () => {
   expect(readConfig({ ...LEAST, MOEFLEET_LEARNER_THREADS: '0' }).threads).toBe(0);
 });
 
+test('reads several models, and texts', () => {
+  expect(readConfig({ MOEFLEET_LEARNER_MODEL: 'a.gguf, b/a.gguf', MOEFLEET_LEARNER_TEXT: 't.txt,u.txt' })).toMatchObject({ modelPaths: ['a.gguf', 'b/a.gguf'], textPaths: ['t.txt', 'u.txt'] });
+});
+
 test('the routings are measured in an order of their own', () => {
   expect(readConfig({ ...LEAST, MOEFLEET_LEARNER_ROUTINGS: 'pruned, max_rank,cache_prior' }).routings).toEqual([Routing.ROUTING_CACHE_PRIOR, Routing.ROUTING_MAX_RANK, Routing.ROUTING_PRUNED]);
 });
@@ -25,7 +29,7 @@ test.each(['2%', '2', ' 2.0 % '])('reads a budget of "%s" as two percent of perp
 });
 
 test.each([
-  [{ MOEFLEET_LEARNER_MODEL: '' }, /--model/], [{ MOEFLEET_LEARNER_TEXT: undefined }, /--text/],
+  [{ MOEFLEET_LEARNER_MODEL: '' }, /--model/], [{ MOEFLEET_LEARNER_MODEL: 'a.gguf,b.gguf,a.gguf' }, /--model: .*"a.gguf" is there twice/], [{ MOEFLEET_LEARNER_MODEL: ', ' }, /--model/], [{ MOEFLEET_LEARNER_TEXT: undefined }, /--text/],
   [{ MOEFLEET_LEARNER_TOKENS: '1000' }, /--tokens: "1000" is not a multiple of 256/], [{ MOEFLEET_LEARNER_TOKENS: '256' }, /--tokens/],
   [{ MOEFLEET_LEARNER_BUDGET: '0%' }, /--budget: "0%"/], [{ MOEFLEET_LEARNER_BUDGET: '-1' }, /--budget/], [{ MOEFLEET_LEARNER_BUDGET: '101%' }, /--budget/],
   [{ MOEFLEET_LEARNER_WORST_BUDGET: 'much' }, /--worst-budget: "much"/], [{ MOEFLEET_LEARNER_TEXT: 'a/t.txt,b/t.txt' }, /--text: .*"t" is there twice/],

@@ -11,7 +11,7 @@ import { readRedisAddress, readRedisPrefix, REDIS_SETTINGS, type RedisAddress } 
 export const WINDOW_TOKENS = 256;
 
 export const SETTINGS: readonly Setting[] = [
-  { flags: '--model <file>', env: 'MOEFLEET_LEARNER_MODEL', description: 'GGUF file of the model to learn about; devices that run another are left alone' },
+  { flags: '--model <files>', env: 'MOEFLEET_LEARNER_MODEL', description: 'GGUF file of the model to learn about, or a.gguf,b.gguf,... of several; devices that run another are left alone' },
   { flags: '--text <files>', env: 'MOEFLEET_LEARNER_TEXT', description: 'UTF-8 text that stands for what the devices are used for; a.txt,b.txt,... for several uses. The model should not have seen it' },
   { flags: '--tokens <n>', env: 'MOEFLEET_LEARNER_TOKENS', description: `tokens of the text to score, a multiple of ${WINDOW_TOKENS}; four times as many halve the error`, fallback: '4096' },
   { flags: '--budget <percent>', env: 'MOEFLEET_LEARNER_BUDGET', description: 'perplexity a device may lose to λ, in the mean over the texts', fallback: '1%' },
@@ -28,7 +28,7 @@ export const SETTINGS: readonly Setting[] = [
 ];
 
 export interface LearnerConfig {
-  readonly modelPath: string;
+  readonly modelPaths: readonly string[];
   /** one per domain */
   readonly textPaths: readonly string[];
   readonly tokens: number;
@@ -59,7 +59,7 @@ export function readConfig(values: Env): LearnerConfig {
   const mean = readPercent('--budget', values['MOEFLEET_LEARNER_BUDGET'] || '1%');
   const worst = values['MOEFLEET_LEARNER_WORST_BUDGET'] ? readPercent('--worst-budget', values['MOEFLEET_LEARNER_WORST_BUDGET']) : 2 * mean;
   return Object.freeze({
-    modelPath: required(values, '--model', 'MOEFLEET_LEARNER_MODEL', 'the GGUF file of the model the devices run'),
+    modelPaths: readModels(required(values, '--model', 'MOEFLEET_LEARNER_MODEL', 'the GGUF file of the model the devices run')),
     textPaths: readTexts(required(values, '--text', 'MOEFLEET_LEARNER_TEXT', 'a UTF-8 text file to measure quality on')),
     tokens,
     budget: { meanNats: Math.log1p(mean), worstNats: Math.log1p(worst) },
@@ -82,9 +82,20 @@ function required(values: Env, flag: string, env: string, what: string): string 
   return value;
 }
 
+function readModels(text: string): string[] {
+  const paths = listed(text);
+  const twice = paths.find((path, i) => paths.indexOf(path) !== i);
+  if (paths.length === 0 || twice) throw new ConfigError('--model', text, twice ? `different files ("${twice}" is there twice)` : 'a GGUF file');
+  return paths;
+}
+
+function listed(text: string): string[] {
+  return text.split(',').map((part) => part.trim()).filter(Boolean);
+}
+
 /** Two texts of one name could not be told apart. */
 function readTexts(text: string): string[] {
-  const paths = text.split(',').map((path) => path.trim()).filter(Boolean);
+  const paths = listed(text);
   const names = paths.map((path) => basename(path, extname(path)));
   const twice = names.find((name, i) => names.indexOf(name) !== i);
   if (paths.length === 0 || twice) throw new ConfigError('--text', text, twice ? `texts of different names ("${twice}" is there twice)` : 'a UTF-8 text file');
@@ -93,7 +104,7 @@ function readTexts(text: string): string[] {
 
 /** `cache_prior` first, whose walk tells what another has to beat. */
 function readRoutings(text: string): Routing[] {
-  const asked = text.split(',').map((name) => name.trim()).filter(Boolean);
+  const asked = listed(text);
   if (asked.length === 0 || asked.some((name) => !ROUTING_NAMES.some((known) => known === name))) throw new ConfigError('--routings', text, `some of ${ROUTING_NAMES.join(', ')}`);
   return ROUTING_NAMES.filter((name) => asked.includes(name)).map((name) => ROUTINGS[name]);
 }

@@ -73,15 +73,19 @@ async function readText(path: string): Promise<{ text: string; domain: Domain }>
   });
   try {
     const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-    return { text, domain: { name: basename(path, extname(path)), textHash: createHash('sha256').update(bytes).digest('hex') } };
+    return { text, domain: { name: nameOf(path), textHash: createHash('sha256').update(bytes).digest('hex') } };
   } catch {
     throw new EvaluationInputError(`${path}: not UTF-8 text; convert it first, e.g. with iconv -t UTF-8`);
   }
 }
 
+function nameOf(path: string): string {
+  return basename(path, extname(path));
+}
+
 function subjectOf(info: ModelInfo, hash: string, domains: Domain[]): EvaluationSubject {
   return {
-    modelHash: hash, domains, moeLayers: info.moeLayers.length, experts: info.experts, topK: info.topK, expertBytes: info.expertBytes, engineVersion: engineVersion(),
+    modelName: nameOf(modelPath), modelHash: hash, domains, moeLayers: info.moeLayers.length, experts: info.experts, topK: info.topK, expertBytes: info.expertBytes, engineVersion: engineVersion(),
   };
 }
 

@@ -16,6 +16,8 @@ export interface Domain {
 }
 
 export interface EvaluationSubject {
+  /** for people: the file's name without its ending */
+  modelName: string;
   /** hex */
   modelHash: string;
   domains: Domain[];

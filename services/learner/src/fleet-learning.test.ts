@@ -7,7 +7,7 @@ import { domain, SHAPE, speedWindow } from './model/testing/synthetic';
 import { parseBudgetRules } from './quality-budget';
 import { learnableDevice } from './testing/learnable-device';
 
-const SUBJECT: EvaluationSubject = { modelHash: 'model-a', domains: [{ name: 'wiki', textHash: 'text-a' }], moeLayers: 2, experts: 32, topK: 4, expertBytes: [...SHAPE.expertBytes], engineVersion: 'e' };
+const SUBJECT: EvaluationSubject = { modelName: 'a', modelHash: 'model-a', domains: [{ name: 'wiki', textHash: 'text-a' }], moeLayers: 2, experts: 32, topK: 4, expertBytes: [...SHAPE.expertBytes], engineVersion: 'e' };
 const SURFACE = new QualitySurface([domain('wiki')], SHAPE);
 const BUDGET = { meanNats: Math.log1p(0.01), worstNats: Math.log1p(0.02) };
 

@@ -1,6 +1,6 @@
 /**
- * The fleet as one run sees it: looked at when the run begins and again while it measures, so that a device that loses more
- * than was measured has its λ held back within seconds, and what is proposed at the end rests on the newest frames.
+ * The devices of one model as a run sees them: looked at when the run begins and again while it measures, so that a device
+ * that loses more than was measured has its λ held back within seconds, and what is proposed at the end rests on the newest frames.
  */
 import { type Device, DeviceKnowledge } from '@moefleet/proto';
 import { judgeDrift, seenUnder } from './drift/drift-sight';
@@ -10,8 +10,6 @@ import type { LearnerJobParts } from './learner-job';
 import { type QualitySurface, sameSetting, type Setting, type SpeedPrior } from './model';
 import { mostFrequentFirst } from './most-frequent';
 
-/** How often while measuring. */
-const LOOK_EVERY_MS = 10_000;
 /** Reports come by several coordinators, whose clocks differ. */
 const CLOCKS_MS = 60_000n;
 /** Devices that a line of the log names. */
@@ -21,9 +19,8 @@ const MOST_NAMED = 20;
 export interface SurfaceSoFar { surface(): QualitySurface; evenLevels(): number[] }
 
 export class FleetSight {
-  devices: readonly Device[] = [];
   learnt: readonly Learnt[] = [];
-  /** answers for devices that are not learnt about */
+  /** answers for devices of this model that are not learnt about */
   others: readonly NotLearnt[] = [];
   private priors: ReadonlyMap<string, SpeedPrior> = new Map();
   private unclear: ReadonlySet<string> = new Set();
@@ -36,18 +33,21 @@ export class FleetSight {
   constructor(private readonly parts: LearnerJobParts, private readonly subject: EvaluationSubject, private readonly signal: AbortSignal) {}
 
   /** What is known and what the newest frames add to it. */
-  async open(): Promise<void> {
-    this.stored = new Map((await this.parts.registry.listKnowledge(this.signal)).map((one) => [one.deviceId, one]));
+  open(devices: readonly Device[], stored: readonly DeviceKnowledge[], nowMs: number): void {
+    this.stored = new Map(stored.map((one) => [one.deviceId, one]));
     for (const [id, knowledge] of this.stored) this.known.set(id, knowledge);
-    this.usedMs = [...this.known.values()].reduce((latest, { drift }) => (drift && drift.useMs > latest ? drift.useMs : latest), 0n);
-    await this.look();
+    this.usedMs = stored.reduce((latest, { modelHash, drift }) => (modelHash === this.subject.modelHash && drift && drift.useMs > latest ? drift.useMs : latest), 0n);
+    this.look(devices, nowMs);
   }
 
-  /** While a measurement goes on. */
-  async again(measured: SurfaceSoFar): Promise<void> {
-    if (this.parts.nowMs() - this.lookedMs < LOOK_EVERY_MS) return;
-    await this.look();
-    await this.judge(measured);
+  /** `devices`: of whichever model. */
+  look(devices: readonly Device[], nowMs: number): void {
+    this.lookedMs = nowMs;
+    const own = devices.filter(({ info }) => info?.model?.hash === this.subject.modelHash);
+    const sight = lookAtAll(own, this.known, this.subject, nowMs);
+    const { learnt, priors, unclear } = withPriors(sight.learnt);
+    Object.assign(this, { others: sight.others, priors, unclear });
+    this.take(learnt);
   }
 
   /** Judges every device's drift; those that lose more than was measured are held back at once, and a measurement is queued. */
@@ -92,15 +92,6 @@ export class FleetSight {
     const changed = knowledge.filter((one) => !same(one, this.stored.get(one.deviceId)));
     if (changed.length > 0) await this.parts.registry.putKnowledge(changed, this.signal);
     this.stored = new Map([...this.stored, ...changed.map((one): [string, DeviceKnowledge] => [one.deviceId, one])]);
-  }
-
-  private async look(): Promise<void> {
-    this.devices = await this.parts.registry.listLearnable(this.signal);
-    this.lookedMs = this.parts.nowMs();
-    const sight = lookAtAll(this.devices, this.known, this.subject, this.lookedMs);
-    const { learnt, priors, unclear } = withPriors(sight.learnt);
-    Object.assign(this, { others: sight.others, priors, unclear });
-    this.take(learnt);
   }
 
   private take(learnt: readonly Learnt[]): void {

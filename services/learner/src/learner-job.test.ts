@@ -1,7 +1,7 @@
 import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Routing, ROUTINGS, SurfacePoint } from '@moefleet/proto';
+import { type Device, type QualitySurface, Reported, Routing, ROUTINGS, SurfacePoint, TelemetryFrame, ValueSource_Layer } from '@moefleet/proto';
 import { createLogger } from '@moefleet/runtime';
 import { until } from '../../../test/harness/ports';
 import { CoordinatorLink } from './coordinator-link';
@@ -11,7 +11,7 @@ import { type LearnerJobParts, runLearnerJob } from './learner-job';
 import { emptySurface, pointAt } from './measured-surface';
 import { ROUTING_NAMES, settingOfFields } from './model';
 import { learnableDevice } from './testing/learnable-device';
-import { ScriptedRegistry } from './testing/scripted-registry';
+import { ScriptedRegistry, surfaceKey } from './testing/scripted-registry';
 
 const FIXTURES = join(__dirname, '..', '..', '..', 'test', 'fixtures');
 const MODEL = join(FIXTURES, 'tinymoe-17m-q8_0.gguf');
@@ -45,20 +45,21 @@ describe('with the real engine on the reference model', () => {
 
   function parts(open: (signal: AbortSignal) => Promise<Evaluator> = (signal) => EvaluationProcess.open(SOURCE, signal)): LearnerJobParts {
     return {
-      registry: link, identify: async () => subject, log, tokens: SOURCE.tokens, budget: { meanNats: Math.log1p(0.01), worstNats: Math.log1p(0.02) }, budgetRules: [], routings: [Routing.ROUTING_CACHE_PRIOR], nowMs: () => 99,
-      openEvaluator: (signal) => { opened += 1; return open(signal); },
+      registry: link, identify: async () => [subject], log, tokens: SOURCE.tokens, budget: { meanNats: Math.log1p(0.01), worstNats: Math.log1p(0.02) }, budgetRules: [], routings: [Routing.ROUTING_CACHE_PRIOR], nowMs: () => 99,
+      openEvaluator: (_subject, signal) => { opened += 1; return open(signal); },
       report: (activity) => { activities.push(activity); }, queueRun: () => {}, pointMeasured: () => {},
     };
   }
   const own = { routing: Routing.ROUTING_CACHE_PRIOR, lambda: 0, topJ: 0 };
   const layers = (capacity: number) => Array<number>(6).fill(capacity);
   const device = (id: string, capacity: number) => learnableDevice(id, { modelHash: subject.modelHash, maxCapacities: layers(capacity) });
-  const only = () => registry.surfaces.get(subject.domains[0]!.textHash)!;
+  const surfaceOf = ({ modelHash, domains }: EvaluationSubject) => registry.surfaces.get(surfaceKey({ modelHash, textHash: domains[0]!.textHash }))!;
+  const only = () => surfaceOf(subject);
 
   test('measures where the budget runs, proposes what it has measured, and measures no more than what a new device adds', async () => {
     registry.devices = [device('half', 16), learnableDevice('other', { modelHash: 'model-b', maxCapacities: layers(16) })];
     const first = await runLearnerJob(parts(), never);
-    expect(first).toMatchObject({ devices: 2, proposed: 1, rolloutId: 'rollout-1' });
+    expect(first).toMatchObject({ devices: 2, proposed: 1, rolloutIds: ['rollout-1'] });
     expect(registry.puts).toBe(first.measuredPoints);
     expect(first.measuredPoints).toBeLessThan(20);
 
@@ -69,7 +70,7 @@ describe('with the real engine on the reference model', () => {
     expect(only().baselineCrossEntropy).toBeGreaterThan(3);
     expect(only().points.some(({ lambda, missRate }) => lambda > 0 && missRate < baseline.missRate / 2)).toBe(true);
 
-    const proposals = new Map(registry.proposed[0]!.map((one) => [one.deviceId, one]));
+    const proposals = new Map(registry.proposed.flat().map((one) => [one.deviceId, one]));
     const half = proposals.get('half')!;
     expect(half).toMatchObject({ proposed: true, capacities: layers(16), textHash: subject.domains[0]!.textHash, timeMs: 99n, baselineMissRate: baseline.missRate });
     const taken = pointAt(only(), settingOfFields(half, half.capacities, subject)!)!;
@@ -83,7 +84,7 @@ describe('with the real engine on the reference model', () => {
     const again = await runLearnerJob(parts(), never);
     expect(again.measuredPoints).toBe(0);
     expect(opened).toBe(1);
-    expect(registry.proposed[1]).toEqual(registry.proposed[0]);
+    expect(registry.proposed.slice(2)).toEqual(registry.proposed.slice(0, 2));
 
     registry.devices.push(device('quarter', 8));
     const points = only().points.filter(({ capacities }) => capacities[0] === 16);
@@ -122,13 +123,83 @@ describe('with the real engine on the reference model', () => {
     const domains = evaluator.subject;
     await evaluator.close();
     registry.devices = [device('half', 16)];
-    await runLearnerJob({ ...parts((signal) => EvaluationProcess.open(several, signal)), identify: async () => domains }, never);
+    await runLearnerJob({ ...parts((signal) => EvaluationProcess.open(several, signal)), identify: async () => [domains] }, never);
     expect([...registry.surfaces.values()].map(({ domain }) => domain).sort()).toEqual(['code', 'wikitext']);
     const choice = registry.knowledge.get('half')!.choice!;
     expect(choice.domains.map(({ domain }) => domain)).toEqual(['wikitext', 'code']);
     expect(choice.chosen!.worst!.loss!.upper).toBeGreaterThanOrEqual(Math.max(...choice.domains.map(({ loss }) => loss!.upper)) - 1e-12);
     expect(choice.chosen!.loss!.upper).toBeLessThanOrEqual(choice.meanBudgetNats);
     expect(choice.chosen!.worst!.loss!.upper).toBeLessThanOrEqual(choice.worstBudgetNats);
+  });
+
+  describe('of two models', () => {
+    const second = { ...SOURCE, modelPath: join(FIXTURES, 'tinyolmoe-22m-q8_0.gguf') };
+    let other: EvaluationSubject;
+    const measured = new Map<string, QualitySurface>();
+    const open = (of: EvaluationSubject, signal: AbortSignal) => EvaluationProcess.open(of === other ? second : SOURCE, signal);
+    const both = (changed: Partial<LearnerJobParts> = {}): LearnerJobParts => ({ ...parts(), identify: async () => [subject, other], openEvaluator: open, ...changed });
+    const otherDevice = (id: string, capacity: number) => {
+      const device = learnableDevice(id, { modelHash: other.modelHash, maxCapacities: Array<number>(other.moeLayers).fill(capacity), experts: other.experts, topK: other.topK });
+      device.info!.limits!.maxCacheBytes = 1n << 40n;
+      return device;
+    };
+    const calls = () => registry.proposed.map((proposals) => proposals.map(({ deviceId }) => deviceId).sort());
+
+    beforeAll(async () => {
+      const evaluator = await EvaluationProcess.open(second, never);
+      other = evaluator.subject;
+      await evaluator.close();
+    });
+
+    test('each has its surfaces and its rollout, and a device of neither is told so', async () => {
+      registry.devices = [device('a', 16), otherDevice('b', other.experts / 2), learnableDevice('c', { modelHash: 'model-c' })];
+      const result = await runLearnerJob(both(), never);
+      expect(calls()).toEqual([['a'], ['b'], ['c']]);
+      expect(result).toMatchObject({ devices: 3, proposed: 2, rolloutIds: ['rollout-1', 'rollout-1'], frozen: { other_model: 1 } });
+      const [a, b, c] = registry.proposed.flat();
+      expect(a).toMatchObject({ modelHash: subject.modelHash, proposed: true, capacities: layers(16) });
+      expect(b).toMatchObject({ modelHash: other.modelHash, proposed: true, capacities: Array(other.moeLayers).fill(other.experts / 2) });
+      expect(c!.reason).toBe(`the device runs model model-c, the learner measures ${subject.modelHash.slice(0, 12)}, ${other.modelHash.slice(0, 12)}`);
+      expect(result.measuredPoints).toBe(surfaceOf(subject).points.length + surfaceOf(other).points.length);
+      expect(surfaceOf(subject).baselineCrossEntropy).not.toBe(surfaceOf(other).baselineCrossEntropy);
+      for (const [key, surface] of registry.surfaces) measured.set(key, surface);
+      expect(activities.some((activity) => / at capacity \d+ of tinyolmoe-22m-q8_0: \d+%/.test(activity))).toBe(true);
+    });
+
+    test('one that cannot be measured fails the run once the other has been learned about', async () => {
+      for (const [key, surface] of measured) registry.surfaces.set(key, surface);
+      registry.devices = [device('a', 12), otherDevice('b', other.experts / 2)];
+      const broken = runLearnerJob(both({ openEvaluator: (of, signal) => (of === subject ? Promise.reject(new Error('it is broken')) : open(of, signal)) }), never);
+      await expect(broken).rejects.toThrow('it is broken');
+      expect(calls()).toEqual([['b']]);
+      expect(registry.proposed[0]![0]).toMatchObject({ proposed: true });
+    });
+
+    test('a device that loses too much is held back while the other model is measured', async () => {
+      for (const [key, surface] of measured) registry.surfaces.set(key, surface);
+      registry.devices = [device('a', 16), otherDevice('b', other.experts / 2)];
+      await runLearnerJob(both(), never);
+      const { lambda, topJ, capacities } = registry.proposed.flat()[1]!;
+      const most = pointAt(surfaceOf(other), { routing: Routing.ROUTING_CACHE_PRIOR, lambda, topJ, capacities })!.massLost;
+      const decoded = (tokens: number, massLost: number): Device => ({
+        ...otherDevice('b', other.experts / 2), bootId: 'boot-1', sources: [{ field: 'lambda', layer: ValueSource_Layer.LAYER_LEARNER, detail: '' }],
+        reported: Reported.fromPartial({ appliedGeneration: 3n, effective: { routing: Routing.ROUTING_CACHE_PRIOR, lambda, topJ, capacities } }),
+        telemetry: TelemetryFrame.fromPartial({
+          sequence: BigInt(tokens), timeMs: BigInt(tokens * 10), decodeTokens: BigInt(tokens), decodeNs: BigInt(tokens * 1e6),
+          layers: capacities.map((capacity, layer) => ({ layer, capacity, resident: capacity, hits: BigInt(tokens * other.topK), massLost, events: BigInt(tokens) })),
+        }),
+      });
+      registry.devices = [device('a', 16), decoded(100, 0)];
+      await runLearnerJob(both(), never);
+      registry.proposed.length = 0;
+
+      registry.devices.push(device('a-8', 8));
+      let now = 100;
+      await runLearnerJob(both({ nowMs: () => { now += 20_000; return now; }, pointMeasured: () => { registry.devices[1] = decoded(3000, 3000 * most * 4); } }), never);
+      expect(calls()).toEqual([['b'], ['a', 'a-8'], ['b']]);
+      expect(registry.proposed[0]![0]!.lambda).toBeLessThan(lambda);
+      expect(registry.knowledge.get('b')!.drift!.hold).toMatchObject({ seenLambda: lambda });
+    });
   });
 
   test('measures each routing asked for, keeps what it has of them, and chooses among those alone', async () => {
@@ -184,7 +255,7 @@ describe('with the real engine on the reference model', () => {
   test('sets a stored surface of another model aside, and measures anew', async () => {
     registry.devices = [device('all', 32)];
     const point = SurfacePoint.fromPartial({ lambda: 0, capacities: layers(32), missRate: 0.9, layerMissRates: layers(0.9) });
-    registry.surfaces.set(subject.domains[0]!.textHash, { ...emptySurface(subject, subject.domains[0]!, 512), points: [point], baselineWindows: [1, 1], modelHash: 'model-b' });
+    registry.surfaces.set(surfaceKey({ modelHash: subject.modelHash, textHash: subject.domains[0]!.textHash }), { ...emptySurface(subject, subject.domains[0]!, 512), points: [point], baselineWindows: [1, 1], modelHash: 'model-b' });
     expect((await runLearnerJob(parts(), never)).measuredPoints).toBe(1);
     expect(only().modelHash).toBe(subject.modelHash);
     expect(pointAt(only(), { ...own, capacities: layers(32) })!.missRate).toBeLessThan(0.1);

@@ -36,6 +36,7 @@ test.each([
   [{ model: TEXT }, /^moefleet learner: .*wikitext.txt/],
   [{ text: '/nowhere/t.txt' }, /^moefleet learner: \/nowhere\/t.txt: cannot be read/],
   [{ tokens: '512000' }, /^moefleet learner: .*wikitext.txt: the text has \d+ tokens, 512001 are needed/],
+  [{ model: `${MODEL},${REPO}/test/../test/fixtures/tinymoe-17m-q8_0.gguf` }, /^moefleet learner: .*: the same model as another of --model; name each once\n$/],
   [{ budget: 'much' }, /^moefleet learner: --budget: "much" is not a percentage/],
 ])('refuses %j with exit code 2 and one line', async (flags, line) => {
   const learner = new Learner({ model: MODEL, text: TEXT, ...flags });

@@ -6,8 +6,8 @@ import { EvaluationProcess } from './evaluation-process';
 import { EvaluationInputError } from './evaluator';
 import { JobWorker, type Work } from './job-worker';
 import { type LearnerJobParts, type LearnerJobResult, runLearnerJob } from './learner-job';
+import { MeasuredModels } from './measured-models';
 import { Metrics, type RunOutcome } from './metrics';
-import { SubjectCache } from './subject-cache';
 
 export { SETTINGS } from './config';
 
@@ -25,13 +25,11 @@ export async function runLearner(flags: Record<string, unknown>, env: NodeJS.Pro
     return refuse(error);
   }
   const log = createLogger('learner', config.logLevel);
-  const open = (signal: AbortSignal) => EvaluationProcess.open({
-    modelPath: config.modelPath, textPaths: config.textPaths, tokens: config.tokens, context: WINDOW_TOKENS, threads: config.threads,
-  }, signal);
-  const subjects = new SubjectCache([config.modelPath, ...config.textPaths], open);
+  const { textPaths, tokens, threads } = config;
+  const models = new MeasuredModels(config.modelPaths, textPaths, (modelPath, signal) => EvaluationProcess.open({ modelPath, textPaths, tokens, threads, context: WINDOW_TOKENS }, signal));
   try {
-    const subject = await subjects.get(new AbortController().signal);
-    log.info({ ...subject, model: config.modelPath, texts: config.textPaths, tokens: config.tokens }, 'model and text read');
+    const subjects = await models.identify(new AbortController().signal);
+    for (const [i, subject] of subjects.entries()) log.info({ ...subject, model: config.modelPaths[i], texts: textPaths, tokens }, 'model and text read');
   } catch (error) {
     if (error instanceof EvaluationInputError) return refuse(error);
     log.fatal({ err: error }, 'the model cannot be evaluated');
@@ -40,7 +38,7 @@ export async function runLearner(flags: Record<string, unknown>, env: NodeJS.Pro
 
   const link = new CoordinatorLink(config.operatorAddress, config.token, log, Math.random, Date.now, config.caPem);
   const metrics = new Metrics();
-  const learn = learnerWork(config, link, subjects, open, { queueRun: (reason) => worker.queueRun(reason), pointMeasured: (seconds) => metrics.pointMeasured(seconds) }, log);
+  const learn = learnerWork(config, link, models, { queueRun: (reason) => worker.queueRun(reason), pointMeasured: (seconds) => metrics.pointMeasured(seconds) }, log);
   const worker: JobWorker = new JobWorker(measured(learn, metrics), { redis: config.redis, redisPrefix: config.redisPrefix, log });
   const http = new HttpServer(config.http, {
     health: () => ({ status: worker.up && link.up ? 'ok' : 'degraded', redis: worker.up ? 'up' : 'away', coordinator: link.up ? 'up' : 'away' }),
@@ -81,15 +79,14 @@ function measured(learn: (...given: Parameters<Work>) => Promise<LearnerJobResul
 }
 
 function learnerWork(
-  config: LearnerConfig, link: CoordinatorLink, subjects: SubjectCache, open: (signal: AbortSignal) => Promise<EvaluationProcess>,
-  hooks: Pick<LearnerJobParts, 'queueRun' | 'pointMeasured'>, log: ReturnType<typeof createLogger>,
+  config: LearnerConfig, link: CoordinatorLink, models: MeasuredModels, hooks: Pick<LearnerJobParts, 'queueRun' | 'pointMeasured'>, log: ReturnType<typeof createLogger>,
 ): (...given: Parameters<Work>) => Promise<LearnerJobResult> {
   return (_reason, onProgress, signal) => {
     let reportedMs = 0;
     return runLearnerJob({
       registry: link,
-      identify: (wanted) => subjects.get(wanted),
-      openEvaluator: open,
+      identify: (wanted) => models.identify(wanted),
+      openEvaluator: (subject, wanted) => models.open(subject, wanted),
       report: (activity, done, total) => {
         const now = Date.now();
         if (activity && now - reportedMs < REPORT_EVERY_MS) return;

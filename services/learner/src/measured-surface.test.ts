@@ -2,7 +2,7 @@ import { Routing, SurfacePoint } from '@moefleet/proto';
 import { emptySurface, type MeasuredSurface, pointAt, toDomain, whyUnusable, withPoint } from './measured-surface';
 
 const DOMAIN = { name: 'wiki', textHash: 'text-a' };
-const SUBJECT = { modelHash: 'model-a', domains: [DOMAIN], moeLayers: 2, experts: 32, topK: 4, expertBytes: [1, 1], engineVersion: 'v1' };
+const SUBJECT = { modelName: 'a', modelHash: 'model-a', domains: [DOMAIN], moeLayers: 2, experts: 32, topK: 4, expertBytes: [1, 1], engineVersion: 'v1' };
 const { ROUTING_CACHE_PRIOR: routing, ROUTING_MAX_RANK } = Routing;
 const at = (lambda: number, topJ: number, missRate = 0.2) => SurfacePoint.fromPartial({ routing, lambda, topJ, capacities: [16, 16], missRate, layerMissRates: [0.1, 0.3] });
 const STORED: MeasuredSurface = { ...withPoint(emptySurface(SUBJECT, DOMAIN, 512), at(0, 0)), baselineWindows: [4, 4.5] };

@@ -47,7 +47,7 @@ export class Metrics {
     this.lastDone.set(nowMs / 1000);
     this.proposed.set(result.proposed);
     this.held.set(result.held);
-    if (result.rolloutId) this.rollouts.inc();
+    this.rollouts.inc(result.rolloutIds.length);
     for (const reason of FROZEN_REASONS) this.frozen.set({ reason }, result.frozen[reason] ?? 0);
   }
 

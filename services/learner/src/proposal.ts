@@ -41,12 +41,20 @@ export function noProposal(device: Device, reason: string, nowMs: number): Propo
   };
 }
 
+/** Why its model is none of those that are measured; null where it is. */
+export function whyNotMeasured({ info }: Device, modelHashes: readonly string[]): Frozen | null {
+  const hash = info?.model?.hash;
+  if (!hash) return { why: 'no_model', reason: 'no model is loaded on the device' };
+  if (!modelHashes.includes(hash)) return { why: 'other_model', reason: `the device runs model ${short(hash)}, the learner measures ${modelHashes.map(short).join(', ')}` };
+  return null;
+}
+
 /** Why nothing can be said of the device at all; null where something can. */
 export function whyNotLearnt(device: Device, modelHash: string): Frozen | null {
-  const model = device.info?.model;
-  const limits = device.info?.limits;
-  if (!model?.hash) return { why: 'no_model', reason: 'no model is loaded on the device' };
-  if (model.hash !== modelHash) return { why: 'other_model', reason: `the device runs model ${short(model.hash)}, the learner measures ${short(modelHash)}` };
+  const notMeasured = whyNotMeasured(device, [modelHash]);
+  if (notMeasured) return notMeasured;
+  const model = device.info!.model!;
+  const limits = device.info!.limits;
   if (!limits || limits.maxCapacities.length === 0) return { why: 'limits', reason: 'the device has not told what its cache limit holds' };
   if (limits.maxCapacities.some((capacity) => capacity < model.topK)) {
     return { why: 'limits', reason: `the device's cache limit holds ${Math.min(...limits.maxCapacities)} experts of a layer, a token needs ${model.topK}` };

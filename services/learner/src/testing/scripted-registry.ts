@@ -4,7 +4,7 @@ import { type Device, type DeviceKnowledge, type DeviceUse, KnowledgeServiceServ
 
 export class ScriptedRegistry {
   devices: Device[] = [];
-  /** by text */
+  /** by `surfaceKey` */
   readonly surfaces = new Map<string, QualitySurface>();
   readonly knowledge = new Map<string, DeviceKnowledge>();
   uses: DeviceUse[] = [];
@@ -35,13 +35,13 @@ export class ScriptedRegistry {
       streamLearnable: (call) => stream(call, failure() ?? unknown(), { devices: this.devices }),
       getSurface: (call, callback) => {
         const error = failure();
-        const surface = this.surfaces.get(call.request.textHash);
+        const surface = this.surfaces.get(surfaceKey(call.request));
         callback(error ?? (surface ? null : { code: status.NOT_FOUND, details: 'no such surface' }), { surface });
       },
       putSurface: (call, callback) => {
         const error = failure();
         if (!error) {
-          this.surfaces.set(call.request.surface!.textHash, call.request.surface!);
+          this.surfaces.set(surfaceKey(call.request.surface!), call.request.surface!);
           this.puts += 1;
         }
         callback(error, {});
@@ -79,6 +79,10 @@ export class ScriptedRegistry {
     this.server?.forceShutdown();
     this.server = null;
   }
+}
+
+export function surfaceKey({ modelHash, textHash }: Pick<QualitySurface, 'modelHash' | 'textHash'>): string {
+  return `${modelHash} ${textHash}`;
 }
 
 function stream<Request, Response>(call: ServerWritableStream<Request, Response>, error: ServiceError | null, message: Response): void {
