@@ -198,7 +198,7 @@ function share(rate: number): string {
 }
 
 function perplexity(nats: number): string {
-  const percent = Math.expm1(nats) * 100;
+  const percent = Number((Math.expm1(nats) * 100).toFixed(2)) || 0;
   return `${percent >= 0 ? '+' : ''}${percent.toFixed(2)}%`;
 }
 

@@ -118,6 +118,8 @@ function plusMinus(value: number | null, sd: number | null): string {
   return value === null || sd === null ? fixed(value, 1) : `${value.toFixed(1)} ± ${sd.toFixed(1)}`;
 }
 
+/** What rounds to nothing is no loss and no gain. */
 function signed(value: number): string {
-  return `${value >= 0 ? '+' : ''}${value.toFixed(2)}%`;
+  const rounded = Number(value.toFixed(2)) || 0;
+  return `${rounded >= 0 ? '+' : ''}${rounded.toFixed(2)}%`;
 }
