@@ -122,6 +122,11 @@ export interface OpenOptions {
   directIo: boolean;
   /** upper bound on expert bytes held beyond the cache while a prompt is prefilled; 0: one layer's worth */
   prefillBytes: number;
+  /**
+   * about the most that reading a prompt takes beside the cache, by smaller micro-batches and, where `prefillBytes` is 0, fewer experts
+   * that pass through at a time; default 0: unbounded
+   */
+  promptBytes?: number;
   /** keep every expert in memory once read, whatever the capacities; for evaluation on a workstation */
   keepAll: boolean;
   /**
@@ -141,6 +146,8 @@ export interface EngineMemory {
   stagingBytes: number;
   /** expert bytes resident now */
   residentBytes: number;
+  /** of `computeBytes`, what is taken only when a longer prompt than any so far is read */
+  untouchedBytes: number;
   directIo: boolean;
 }
 
@@ -245,6 +252,8 @@ export interface EvalRequest {
   recordRoutes?: boolean;
   /** return what the routers said of every token; needs windows without a prompt; default false */
   recordScores?: boolean;
+  /** about the most that it takes beyond what the engine holds, by fewer tokens at a time; what it cannot do without, it takes; default: no bound */
+  memoryBytes?: number;
 }
 
 export interface LayerResult {

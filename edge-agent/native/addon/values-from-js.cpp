@@ -193,6 +193,7 @@ engine_status to_open_options(Napi::Env env, const Napi::Value & value, engine_o
     out.lanes = read_int32(r, "lanes");
     out.direct_io = read_bool(r, "directIo");
     out.prefill_bytes = uint64_t(read_whole(r, "prefillBytes", 0, 9007199254740991.0));
+    if (has_field(r, "promptBytes")) out.prompt_bytes = uint64_t(read_whole(r, "promptBytes", 0, 9007199254740991.0));
     out.keep_all = read_bool(r, "keepAll");
     if (has_field(r, "readBytesPerSecond")) out.read_bytes_per_second = uint64_t(read_whole(r, "readBytesPerSecond", 0, 9007199254740991.0));
     if (has_field(r, "verify")) out.verify = read_bool(r, "verify");
@@ -250,6 +251,7 @@ engine_status to_evaluate_request(Napi::Env env, const Napi::Value & value, eval
     out.stepped = read_bool(r, "stepped");
     if (has_field(r, "recordRoutes")) out.record_routes = read_bool(r, "recordRoutes");
     if (has_field(r, "recordScores")) out.record_scores = read_bool(r, "recordScores");
+    if (has_field(r, "memoryBytes")) out.memory_bytes = uint64_t(read_whole(r, "memoryBytes", 0, 9007199254740991.0));
     return r.status;
 }
 

@@ -125,6 +125,7 @@ Napi::Value from_memory(Napi::Env env, const engine_memory & m) {
     out.Set("computeBytes", double(m.compute_bytes));
     out.Set("cacheBytes", double(m.cache_bytes));
     out.Set("prefillBytes", double(m.prefill_bytes));
+    out.Set("untouchedBytes", double(m.untouched_bytes));
     out.Set("stagingBytes", double(m.staging_bytes));
     out.Set("residentBytes", double(m.resident_bytes));
     out.Set("directIo", m.direct_io);

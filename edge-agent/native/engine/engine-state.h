@@ -15,13 +15,15 @@
 #include <condition_variable>
 #include <mutex>
 
+enum { MOST_BATCH = 512 };  // tokens of one pass
+
 struct engine {
     model_watch watch;
     int64_t watched_ns = 0;              // when it was looked at last
     model_file file;
     model_checksums checksums;           // valid only if options.verify
     engine_open_options options;
-    int32_t context_tokens = 0, batch_tokens = 0, threads = 1;
+    int32_t context_tokens = 0, batch_tokens = 0, threads = 1;  // batch_tokens: of a prompt at a time
     uint64_t prefill_bytes = 0;
 
     compute_threads compute;
@@ -37,6 +39,7 @@ struct engine {
     cache_shrink shrink;                 // memory asked back of it
     warm_fill warm;                      // experts read into its room while no request runs
     uint64_t dense_bytes = 0, kv_bytes = 0, compute_bytes = 0;
+    std::atomic<int32_t> widest_pass{0}; // tokens of the largest pass that `context` has computed: its buffers are in memory as far as that
 
     std::mutex mutex;
     std::condition_variable changed;     // the request slot became free, or a spec came into force
@@ -77,8 +80,18 @@ void engine_empty_cache(engine & e);
 // prefill_bytes; null counts every expert it needs. 0 where not even one token fits, which a cache always prevents.
 int32_t engine_batch_limit(const engine & e, const layer_states * cache, int32_t most);
 
+// Experts of several tokens that do not fit pass through memory matrix by matrix, which a checksum of the whole expert does not
+// allow: there the micro-batches are so small that they fit.
+bool engine_passes_through(const engine & e);
+
 // A context over the loaded model with the hook attached. IO (no memory).
 engine_status engine_make_context(engine & e, int32_t tokens, int32_t batch, int32_t outputs, llama_context *& out);
+// What its buffers take where all of them are used, the rows that are handed out included.
+uint64_t engine_context_bytes(const engine & e, const llama_context * context, int32_t outputs);
+
+// The context that generates has nothing to keep between two requests, so it can make room and be made anew. IO (no memory).
+void engine_drop_context(engine & e);
+engine_status engine_need_context(engine & e);
 
 // One llama_decode of `n` tokens from position `position`; the hook's fields for the pass are set by the caller.
 // Outputs for every token or for the last one only. On an error or a cancellation (`ENGINE_CANCELLED`) the positions

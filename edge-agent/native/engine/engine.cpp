@@ -172,7 +172,7 @@ static engine_status look_at_graph(engine & e) {
     if (failed(status)) return status;
     const model_info & info = e.file.info;
     return expert_multiply_init(e.hook.multiply, e.compute, e.threads, info.experts, e.hook.longest_row, e.hook.longest_product,
-                                int64_t(e.batch_tokens) * info.top_k);
+                                int64_t(MOST_BATCH) * info.top_k);
 }
 
 static void measure(engine & e) {
@@ -185,6 +185,44 @@ static void measure(engine & e) {
     e.compute_bytes += expert_multiply_bytes(e.hook.multiply);
 }
 
+bool engine_passes_through(const engine & e) { return !e.options.keep_all && !e.options.verify; }
+
+uint64_t engine_context_bytes(const engine & e, const llama_context * context, int32_t outputs) {
+    uint64_t bytes = uint64_t(outputs) * uint64_t(llama_vocab_n_tokens(e.vocab)) * sizeof(float);
+    for (const auto & [type, taken] : llama_get_memory_breakdown(context)) bytes += taken.context + taken.compute;
+    return bytes;
+}
+
+void engine_drop_context(engine & e) {
+    if (e.context) llama_free(e.context);
+    e.context = nullptr;
+    e.widest_pass.store(0);
+}
+
+engine_status engine_need_context(engine & e) {
+    return e.context ? engine_status() : engine_make_context(e, e.context_tokens, e.batch_tokens, 1, e.context);
+}
+
+static uint64_t compute_bytes_of(const llama_context * context) {
+    uint64_t bytes = 0;
+    for (const auto & [type, taken] : llama_get_memory_breakdown(context)) bytes += taken.compute;
+    return bytes;
+}
+
+// Fewer tokens at a time read the experts that a prompt misses more often, so no fewer than these for memory's sake.
+static const int32_t LEAST_BATCH = 32;
+
+// A buffer is in memory only as far as it has been used, so one that proves too large has cost nothing.
+static engine_status make_main_context(engine & e) {
+    for (;; e.batch_tokens /= 2) {
+        const engine_status status = engine_need_context(e);
+        if (failed(status)) return status;
+        const uint64_t most = e.options.prompt_bytes / 2;
+        if (most == 0 || e.batch_tokens / 2 < LEAST_BATCH || compute_bytes_of(e.context) <= most) return {};
+        engine_drop_context(e);
+    }
+}
+
 static engine_status check_options(engine & e) {
     const engine_open_options & o = e.options;
     const model_info & info = e.file.info;
@@ -194,10 +232,12 @@ static engine_status check_options(engine & e) {
     if (o.threads < 0 || o.threads > 512) return status_error(ENGINE_BAD_ARGUMENT, "threads: expected 0 to 512, found %d", o.threads);
     if (o.lanes < 0 || o.lanes > 64) return status_error(ENGINE_BAD_ARGUMENT, "lanes: expected 0 to 64, found %d", o.lanes);
     e.context_tokens = o.context_tokens ? o.context_tokens : int32_t(std::clamp<int64_t>(info.context_train, 1, 1 << 20));
-    e.batch_tokens = std::min(e.context_tokens, 512);
+    e.batch_tokens = std::min(e.context_tokens, int32_t(MOST_BATCH));
     e.threads = o.threads ? o.threads : default_threads();
     const uint64_t largest = *std::max_element(info.expert_bytes.begin(), info.expert_bytes.end());
     e.prefill_bytes = o.prefill_bytes ? o.prefill_bytes : largest * uint64_t(info.experts);
+    // Half for these, half for the compute buffers, see make_main_context.
+    if (o.prompt_bytes && !o.prefill_bytes) e.prefill_bytes = std::clamp(o.prompt_bytes / 2, largest * uint64_t(info.top_k), e.prefill_bytes);
     return engine_check_spec(info, o.spec);
 }
 
@@ -248,13 +288,14 @@ static engine_status open_engine(engine & e, bool (*cancelled)(void *), void * c
     // One micro-batch misses at most every expert of every layer once.
     event_ring_init(e.ring, std::max<uint64_t>(4096, 2 * info.moe_layers.size() * uint64_t(info.experts)));
     status = compute_threads_start(e.compute, e.threads);
-    if (!failed(status)) status = engine_make_context(e, e.context_tokens, e.batch_tokens, 1, e.context);
+    if (!failed(status)) status = make_main_context(e);
     if (!failed(status)) status = look_at_graph(e);
     if (failed(status)) return status;
     prefetch_open(e.hook.prefetch, info.path);
     info.select_by = e.hook.routers[0].select_by;
     info.normalises_weights = e.hook.normalises_weights;
     measure(e);
+    llama_runtime_give_back();
     return {};
 }
 
@@ -314,8 +355,10 @@ engine_status engine_get_memory(engine * e, engine_memory & out) {
     std::lock_guard<std::mutex> lock(e->mutex);
     if (e->closed) return status_error(ENGINE_CLOSED, "the engine is closed");
     const model_info & info = e->file.info;
+    const int32_t unused_rows = e->batch_tokens - std::min(e->batch_tokens, e->widest_pass.load());
     out = engine_memory{e->dense_bytes, e->kv_bytes, e->compute_bytes, 0, 0, e->prefill_bytes,
-                        uint64_t(e->memory.resident_bytes.load(std::memory_order_relaxed)), e->reader.direct};
+                        uint64_t(e->memory.resident_bytes.load(std::memory_order_relaxed)),
+                        e->compute_bytes * uint64_t(unused_rows) / uint64_t(e->batch_tokens), e->reader.direct};
     std::vector<int32_t> capacities = e->spec.capacities;
     cache_shrink_limit(e->shrink, capacities);
     for (size_t l = 0; l < info.expert_bytes.size(); l++) {

@@ -17,6 +17,7 @@ struct engine_open_options {
     int32_t lanes = 0;            // 0: 4
     bool direct_io = true;
     uint64_t prefill_bytes = 0;   // 0: one layer's worth
+    uint64_t prompt_bytes = 0;    // about the most that reading a prompt takes beside the cache, by smaller micro-batches and fewer experts that pass through; 0: unbounded
     bool keep_all = false;
     uint64_t read_bytes_per_second = 0;  // experts arrive no faster, see flash-reader.h; 0: as fast as the disk is
     bool verify = false;          // check what is read against the file's checksums; it must be packed
@@ -25,6 +26,7 @@ struct engine_open_options {
 
 struct engine_memory {
     uint64_t dense_bytes, kv_bytes, compute_bytes, cache_bytes, staging_bytes, prefill_bytes, resident_bytes;
+    uint64_t untouched_bytes;    // of compute_bytes: taken when a longer prompt than any so far is read
     bool direct_io;
 };
 
@@ -93,6 +95,7 @@ struct evaluate_request {
     bool stepped = false;
     bool record_routes = false;
     bool record_scores = false;   // needs windows without a prompt
+    uint64_t memory_bytes = UINT64_MAX;  // about the most that it takes beyond what the engine holds, see evaluation.cpp
     bool begun = false;           // as in generate_request; the id is EVALUATE_REQUEST_ID
 };
 

@@ -5,18 +5,24 @@
 // With per-layer caches the state of a layer depends on that layer's own routing sequence alone, so a whole batch can
 // be routed token by token inside the layer's callback, against a virtual cache, at the speed of prefill; stepping
 // through the real cache gives the same result up to the rounding of kernels.
+//
+// Beside a cache that fills the memory there is room for little else. Experts pass through as a prompt's do (miss-stream.h); the
+// context that generates makes room for the one that scores; and where what a micro-batch takes, above all a row of the
+// vocabulary for each of its tokens, twice, is more than is granted, it is made smaller.
 #include "engine-state.h"
+
+#include "llama-runtime.h"
 
 #include <algorithm>
 #include <cmath>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
 
 namespace {
 
 // Output rows are batch x vocabulary floats, twice; this bounds one copy.
 const int64_t MOST_OUTPUT_BYTES = 64 << 20;
+
+// With half as many tokens at a time nearly twice as much is read of the experts that are missing.
+const int32_t LEAST_BATCH = 32;
 
 struct evaluation {
     engine & e;
@@ -62,20 +68,43 @@ engine_status choose_batch(evaluation & v) {
     const engine & e = v.e;
     if (v.request.stepped) return {};
     const int64_t by_output = MOST_OUTPUT_BYTES / (int64_t(sizeof(float)) * llama_vocab_n_tokens(e.vocab));
-    v.batch_tokens = int32_t(std::clamp<int64_t>(by_output, 1, std::min(v.request.context, 512)));
-    if (!e.options.keep_all) v.batch_tokens = engine_batch_limit(e, nullptr, v.batch_tokens);
+    v.batch_tokens = int32_t(std::clamp<int64_t>(by_output, 1, std::min(v.request.context, int32_t(MOST_BATCH))));
+    if (!e.options.keep_all && !engine_passes_through(e)) v.batch_tokens = engine_batch_limit(e, nullptr, v.batch_tokens);
     if (v.batch_tokens > 0) return {};
     return status_error(ENGINE_CAPACITY, "prefillBytes %llu is below the %llu bytes of experts one token needs of one layer; raise it, "
-                        "keep all experts in memory, or evaluate stepped", (unsigned long long) e.prefill_bytes,
+                        "keep all experts in memory, do not verify, or evaluate stepped", (unsigned long long) e.prefill_bytes,
                         (unsigned long long) (uint64_t(e.file.info.top_k) *
                             *std::max_element(e.file.info.expert_bytes.begin(), e.file.info.expert_bytes.end())));
+}
+
+// What the context that generates has taken so far is there for the one that scores.
+uint64_t granted_bytes(const evaluation & v) {
+    const engine & e = v.e;
+    if (v.request.memory_bytes == UINT64_MAX) return UINT64_MAX;
+    const uint64_t rows = uint64_t(std::min(e.batch_tokens, e.widest_pass.load()));
+    return v.request.memory_bytes + e.kv_bytes + e.compute_bytes * rows / uint64_t(e.batch_tokens);
+}
+
+// A buffer is in memory only as far as it has been used, so a context that proves too large has cost little.
+engine_status make_context(evaluation & v) {
+    const uint64_t granted = granted_bytes(v);
+    if (granted != UINT64_MAX) engine_drop_context(v.e);
+    for (;; v.batch_tokens /= 2) {
+        llama_runtime_give_back();
+        const engine_status status = engine_make_context(v.e, v.request.context, v.batch_tokens, v.batch_tokens, v.context);
+        if (failed(status)) return status;
+        if (v.batch_tokens / 2 < LEAST_BATCH || engine_context_bytes(v.e, v.context, v.batch_tokens) <= granted) return {};
+        llama_free(v.context);
+        v.context = nullptr;
+    }
 }
 
 void set_up_hook(evaluation & v) {
     layer_hook & hook = v.e.hook;
     layer_hook_follow(hook, v.request.spec);
     hook.step = 0;
-    hook.passing = false;
+    hook.passing = !v.request.stepped && engine_passes_through(v.e);
+    hook.passing_bytes = int64_t(v.e.prefill_bytes);
     hook.layers = &v.layers;
     hook.owner = v.request.stepped ? &v.layers : &v.e.layers;
     hook.ring = nullptr;
@@ -189,19 +218,10 @@ engine_status run_windows(evaluation & v, const progress_callback & progress) {
     return {};
 }
 
-// glibc keeps what was freed for the next who asks, which beside a cache that fills the memory is want of memory: before the
-// context is made, and after, it goes back to the system.
-void give_back_memory() {
-#ifdef __GLIBC__
-    malloc_trim(0);
-#endif
-}
-
 engine_status evaluate(evaluation & v, const progress_callback & progress) {
     engine & e = v.e;
     engine_status status = choose_batch(v);
-    give_back_memory();
-    if (!failed(status)) status = engine_make_context(e, v.request.context, v.batch_tokens, v.batch_tokens, v.context);
+    if (!failed(status)) status = make_context(v);
     if (failed(status)) return status;
     const int64_t start = now_ns();
     const int64_t routed = int64_t(v.request.tokens.size()) - 1;
@@ -242,7 +262,9 @@ engine_status engine_evaluate(engine * e, const evaluate_request & request, cons
     } catch (const std::exception & error) {
         status = status_error(ENGINE_INTERNAL, "evaluate: %s", error.what());
     }
-    give_back_memory();
+    llama_runtime_give_back();
+    const engine_status made = engine_need_context(*e);
+    if (!failed(status)) status = made;
     e->hook.layers = e->hook.owner = &e->layers;
     e->hook.routes = nullptr;
     e->hook.recorded = nullptr;

@@ -35,10 +35,6 @@ engine_status check_request(const engine & e, const generate_request & r) {
     return engine_check_tokens(e, r.prompt);
 }
 
-// A prompt's experts that do not fit pass through memory matrix by matrix, which a checksum of the whole expert does not
-// allow: there the micro-batches are so small that they fit.
-bool passes_through(const engine & e) { return !e.options.keep_all && !e.options.verify; }
-
 // Hands the spec in force to the hook; nothing changes it until the next boundary.
 void boundary(engine & e, int32_t step) {
     engine_apply_pending(e);
@@ -46,7 +42,7 @@ void boundary(engine & e, int32_t step) {
     layer_hook & hook = e.hook;
     layer_hook_follow(hook, e.spec);
     hook.step = step;
-    hook.passing = passes_through(e);
+    hook.passing = engine_passes_through(e);
     hook.passing_bytes = int64_t(e.prefill_bytes);
     hook.layers = hook.owner = &e.layers;
     hook.ring = &e.ring;
@@ -54,7 +50,7 @@ void boundary(engine & e, int32_t step) {
 
 // Most tokens of the next micro-batch.
 int32_t micro_batch(const engine & e) {
-    return passes_through(e) ? e.batch_tokens : std::max(1, engine_batch_limit(e, &e.layers, e.batch_tokens));
+    return engine_passes_through(e) ? e.batch_tokens : std::max(1, engine_batch_limit(e, &e.layers, e.batch_tokens));
 }
 
 void add_outcome(generation & g, bool prefill) {
@@ -169,6 +165,7 @@ engine_status engine_generate(engine * e, const generate_request & request, cons
         out.prompt_tokens = int64_t(request.prompt.size());
         warm_fill_yield(e->warm);
         status = check_request(*e, request);
+        if (!failed(status)) status = engine_need_context(*e);
         if (!failed(status)) {
             const model_info & info = e->file.info;
             if (request.cold_cache) engine_empty_cache(*e);

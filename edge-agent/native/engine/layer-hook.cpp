@@ -63,7 +63,8 @@ void layer_hook_begin(layer_hook & hook, pass_kind pass) {
     hook.pass = pass;
     hook.outcome = pass_outcome();
     if (pass != PASS_LOOK) prefetch_begin(hook.prefetch);
-    expert_memory_set_passing(*hook.memory, pass == PASS_PREFILL && hook.passing ? hook.passing_bytes : 0);
+    const bool many = pass == PASS_PREFILL || hook.owner != hook.layers;
+    expert_memory_set_passing(*hook.memory, many && hook.passing ? hook.passing_bytes : 0);
     hook.error = engine_status();
     graph_moments_begin(hook.moments);
     std::fill(hook.own_scores.tensors.begin(), hook.own_scores.tensors.end(), nullptr);

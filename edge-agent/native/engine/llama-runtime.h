@@ -13,5 +13,9 @@ std::string llama_runtime_version();
 // Error lines since the last call, joined; empty where there were none.
 std::string llama_runtime_errors();
 
+// What was freed goes back to the system, where the C library keeps it for the next who asks: beside a cache that fills the memory
+// that is want of memory.
+void llama_runtime_give_back();
+
 // Physical cores that this process may run on, minus one for everything else on the device; at least one.
 int default_threads();

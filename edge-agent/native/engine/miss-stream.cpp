@@ -4,6 +4,7 @@
 #include "miss-fetch.h"
 
 #include <algorithm>
+#include <cstring>
 
 static const int32_t NO_MISS = -1;
 
@@ -155,6 +156,8 @@ void miss_stream_before(layer_hook & hook, ggml_tensor * node) {
     engine_status status;
     if (s.next_use != turn * s.count) status = status_error(ENGINE_INTERNAL, "%s: not the multiplication that was expected", node->name);
     if (!failed(status)) status = expert_multiply_begin(hook.multiply, node);
+    // What an expert that is left out would have given is multiplied by a weight of zero, so it has to be a number.
+    if (!failed(status) && layer_drops_experts(hook, s.layer)) memset(node->data, 0, ggml_nbytes(node));
     while (!failed(status) && s.next_use < (turn + 1) * s.count && !hook.cancelled.load(std::memory_order_relaxed)) status = use_next(hook, node);
     if (failed(status)) layer_stop_with(hook, status);
 }
@@ -179,7 +182,7 @@ void miss_stream_finish(layer_hook & hook) {
         }
         if (s.stays[size_t(i)] && arrived) expert_memory_mark(*hook.memory, layer, e);
         else expert_memory_release(*hook.memory, layer, e);
-        if (s.stays[size_t(i)] && !arrived) expert_cache_forget((*hook.layers)[layer].cache, e);
+        if (s.stays[size_t(i)] && !arrived) expert_cache_forget((*hook.owner)[layer].cache, e);
         if (s.missed[size_t(i)] != NO_MISS) miss_event_gather(hook, layer, s.missed[size_t(i)]);
     }
     for (int i = 0; hook.ring && i < s.misses; i++) miss_event_report(hook, layer, i);

@@ -3,6 +3,8 @@
 
 #include "llama-runtime.h"
 
+#include <algorithm>
+
 void pass_batch_init(pass_batch & b, int32_t most) { b.batch = llama_batch_init(most, 0, 1); }
 void pass_batch_free(pass_batch & b) { llama_batch_free(b.batch); }
 
@@ -33,6 +35,7 @@ engine_status engine_run_pass(engine & e, llama_context * context, pass_batch & 
     fill(b.batch, tokens, n, position, outputs);
     layer_hook_begin(e.hook, pass);
     const int64_t start = now_ns();
+    if (context == e.context && pass != PASS_LOOK) e.widest_pass.store(std::max(e.widest_pass.load(), n));
     const int32_t answer = llama_decode(context, b.batch);
     layer_hook_end(e.hook);
     const engine_status changed = check_model(e, n, start);

@@ -31,7 +31,7 @@ beforeAll(async () => {
   await spool.start();
   const recorder = new TraceRecorder({ origin: { deviceId: 'd', bootId: 'b', hostName: 'h', version: '0' }, spool, account, log });
   const queue = new EngineQueueRunner({ host, recorder, observer: { wantsRouter: () => false, onStep: () => {}, onEnd: () => {} }, log, modelName: () => 'm' });
-  tasks = new MeasureTasks({ host, queue, inForce: () => applier.inForce, send: (update) => updates.push(update), log });
+  tasks = new MeasureTasks({ host, queue, inForce: () => applier.inForce, send: (update) => updates.push(update), scoringBytes: () => 1 << 20, log });
   await host.start();
   await stateOf(host, 'ready');
   await until('a spec is in force', () => applier.inForce);

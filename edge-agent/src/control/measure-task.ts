@@ -24,6 +24,8 @@ export interface MeasureSources {
   queue: EngineQueue;
   inForce: () => InForce | null;
   send: (update: TaskUpdate) => void;
+  /** what scoring a text may take of memory now; undefined: as much as it likes */
+  scoringBytes: () => number | undefined;
   log: Logger;
 }
 
@@ -145,7 +147,8 @@ export class MeasureTasks {
     const { routing } = under.effective;
     return queue.exclusive((running) => this.whileScoring(async () => {
       const evaluate = async (spec: RoutingSpec, done: number, what: string): Promise<EvalResult> => {
-        const request = { tokens, context: text.context, spec, stepped: false };
+        const memoryBytes = this.sources.scoringBytes();
+        const request = { tokens, context: text.context, spec, stepped: false, ...(memoryBytes === undefined ? {} : { memoryBytes }) };
         return host.evaluate(request, (part, total) => progress(done + part / total / 2, what), running);
       };
       const lambdaZero = await evaluate({ ...routing, routing: 'original' }, 0, 'scoring the text at lambda 0');
