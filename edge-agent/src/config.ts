@@ -24,7 +24,7 @@ export const SETTINGS: readonly Setting[] = [
   { flags: '--verify', env: 'MOEFLEET_VERIFY', description: 'check everything that is read of the model against its checksums; the model must be packed (moefleet model pack)' },
   { flags: '--prefill-bytes <size>', env: 'MOEFLEET_PREFILL_BYTES', description: 'most expert memory beyond the cache while a prompt is read; 0: one layer\'s worth', fallback: '0' },
   { flags: '--memory-pressure <mode>', env: 'MOEFLEET_MEMORY_PRESSURE', description: 'auto: the expert cache gives way while memory is short, and comes back slowly; off: it never does', fallback: 'auto' },
-  { flags: '--memory-low <size>', env: 'MOEFLEET_MEMORY_LOW', description: 'with less memory available than this the cache gives way', fallback: '5% of the memory, 64MiB to 1GiB' },
+  { flags: '--memory-low <size>', env: 'MOEFLEET_MEMORY_LOW', description: 'with less memory available than this the cache gives way', fallback: '5% of the memory, 64MiB to 1GiB, and no more than a sixth of it' },
   { flags: '--memory-stall <percent>', env: 'MOEFLEET_MEMORY_STALL', description: 'so it does when tasks stand still for memory for this share of the time', fallback: '10' },
   { flags: '--http <host:port>', env: 'MOEFLEET_HTTP', description: 'address of the OpenAI-compatible API; port 0: any free one', fallback: '127.0.0.1:8400' },
   { flags: '--api-key <key>', env: 'MOEFLEET_API_KEY', description: 'asked of HTTP clients as a bearer token', fallback: 'none' },

@@ -95,6 +95,11 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
     },
     // A model that the fleet names and that does not fit is not what this agent was started with.
     specFor: (model) => (model.info.path === config.modelPath ? refusal.watch(() => applier.specFor(model)) : applier.specFor(model)),
+    memory: config.memoryPressure === 'auto' ? {
+      beforeStart: () => memory.beforeStart(),
+      beforeOpen: (model) => memory.beforeOpen(model),
+      opened: (model, taken) => memory.opened(model, taken),
+    } : undefined,
     onModelProven: (path) => {
       try {
         folder.write(LAST_GOOD_MODEL, `${path}\n`);
@@ -111,10 +116,11 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   const warmStart = config.warmStart ? new WarmStart({ host, applier, folder, log, now: () => performance.now() }) : null;
   warmStart?.follow();
 
-  const memory = new MemoryWatch({
+  const memory: MemoryWatch = new MemoryWatch({
     host, applier, log, read: readMemory, now: () => performance.now(), scoring: () => tasks.scoring,
     policy: { lowBytes: config.memoryLowBytes ?? defaultLowBytes(readMemory().totalBytes), stallPercent: config.memoryStallPercent },
   });
+  host.onServed(() => memory.served());
 
   const account = new MissAccount();
   const spool = new TraceSpool({ folder: join(config.stateFolder, 'spool'), maxBytes: config.spoolBytes, account, log });
@@ -167,6 +173,7 @@ async function runWith(config: AgentConfig, folder: StateFolder, env: NodeJS.Pro
   const tasks = new MeasureTasks({
     host, queue, log,
     inForce: () => applier.inForce,
+    scoringBytes: () => (config.memoryPressure === 'auto' ? memory.scoringBytes() : undefined),
     send: (update) => {
       outbox.putTask(update);
       session?.flush();

@@ -154,6 +154,21 @@ export class DesiredApplier {
     }
   }
 
+  /** Bytes of experts that `model` would hold were memory plenty. */
+  wantedBytes(model: LoadedModel): number {
+    try {
+      return this.effective(this.recordFor(model), model).wantedBytes;
+    } catch {
+      // `specFor` tells.
+      return this.limits.maxCacheBytes;
+    }
+  }
+
+  /** What `limitCache` is to be once a model is ready that is being opened now. */
+  holdCache(shortage: CacheLimit | null): void {
+    this.shortage = shortage;
+  }
+
   /**
    * Holds the cache to these bytes, whatever the spec and the device's limits would allow, until told otherwise; null:
    * no longer. What is to be given back is given back at the engine's next layer, before this resolves; the whole spec

@@ -1,8 +1,8 @@
-import { defaultLowBytes, type MemorySample, nextPressure, NO_PRESSURE, type PressurePolicy, type PressureState } from './memory-pressure';
+import { defaultLowBytes, FIRST_ANSWERS_BYTES, firstLimit, type MemorySample, nextPressure, NO_PRESSURE, type PressurePolicy, type PressureState } from './memory-pressure';
 
 const MIB = 2 ** 20;
 const policy: PressurePolicy = { lowBytes: 100 * MIB, stallPercent: 10 };
-const plenty = { availableBytes: 1000 * MIB, stallPercent: 0, wantedBytes: 400 * MIB, floorBytes: 40 * MIB, heldBytes: 400 * MIB };
+const plenty = { availableBytes: 1000 * MIB, stallPercent: 0, wantedBytes: 400 * MIB, floorBytes: 40 * MIB, heldBytes: 400 * MIB, promptBytes: 30 * MIB };
 
 /** Plays a series of [seconds, what differs from plenty] and returns every change with its time and limit in MiB. */
 function play(series: [number, Partial<MemorySample>][], from: PressureState = NO_PRESSURE) {
@@ -87,6 +87,34 @@ test('a spec that wants less than the limit leaves nothing to give', () => {
   expect(play([[1, { availableBytes: 99 * MIB, wantedBytes: 40 * MIB, heldBytes: 40 * MIB }]], state).changes).toEqual([]);
 });
 
+test('what the cache may still fill is bounded by what is left, before it is filled and without counting as pressure', () => {
+  const { changes, state } = play([[0, { availableBytes: 300 * MIB, heldBytes: 100 * MIB }], [0.25, { availableBytes: 299 * MIB, heldBytes: 101 * MIB }]]);
+  expect(changes).toEqual([[0, 'bound', 270]]);
+  expect(state.ceilingBytes).toBeNull();
+  expect(play([[0, { availableBytes: 401 * MIB, heldBytes: 100 * MIB }]]).changes).toEqual([]);
+  expect(play([[0, { availableBytes: 110 * MIB, heldBytes: 5 * MIB }]]).changes).toEqual([[0, 'bound', 40]]);
+});
+
+test('where no pressure has come the cache grows as far as what is to stay free allows, and then no further', () => {
+  let heldBytes = 270 * MIB;
+  let state: PressureState = { ...NO_PRESSURE, limitBytes: heldBytes, changedMs: 0 };
+  const limits: number[] = [];
+  for (let second = 0; second < 600; second += 1) {
+    const next = nextPressure(state, { ...plenty, nowMs: second * 1000, heldBytes, availableBytes: 450 * MIB - heldBytes }, policy);
+    state = next.state;
+    if (next.change) limits.push(next.change.limitBytes! / MIB);
+    heldBytes = state.limitBytes!;
+  }
+  expect(limits).toEqual([290, 310]);
+});
+
+test('a model that has just been opened gets what is left without what stays free, prompts and first answers', () => {
+  const opened = { availableBytes: 300 * MIB, wantedBytes: 400 * MIB, floorBytes: 40 * MIB, promptBytes: 30 * MIB };
+  expect(firstLimit(opened, policy)).toBe(170 * MIB - FIRST_ANSWERS_BYTES);
+  expect(firstLimit({ ...opened, availableBytes: 100 * MIB }, policy)).toBe(40 * MIB);
+  expect(firstLimit({ ...opened, availableBytes: 530 * MIB + FIRST_ANSWERS_BYTES }, policy)).toBeNull();
+});
+
 test('too little is a twentieth of the memory, within bounds', () => {
-  expect([512 * MIB, 4096 * MIB, 65_536 * MIB].map((total) => defaultLowBytes(total) / MIB)).toEqual([64, 204.8, 1024]);
+  expect([96 * MIB, 512 * MIB, 4096 * MIB, 65_536 * MIB].map((total) => defaultLowBytes(total) / MIB)).toEqual([16, 64, 204.8, 1024]);
 });

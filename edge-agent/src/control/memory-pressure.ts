@@ -3,6 +3,10 @@
  * what the machine says now. Giving back is quick, taking again is slow, as the level of others' need is not known
  * (the rule of TCP): under pressure at once to 70% of what is held, or by as much as is missing where that is more;
  * after a time of calm back in small steps, and near the level at which pressure came only after a long one.
+ *
+ * A cache fills by far more between two looks than is kept free. So what it may hold is bounded before that by what there is:
+ * however much of its room is filled until the next look, `lowBytes` stay free, and what a prompt takes. At first by less, as an
+ * agent that has answered nothing yet will take more.
  */
 import { formatSize } from '@moefleet/runtime';
 
@@ -22,8 +26,10 @@ export interface MemorySample {
   wantedBytes: number;
   /** one token cycle: nothing can run below it */
   floorBytes: number;
-  /** expert bytes in memory now; read only under pressure */
+  /** expert bytes in memory now; 0 where there is so much memory that nobody has asked */
   heldBytes: number;
+  /** what else the engine may take at any moment, to read a prompt */
+  promptBytes: number;
 }
 
 export interface PressureState {
@@ -36,7 +42,8 @@ export interface PressureState {
   changedMs: number;
 }
 
-export type PressureChange = { t: 'shrink' | 'grow'; limitBytes: number | null; reason: string };
+/** `bound`: there is no want of memory, but would be if the cache filled up. */
+export type PressureChange = { t: 'shrink' | 'bound' | 'grow'; limitBytes: number | null; reason: string };
 
 export const NO_PRESSURE: PressureState = { limitBytes: null, ceilingBytes: null, calmSinceMs: null, changedMs: -Infinity };
 
@@ -53,9 +60,12 @@ const HOLD_MS = 600_000;
 const CALM_BYTES = 2;
 const CALM_STALL = 0.5;
 
+/** What two processes of Node took more for their first answers than when they were ready for them: 6 to 9 MiB. */
+export const FIRST_ANSWERS_BYTES = 9 * 2 ** 20;
+
 /** What is too little where nobody says: a twentieth of the memory, within reason on the smallest and the largest devices. */
 export function defaultLowBytes(totalBytes: number): number {
-  return Math.min(Math.max(totalBytes / 20, 64 * 2 ** 20), 2 ** 30);
+  return Math.min(Math.max(totalBytes / 20, 64 * 2 ** 20), totalBytes / 6, 2 ** 30);
 }
 
 /** Why this is pressure; null where it is none. */
@@ -68,16 +78,53 @@ export function pressureOf(sample: Pick<MemorySample, 'availableBytes' | 'stallP
 export function nextPressure(state: PressureState, sample: MemorySample, policy: PressurePolicy): { state: PressureState; change: PressureChange | null } {
   const reason = pressureOf(sample, policy);
   if (reason !== null) return shrink({ ...state, calmSinceMs: null }, sample, policy, reason);
-  const calm = sample.availableBytes >= CALM_BYTES * policy.lowBytes && (sample.stallPercent ?? 0) < CALM_STALL * policy.stallPercent;
+  const bounded = bound(state, sample, policy);
+  if (bounded) return bounded;
+  const calm = spareBytes(state, sample) >= calmBytes(state, sample, policy) && (sample.stallPercent ?? 0) < CALM_STALL * policy.stallPercent;
   if (!calm) return { state: { ...state, calmSinceMs: null }, change: null };
   return grow({ ...state, calmSinceMs: state.calmSinceMs ?? sample.nowMs }, sample, policy);
 }
 
+/** What the cache of a model that has just been opened, and holds nothing yet, may hold; null: all that is wanted. */
+export function firstLimit({ availableBytes, wantedBytes, floorBytes, promptBytes }: Omit<MemorySample, 'nowMs' | 'stallPercent' | 'heldBytes'>, policy: PressurePolicy): number | null {
+  const room = availableBytes - policy.lowBytes - promptBytes - FIRST_ANSWERS_BYTES;
+  return room >= wantedBytes ? null : Math.max(floorBytes, Math.floor(room));
+}
+
+function grantedBytes({ limitBytes }: PressureState, { wantedBytes }: MemorySample): number {
+  return Math.min(limitBytes ?? wantedBytes, wantedBytes);
+}
+
+/** What there would be with the cache filled. */
+function spareBytes(state: PressureState, sample: MemorySample): number {
+  return sample.availableBytes - Math.max(0, grantedBytes(state, sample) - sample.heldBytes);
+}
+
+/** Where no pressure has come yet, nothing is known of others' need, and the bound above is enough. */
+function calmBytes({ ceilingBytes }: PressureState, { promptBytes }: MemorySample, { lowBytes }: PressurePolicy): number {
+  return ceilingBytes === null ? lowBytes + promptBytes : Math.max(CALM_BYTES * lowBytes, lowBytes + promptBytes);
+}
+
+function stepBytes({ wantedBytes, floorBytes }: MemorySample): number {
+  return Math.ceil(Math.max(wantedBytes, floorBytes) * GROW_BY);
+}
+
+function bound(state: PressureState, sample: MemorySample, { lowBytes }: PressurePolicy): { state: PressureState; change: PressureChange } | null {
+  const { nowMs, availableBytes, heldBytes, floorBytes, promptBytes } = sample;
+  const granted = grantedBytes(state, sample);
+  const unfilled = granted - heldBytes;
+  if (spareBytes(state, sample) >= lowBytes || unfilled < stepBytes(sample)) return null;
+  const limitBytes = Math.max(floorBytes, Math.floor(heldBytes + availableBytes - lowBytes - promptBytes));
+  if (limitBytes >= granted) return null;
+  const reason = `${formatSize(availableBytes)} of memory are left, and the cache would take ${formatSize(unfilled)} more; ${formatSize(lowBytes)} are to stay free (--memory-low)`;
+  return { state: { ...state, limitBytes, changedMs: nowMs }, change: { t: 'bound', limitBytes, reason } };
+}
+
 function shrink(state: PressureState, sample: MemorySample, policy: PressurePolicy, reason: string): { state: PressureState; change: PressureChange | null } {
-  const { nowMs, wantedBytes, floorBytes } = sample;
+  const { nowMs, floorBytes } = sample;
   const missing = policy.lowBytes - sample.availableBytes;
   if (missing <= 0 && nowMs - state.changedMs < STALL_WINDOW_MS) return { state, change: null };
-  const granted = Math.min(state.limitBytes ?? wantedBytes, wantedBytes);
+  const granted = grantedBytes(state, sample);
   const held = Math.min(granted, Math.max(sample.heldBytes, floorBytes));
   const limitBytes = Math.max(floorBytes, Math.floor(Math.min(held * SHRINK_TO, held - missing)));
   if (limitBytes >= granted) return { state, change: null };
@@ -85,12 +132,12 @@ function shrink(state: PressureState, sample: MemorySample, policy: PressurePoli
 }
 
 function grow(state: PressureState, sample: MemorySample, policy: PressurePolicy): { state: PressureState; change: PressureChange | null } {
-  const { nowMs, wantedBytes, floorBytes } = sample;
+  const { nowMs, wantedBytes } = sample;
   const { limitBytes, ceilingBytes } = state;
   const calmMs = nowMs - state.calmSinceMs!;
   if (limitBytes === null || calmMs < CALM_MS || nowMs - state.changedMs < GROW_EVERY_MS) return { state, change: null };
-  const step = Math.max(Math.ceil(wantedBytes * GROW_BY), Math.ceil(floorBytes * GROW_BY));
-  if (sample.availableBytes - step < CALM_BYTES * policy.lowBytes) return { state, change: null };
+  const step = stepBytes(sample);
+  if (spareBytes(state, sample) - step < calmBytes(state, sample, policy)) return { state, change: null };
   const next = limitBytes + step;
   const atCeiling = ceilingBytes !== null && next > ceilingBytes * NEAR_CEILING;
   if (atCeiling && Math.min(calmMs, nowMs - state.changedMs) < HOLD_MS) return { state, change: null };

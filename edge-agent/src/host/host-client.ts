@@ -5,6 +5,7 @@
  * every load, so that a restarted engine never runs a token under anything but the spec in force.
  */
 import { backoffMs, type Logger, type Service } from '@moefleet/runtime';
+import { ShortMemoryError } from '../control/start-memory';
 import { type EngineHost, type HostState, HostUnavailableError, type LoadedModel } from '../engine-host';
 import type {
   EngineCounters, EngineMemory, EvalRequest, EvalResult, ExpertUse, GenerateRequest, GenerateResult, OpenOptions, RoutingSpec, Step, WarmResult,
@@ -30,9 +31,19 @@ export interface HostClientOptions {
   open: Omit<OpenOptions, 'modelPath' | 'spec'>;
   /** may throw where the model does not fit this device; the message becomes the reason */
   specFor: (model: LoadedModel) => RoutingSpec;
+  memory?: MemoryGuard;
   /** the model has decoded its first token */
   onModelProven: (modelPath: string) => void;
   random?: () => number;
+}
+
+/** Asked before each step that takes memory. Each may throw ShortMemoryError: the start is tried again later. */
+export interface MemoryGuard {
+  beforeStart(): void;
+  /** what prompts may take beside the cache, null: no bound; and `specFor` is asked thereafter */
+  beforeOpen(model: LoadedModel): number | null;
+  /** nothing of the cache has been filled yet */
+  opened(model: LoadedModel, memory: EngineMemory): void;
 }
 
 /** `failure`: the model has been given up; its caller is told when the one before serves again, or cannot. */
@@ -221,6 +232,12 @@ export class EngineHostClient implements EngineHost, Service {
 
   private async launch(): Promise<void> {
     const modelPath = this.model.current;
+    const { memory } = this.options;
+    try {
+      memory?.beforeStart();
+    } catch (error) {
+      return this.loadFailed(modelPath, error as Error);
+    }
     this.startCount += 1;
     const process: HostProcess = new HostProcess({
       hostPath: this.options.hostPath,
@@ -234,7 +251,9 @@ export class EngineHostClient implements EngineHost, Service {
       const { hash, info } = await process.call('identify', { modelPath });
       const model = { hash, info, contextTokens: this.contextTokens(info.contextTrain) };
       const { open } = this.options;
-      await process.call('open', { options: { ...open, contextTokens: model.contextTokens, modelPath, spec: this.options.specFor(model) } });
+      const promptBytes = memory?.beforeOpen(model) ?? 0;
+      await process.call('open', { options: { ...open, contextTokens: model.contextTokens, promptBytes, modelPath, spec: this.options.specFor(model) } });
+      memory?.opened(model, await process.call('memory', {}));
       if (this.process === process) this.opened(model);
     } catch (error) {
       // A host that ended has been dealt with in onEnd.
@@ -258,7 +277,7 @@ export class EngineHostClient implements EngineHost, Service {
     if (this.stopped || this.pendingLoad !== pendingLoad) return;
     if (this.goBack(this.model.goBack(), error)) return;
     this.settleLoad(this.pendingLoad?.failure ?? error);
-    const mayPass = (error as { code?: string }).code === 'IO';
+    const mayPass = (error as { code?: string }).code === 'IO' || error instanceof ShortMemoryError;
     if (mayPass) this.restartLater(error.message);
     else this.transition({ t: 'failed', reason: error.message, retryAtMs: null });
   }
