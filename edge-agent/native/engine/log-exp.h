@@ -1,28 +1,12 @@
-// Logarithms and exponentials of floats, a block at a time, so that all but the looking up becomes vectors; and exponentials of
-// doubles. The same bits on every processor and with every libc, as nothing is fused; those of floats are glibc's, save one in a billion
-// where its own version fuses.
+// Logarithms and exponentials that are the same bits on every processor and with every libc, as nothing is fused: those of floats for loops
+// that become vectors, good enough to rank by, and those of doubles to two in the last place, for what is reported.
 //
-// After logf and expf of Arm's optimized-routines, without their special cases (copyright 2017-2018 Arm Limited, MIT or Apache-2.0 with
-// LLVM exception).
+// The doubles are after expf of Arm's optimized-routines (copyright 2017-2018 Arm Limited, MIT or Apache-2.0 with LLVM exception). The
+// polynomials of the floats are minimax (Remez).
 #pragma once
 
 #include <cstdint>
 #include <cstring>
-
-enum { LOG_EXP_BLOCK = 32 };
-
-struct log_piece { double inverse, log; };  // of a point near the middle of each sixteenth
-
-static const log_piece LOG_PIECES[16] = {
-    {0x1.661ec79f8f3bep+0, -0x1.57bf7808caadep-2}, {0x1.571ed4aaf883dp+0, -0x1.2bef0a7c06ddbp-2},
-    {0x1.49539f0f010bp+0, -0x1.01eae7f513a67p-2}, {0x1.3c995b0b80385p+0, -0x1.b31d8a68224e9p-3},
-    {0x1.30d190c8864a5p+0, -0x1.6574f0ac07758p-3}, {0x1.25e227b0b8eap+0, -0x1.1aa2bc79c81p-3},
-    {0x1.1bb4a4a1a343fp+0, -0x1.a4e76ce8c0e5ep-4}, {0x1.12358f08ae5bap+0, -0x1.1973c5a611cccp-4},
-    {0x1.0953f419900a7p+0, -0x1.252f438e10c1ep-5}, {0x1p+0, 0x0p+0},
-    {0x1.e608cfd9a47acp-1, 0x1.aa5aa5df25984p-5}, {0x1.ca4b31f026aap-1, 0x1.c5e53aa362eb4p-4},
-    {0x1.b2036576afce6p-1, 0x1.526e57720db08p-3}, {0x1.9c2d163a1aa2dp-1, 0x1.bc2860d22477p-3},
-    {0x1.886e6037841edp-1, 0x1.1058bc8a07ee1p-2}, {0x1.767dcf5534862p-1, 0x1.4043057b6ee09p-2},
-};
 
 // The bits of 2^(i/32), less i in the place that a power of 2^(1/32) is added to.
 static const uint64_t EXP_PIECES[32] = {
@@ -43,39 +27,21 @@ static inline To bits_as(From from) {
     return to;
 }
 
-// In place, of positive finite values that are not denormal.
-__attribute__((always_inline)) static inline void log_block(float * x) {
-    double inverse[LOG_EXP_BLOCK], log[LOG_EXP_BLOCK];
-    uint32_t above[LOG_EXP_BLOCK];
-    for (int i = 0; i < LOG_EXP_BLOCK; i++) above[i] = bits_as<uint32_t>(x[i]) - 0x3f330000u;
-    for (int i = 0; i < LOG_EXP_BLOCK; i++) {
-        const log_piece & piece = LOG_PIECES[(above[i] >> 19) % 16];
-        inverse[i] = piece.inverse;
-        log[i] = piece.log;
-    }
-    for (int i = 0; i < LOG_EXP_BLOCK; i++) {
-        const float scaled = bits_as<float>(bits_as<uint32_t>(x[i]) - (above[i] & 0xff800000u));
-        const double r = double(scaled) * inverse[i] - 1, r2 = r * r;
-        const double y = (-0x1.00ea348b88334p-2 * r2 + (0x1.5575b0be00b6ap-2 * r + -0x1.ffffef20a4123p-2)) * r2;
-        x[i] = float(y + (log[i] + double(int32_t(above[i]) >> 23) * 0x1.62e42fefa39efp-1 + r));
-    }
+// Of a positive finite value that is not denormal; off by 1e-7 and 2e-7 of itself at most.
+static inline float quick_log(float x) {
+    const uint32_t above = bits_as<uint32_t>(x) - 0x3f3504f3u;  // the root of a half; its exponent is that of the power of two nearby
+    const float f = bits_as<float>(bits_as<uint32_t>(x) - (above & 0xff800000u)) - 1, f2 = f * f;
+    const float low = -0x1.0000c4p-1f + 0x1.555a64p-2f * f, middle = -0x1.ff35f8p-3f + 0x1.974fdap-3f * f, high = -0x1.62d61cp-3f + 0x1.4e8dccp-3f * f;
+    const float rest = f2 * (low + f2 * (middle + f2 * (high + f2 * -0x1.9b049p-4f)));
+    return float(int32_t(above) >> 23) * 0x1.62e43p-1f + (f + rest);
 }
 
-// In place, of values from -700 to 88.
-__attribute__((always_inline)) static inline void exp_block(float * x) {
-    const double rounding = 0x1.8p+52;  // leaves the nearest integer in the low bits
-    double rest[LOG_EXP_BLOCK];
-    uint64_t n[LOG_EXP_BLOCK], piece[LOG_EXP_BLOCK];
-    for (int i = 0; i < LOG_EXP_BLOCK; i++) {
-        const double z = 0x1.71547652b82fep+5 * double(x[i]), nearest = z + rounding;
-        n[i] = bits_as<uint64_t>(nearest);
-        rest[i] = z - (nearest - rounding);
-    }
-    for (int i = 0; i < LOG_EXP_BLOCK; i++) piece[i] = EXP_PIECES[n[i] % 32];
-    for (int i = 0; i < LOG_EXP_BLOCK; i++) {
-        const double r = rest[i], power = bits_as<double>(piece[i] + (n[i] << 47));
-        x[i] = float(((0x1.c6af84b912394p-20 * r + 0x1.ebfce50fac4f3p-13) * (r * r) + (0x1.62e42ff0c52d6p-6 * r + 1)) * power);
-    }
+// Of a value from -87 to 88; off by 2e-7 of itself at most.
+static inline float quick_exp(float x) {
+    const float rounding = 0x1.8p+23f, nearest = 0x1.715476p+0f * x + rounding, whole = nearest - rounding;
+    const float r = (x - whole * 0x1.62ep-1f) - whole * 0x1.0bfbe8p-15f, r2 = r * r;  // ln 2 in two; whole numbers times the first are exact
+    const float rest = (0x1.fffffcp-2f + 0x1.555492p-3f * r) + r2 * ((0x1.55591p-5f + 0x1.1239d4p-7f * r) + r2 * 0x1.6a244cp-10f);
+    return bits_as<float>(bits_as<uint32_t>(1 + (r + r2 * rest)) + (bits_as<uint32_t>(nearest) << 23));
 }
 
 // In place, of COUNT values from -700 to 700, to within two in the last place. What the pieces leave, 0.0108 at most, goes into Taylor's

@@ -33,23 +33,26 @@
 #include <cstdint>
 #include <vector>
 
-enum { REUSE_RATES = 3, REUSE_FEATURES = 1 + REUSE_RATES, REUSE_INPUTS = 4 /* even */ };
+enum { REUSE_RATES = 3, REUSE_INPUTS = 4 };
+typedef std::vector<float, line_allocator<float>> reuse_row;
 
 struct reuse_predictor {
     int experts = 0;                       // 0: not in use
+    int width = 0;                         // of a row of floats, one to an expert: what fills it up takes part in nothing
     uint64_t tokens = 0;                   // events observed
     uint64_t uses = 0;                     // sum of their K
-    float shared[REUSE_FEATURES] = {};     // a
+    float shared[1 + REUSE_RATES] = {};    // a
     float seen[REUSE_RATES] = {};          // 1 - 2^(-tokens / half-life): what a rate of 1 would have reached by now
-    std::vector<float> rates;              // REUSE_RATES x experts: decayed uses per token
-    std::vector<float> trace;              // the same at TRACE_HALF_LIFE
-    std::vector<float> features, features_before;  // REUSE_FEATURES x experts, of this token and the last
-    std::vector<float> inputs, inputs_before, inputs_due;  // u: REUSE_INPUTS x experts, of this token, the last, and the one before
+    reuse_row used;                        // 1 for an expert that this token uses, else 0
+    reuse_row rates;                       // REUSE_RATES rows: decayed uses per token
+    reuse_row trace;                       // the same at TRACE_HALF_LIFE
+    reuse_row features, features_before;   // REUSE_RATES rows, of this token and the last: f without its constant
+    reuse_row inputs, inputs_before, inputs_due;  // u: REUSE_INPUTS rows, of this token, the last, and the one before
     float norm = 1;                        // 1 + the square of the length of `inputs`
-    std::vector<float, line_allocator<float>> weights;  // w: REUSE_INPUTS x experts rows of `experts`, save the step that is due
-    std::vector<float> worth, worth_before;
+    reuse_row weights;                     // w: REUSE_INPUTS x width rows, save the step that is due
+    reuse_row worth, worth_before;
+    reuse_row step;                        // times `inputs_due` it is what `weights` still lacks when a token comes
     std::vector<int32_t> expected;         // by a warm list, best first; until the first token
-    std::vector<float> step;               // per expert; times `inputs_due` it is what `weights` still lacks when a token comes
 };
 
 void reuse_predictor_init(reuse_predictor & p, int experts);
@@ -63,11 +66,11 @@ void reuse_predictor_expect(reuse_predictor & p, int expert);
 struct reuse_scores {
     const float * here = nullptr;   // of this layer; null: not known
     const float * below = nullptr;  // of the MoE layer before this one; null: not known, or there is none
-    // The inputs that the two make, for whoever has made them already; null: made here.
+    // The inputs that the two make, whole_lanes long, for whoever has made them already; null: made here.
     const float * here_inputs = nullptr, * below_inputs = nullptr;
 };
-// The inputs of scores[experts]: the scaled deviation of the square root of their softmax. False, and `out` means nothing, where none is
-// finite.
+// The inputs of scores[experts]: the scaled deviation of the square root of their softmax. `out` is whole_lanes(experts) long. False, and
+// `out` means nothing, where none is finite.
 bool reuse_inputs_of(const float * scores, int experts, float * out);
 
 // One token's experts in a cache of `capacity`. Afterwards `worth[e]` holds for every expert.

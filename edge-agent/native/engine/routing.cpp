@@ -2,6 +2,7 @@
 
 #include "best-first.h"
 #include "score-row.h"
+#include "widest-vectors.h"
 
 #include <algorithm>
 #include <cmath>
@@ -55,10 +56,11 @@ route_policy route_policy_of(const engine_spec & spec, int layer) {
 
 // Candidates by falling score; of equals the one that came first.
 struct best_few {
-    int room;
+    const int room;
     int found = 0;
     float score[ROUTE_MAX_K];
 
+    explicit best_few(int room) : room(room) {}
     // What a newcomer must exceed.
     float least() const { return found == room ? score[room - 1] : -INFINITY; }
     void add(float s, int32_t e, int32_t * chosen) {
@@ -73,29 +75,34 @@ struct best_few {
     }
 };
 
-// Into `out` those whose score with the bonus of residents exceeds `least`; returns how many. No branch, as nobody could guess it.
-static int exceeding(const route_input & in, float bonus, float least, int32_t * out) {
-    const float given[2] = {0, bonus};
-    int n = 0;
-    for (int e = 0; e < in.experts; e++) {
-        out[n] = e;
-        n += in.z[e] + given[in.resident[e]] > least;
+enum { WORD = 32 };
+
+// A bit for each of `n` experts, at most a word of them, whose score with the bonus of residents exceeds `least`.
+WIDEST_VECTORS static uint32_t exceeding(const float * __restrict z, const uint8_t * __restrict resident, int n, float bonus, float least) {
+    uint32_t bits = 0;
+    if (n == WORD) {
+        for (int i = 0; i < WORD; i++) bits |= z[i] + (resident[i] ? bonus : 0) > least ? uint32_t(1) << i : 0;
+    } else {
+        for (int i = 0; i < n; i++) bits |= z[i] + (resident[i] ? bonus : 0) > least ? uint32_t(1) << i : 0;
     }
-    return n;
+    return bits;
 }
 
 static void choose_by_prior(const route_policy & policy, const route_input & in, const int32_t * ids, int k, int32_t * chosen) {
     const float bonus = float(policy.lambda * in.delta);
-    best_few best{k};
+    best_few best(k);
     for (int i = 0; i < k; i++) {
         const float z = in.z[ids[i]];
         if (std::isfinite(z)) best.add(in.resident[ids[i]] || i < policy.top_j ? z + bonus : z, ids[i], chosen);
     }
     // Few others reach the last of the model's own.
-    const int others = exceeding(in, bonus, best.least(), in.ranking);
-    for (int i = 0; i < others; i++) {
-        const int32_t e = in.ranking[i];
-        if (std::isfinite(in.z[e]) && rank_among(ids, k, e) < 0) best.add(in.resident[e] ? in.z[e] + bonus : in.z[e], e, chosen);
+    for (int from = 0; from < in.experts; from += WORD) {
+        uint32_t others = exceeding(in.z + from, in.resident + from, std::min(int(WORD), in.experts - from), bonus, best.least());
+        for (int i = 0; i < k; i++) others &= ~(uint32_t(unsigned(ids[i] - from) < WORD) << (ids[i] % WORD));
+        for (; others != 0; others &= others - 1) {
+            const int e = from + __builtin_ctz(others);
+            if (std::isfinite(in.z[e])) best.add(in.resident[e] ? in.z[e] + bonus : in.z[e], e, chosen);
+        }
     }
 }
 

@@ -12,7 +12,8 @@ struct score_block {
     int experts;
     int64_t first = 0;                        // event
     std::vector<const float *> rows;          // in the trace, or in `scratch`
-    std::vector<float> scratch, inputs, inputs_below;  // SCORE_BLOCK rows each
+    std::vector<float> scratch;               // SCORE_BLOCK rows
+    reuse_row inputs, inputs_below;           // SCORE_BLOCK rows
     std::vector<uint8_t> known, known_below;  // whether there are inputs, that is, some score is finite
 };
 

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-enum { LANES = 16 };                                // of all sums and comparisons, however wide the processor's vectors are
+enum { EXP_BLOCK = 32 };
 static const double LEAST_DIFFERENCE = -700;  // of a score from the highest: its mass is nothing beside 1
 
 WIDEST_VECTORS score_extent score_row_extent(const float * z, int experts) {
@@ -39,14 +39,14 @@ WIDEST_VECTORS score_extent score_row_extent(const float * z, int experts) {
 double score_mass(float z, float highest) { return exp_of(std::max(LEAST_DIFFERENCE, double(z) - double(highest))); }
 
 WIDEST_VECTORS double score_row_mass(const float * z, int experts, float highest) {
-    double mass[LOG_EXP_BLOCK], sums[LANES] = {};
-    for (int e = 0; e < experts; e += LOG_EXP_BLOCK) {
-        const int n = std::min(int(LOG_EXP_BLOCK), experts - e);
+    double mass[EXP_BLOCK], sums[LANES] = {};
+    for (int e = 0; e < experts; e += EXP_BLOCK) {
+        const int n = std::min(int(EXP_BLOCK), experts - e);
         for (int i = 0; i < n; i++) mass[i] = std::isfinite(z[e + i]) ? double(z[e + i]) - double(highest) : LEAST_DIFFERENCE;
-        std::fill(mass + n, mass + LOG_EXP_BLOCK, LEAST_DIFFERENCE);
-        for (int i = 0; i < LOG_EXP_BLOCK; i++) mass[i] = std::max(LEAST_DIFFERENCE, mass[i]);
-        exp_doubles<LOG_EXP_BLOCK>(mass);
-        for (int i = 0; i < LOG_EXP_BLOCK; i++) sums[i % LANES] += mass[i];
+        std::fill(mass + n, mass + EXP_BLOCK, LEAST_DIFFERENCE);
+        for (int i = 0; i < EXP_BLOCK; i++) mass[i] = std::max(LEAST_DIFFERENCE, mass[i]);
+        exp_doubles<EXP_BLOCK>(mass);
+        for (int i = 0; i < EXP_BLOCK; i++) sums[i % LANES] += mass[i];
     }
     for (int half = LANES / 2; half > 0; half /= 2) {
         for (int i = 0; i < half; i++) sums[i] += sums[i + half];

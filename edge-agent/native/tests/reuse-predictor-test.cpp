@@ -11,6 +11,9 @@ static void observe(reuse_predictor & p, std::vector<int32_t> ids, const std::ve
     reuse_predictor_observe(p, ids.data(), int(ids.size()), {given(scores), given(below)}, 4);
 }
 
+// Of what input `from`, of a kind, says about expert `to`.
+static float weight(const reuse_predictor & p, int kind, int from, int to) { return p.weights[size_t((kind * p.width + from) * p.width + to)]; }
+
 static void begins_with_the_mean_of_three_logarithms() {
     reuse_predictor p;
     reuse_predictor_init(p, 8);
@@ -41,10 +44,10 @@ static void takes_one_step_by_the_definition() {
     const double norm = 1 + chosen * chosen + 3 * others * others + recent * recent + 3 * rest * rest;
     const double step = 0.1 * 2 / (2 + 256) / norm;
     observe(p, {3});  // takes the step
-    CHECK_NEAR(p.weights[1 * 4 + 2], step * chosen * error2, 1e-7);   // from expert 1 of the first kind to expert 2
-    CHECK_NEAR(p.weights[0 * 4 + 2], step * others * error2, 1e-7);
-    CHECK_NEAR(p.weights[(4 + 1) * 4 + 2], step * recent * error2, 1e-7);
-    CHECK_NEAR(p.weights[1 * 4 + 0], step * chosen * error0, 1e-7);
+    CHECK_NEAR(weight(p, 0, 1, 2), step * chosen * error2, 1e-7);
+    CHECK_NEAR(weight(p, 0, 0, 2), step * others * error2, 1e-7);
+    CHECK_NEAR(weight(p, 1, 1, 2), step * recent * error2, 1e-7);
+    CHECK_NEAR(weight(p, 0, 1, 0), step * chosen * error0, 1e-7);
 }
 
 // 32 tokens of K = 2 by 8 experts, whose uses fall by e^3 over the places; what is not named shares what is left.
@@ -58,10 +61,10 @@ static void begins_with_what_a_warm_list_expects() {
     // A token later: the rate of half-life 64 has seen 33 tokens.
     const double keep = std::exp2(-1.0 / 64), begun = 1 - std::exp2(-32.0 / 64), seen = begun * keep + 1 - keep;
     CHECK_NEAR(p.seen[1], seen, 1e-6);
-    CHECK_NEAR(p.rates[8 + 5], begun * first * keep, 1e-6);
-    CHECK_NEAR(p.rates[8 + 2], begun * second * keep, 1e-6);
-    CHECK_NEAR(p.rates[8 + 7], begun * rest * keep, 1e-6);
-    CHECK_NEAR(p.rates[8 + 0], begun * rest * keep + 1 - keep, 1e-6);
+    CHECK_NEAR(p.rates[p.width + 5], begun * first * keep, 1e-6);
+    CHECK_NEAR(p.rates[p.width + 2], begun * second * keep, 1e-6);
+    CHECK_NEAR(p.rates[p.width + 7], begun * rest * keep, 1e-6);
+    CHECK_NEAR(p.rates[p.width + 0], begun * rest * keep + 1 - keep, 1e-6);
     CHECK(p.worth[5] > p.worth[2] && p.worth[2] > p.worth[7]);
     const float worth = p.worth[7];
     reuse_predictor_expect(p, 7);  // too late: uses tell more
@@ -225,7 +228,98 @@ static void begins_to_learn_when_it_comes_into_force() {
     CHECK_EQUAL(c.reuse.tokens, 0);
 }
 
-// 43 experts are read as 32, 8 and 3: with the same events under other numbers each is worth the same, save for rounding.
+// The definition in reuse-predictor.h, in doubles and one expert after the other. `a`, `w`, f and u are named as there.
+struct definition {
+    int experts, capacity, tokens = 0, uses = 0;
+    std::vector<double> rates[3], trace, f[4], u, worth, a = {0, 1.0 / 3, 1.0 / 3, 1.0 / 3};
+    std::vector<std::vector<double>> w;
+
+    definition(int experts, int capacity) : experts(experts), capacity(capacity), trace(experts), u(4 * experts), worth(experts), w(experts, std::vector<double>(4 * experts)) {
+        for (auto & each : rates) each.resize(experts);
+        for (auto & each : f) each.resize(experts);
+    }
+
+    void put_scores(const std::vector<float> & z, double * out) const {
+        double total = 0;
+        for (const float each : z) total += std::exp(double(each));
+        for (int e = 0; e < experts; e++) out[e] = 8 * (std::sqrt(std::exp(double(z[e])) / total) - std::sqrt(1.0 / experts));
+    }
+
+    void observe(const std::vector<int32_t> & ids, const std::vector<float> & here, const std::vector<float> & below) {
+        const std::vector<double> before = worth, u_before = u, f_before[4] = {f[0], f[1], f[2], f[3]};
+        std::vector<bool> used(experts);
+        for (const int32_t e : ids) used[e] = true;
+        tokens++;
+        uses += int(ids.size());
+        const double b = double(uses) / tokens / experts, half_lives[3] = {8, 64, 512};
+        for (int e = 0; e < experts; e++) {
+            f[0][e] = 1;
+            for (int r = 0; r < 3; r++) {
+                const double keep = std::exp2(-1 / half_lives[r]), seen = 1 - std::pow(keep, tokens);
+                rates[r][e] = rates[r][e] * keep + (used[e] ? 1 - keep : 0);
+                f[1 + r][e] = std::log((rates[r][e] / seen + 0.02) / (b + 0.02));
+            }
+            trace[e] = trace[e] * std::exp2(-0.25) + (used[e] ? 1 - std::exp2(-0.25) : 0);
+        }
+        put_scores(here, &u[0]);
+        for (int e = 0; e < experts; e++) u[experts + e] = std::sqrt(trace[e]) - std::sqrt(b);
+        for (int e = 0; e < experts; e++) u[2 * experts + e] = 0.5 * u_before[e];
+        put_scores(below, &u[3 * experts]);
+        for (int e = 0; e < experts; e++) {
+            double exponent = 0;
+            for (int j = 0; j < 4; j++) exponent += a[j] * f[j][e];
+            for (int i = 0; i < 4 * experts; i++) exponent += w[e][i] * u[i];
+            worth[e] = b * std::exp(std::min(4.0, std::max(-6.0, exponent)));
+        }
+        if (tokens > 1) learn(used, b, before, u_before, f_before);
+    }
+
+    void learn(const std::vector<bool> & used, double b, const std::vector<double> & before, const std::vector<double> & u_before, const std::vector<double> * f_before) {
+        const double g = 1 - 1 / std::min(20.0, std::max(4.0, 3.0 * capacity * tokens / uses));
+        double norm = 1, shared[4] = {};
+        for (const double each : u_before) norm += each * each;
+        for (int e = 0; e < experts; e++) {
+            const double y = used[e] ? 1 - g + 0.8 * g * worth[e] : g * worth[e], error = (y - before[e]) / std::sqrt(b * (before[e] + 1e-3));
+            for (int j = 0; j < 4; j++) shared[j] += error * f_before[j][e] / experts;
+            for (int i = 0; i < 4 * experts; i++) w[e][i] += 0.1 * tokens / (tokens + 256) / norm * error * u_before[i];
+        }
+        for (int j = 0; j < 4; j++) a[j] += 0.02 * shared[j];
+    }
+};
+
+// For numbers of experts that fill 1, 2, 3, 4 and 5 times the lanes, and those that do not.
+static void follows_the_definition() {
+    for (const int experts : {5, 16, 32, 43, 64, 65}) {
+        reuse_predictor p;
+        reuse_predictor_init(p, experts);
+        definition defined(experts, 4);
+        std::mt19937 random(13);
+        double farthest = 0;
+        for (int t = 0; t < 400; t++) {
+            const auto row = [&] {
+                std::vector<float> z(experts);
+                for (float & each : z) each = random() % 8 ? float(random() % 1000) / 100 - 5 : -INFINITY;
+                z[random() % experts] = 1;
+                return z;
+            };
+            const int first = int(random() % experts);
+            std::vector<int32_t> ids = {first, (first + 1 + t / 50) % experts};
+            if (t % 3 == 0) ids.pop_back();
+            const std::vector<float> here = row(), below = row();
+            observe(p, ids, here, below);
+            defined.observe(ids, here, below);
+            for (int e = 0; e < experts; e++) farthest = std::max(farthest, std::fabs(p.worth[e] / defined.worth[e] - 1));
+        }
+        CHECK(farthest < 2e-5);
+        CHECK_NEAR(p.shared[0], defined.a[0], 1e-5);
+        for (int kind = 0; kind < 4; kind++) {
+            const double due = double(p.inputs_before[size_t(kind * p.width + 1)]) * double(p.step[2]);
+            CHECK_NEAR(weight(p, kind, 1, 2) + due, defined.w[2][kind * experts + 1], 1e-6);
+        }
+    }
+}
+
+// 43 experts are read as 32 and 11: with the same events under other numbers each is worth the same, save for rounding.
 static void does_not_care_which_number_an_expert_has() {
     const int experts = 43, turn = 17;
     reuse_predictor p, turned;
@@ -247,7 +341,7 @@ static void does_not_care_which_number_an_expert_has() {
     }
     for (int e = 0; e < experts; e++) CHECK_NEAR(turned.worth[(e + turn) % experts] / p.worth[e], 1, 1e-3);
     for (int i = 0; i < experts; i++) {
-        for (int e = 0; e < experts; e++) CHECK_NEAR(turned.weights[((i + turn) % experts) * experts + (e + turn) % experts], p.weights[i * experts + e], 1e-5);
+        for (int e = 0; e < experts; e++) CHECK_NEAR(weight(turned, 0, (i + turn) % experts, (e + turn) % experts), weight(p, 0, i, e), 1e-5);
     }
 }
 
@@ -256,6 +350,7 @@ int main() {
     begins_with_what_a_warm_list_expects();
     a_warmed_cache_gives_up_the_last_of_the_list();
     takes_one_step_by_the_definition();
+    follows_the_definition();
     learns_what_follows_what();
     learns_from_near_misses();
     stays_finite_whatever_comes();
