@@ -220,7 +220,7 @@ route_outcome route_select(const route_policy & policy, const route_input & in, 
         if (rank_among(ids, k, chosen[i]) < 0) outcome.swaps++;
     }
     if (outcome.swaps > 0 || outcome.kept < k) outcome.mass_lost = mass_lost(in.z, in.experts, ids, chosen, k);
-    for (int i = 0; i < k; i++) ids[i] = chosen[i];
+    std::copy(chosen, chosen + k, ids);
     return outcome;
 }
 

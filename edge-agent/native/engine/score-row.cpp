@@ -6,8 +6,18 @@
 #include <algorithm>
 #include <cmath>
 
-enum { EXP_BLOCK = 32 };
+enum { BLOCK = 8 * LANES };
 static const double LEAST_DIFFERENCE = -700;  // of a score from the highest: its mass is nothing beside 1
+
+// Each half into the other until the first lane has all.
+template <class T, class TAKE>
+INLINED void fold(T * lanes, TAKE take) {
+    static_assert(LANES == 16, "as many halves");
+    for (int i = 0; i < 8; i++) lanes[i] = take(lanes[i], lanes[i + 8]);
+    for (int i = 0; i < 4; i++) lanes[i] = take(lanes[i], lanes[i + 4]);
+    for (int i = 0; i < 2; i++) lanes[i] = take(lanes[i], lanes[i + 2]);
+    lanes[0] = take(lanes[0], lanes[1]);
+}
 
 WIDEST_VECTORS score_extent score_row_extent(const float * z, int experts) {
     float lowest[LANES], highest[LANES];
@@ -27,29 +37,26 @@ WIDEST_VECTORS score_extent score_row_extent(const float * z, int experts) {
         lowest[0] = std::min(lowest[0], z[e]);
         highest[0] = std::max(highest[0], z[e]);
     }
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) {
-            lowest[i] = lowest[i + half] < lowest[i] ? lowest[i + half] : lowest[i];
-            highest[i] = highest[i + half] > highest[i] ? highest[i + half] : highest[i];
-        }
-    }
+    fold(lowest, [](float a, float b) { return b < a ? b : a; });
+    fold(highest, [](float a, float b) { return b > a ? b : a; });
     return {lowest[0], highest[0]};
 }
 
 double score_mass(float z, float highest) { return exp_of(std::max(LEAST_DIFFERENCE, double(z) - double(highest))); }
 
+// In steps, each of which becomes vectors.
 WIDEST_VECTORS double score_row_mass(const float * z, int experts, float highest) {
-    double mass[EXP_BLOCK], sums[LANES] = {};
-    for (int e = 0; e < experts; e += EXP_BLOCK) {
-        const int n = std::min(int(EXP_BLOCK), experts - e);
-        for (int i = 0; i < n; i++) mass[i] = std::isfinite(z[e + i]) ? double(z[e + i]) - double(highest) : LEAST_DIFFERENCE;
-        std::fill(mass + n, mass + EXP_BLOCK, LEAST_DIFFERENCE);
-        for (int i = 0; i < EXP_BLOCK; i++) mass[i] = std::max(LEAST_DIFFERENCE, mass[i]);
-        exp_doubles<EXP_BLOCK>(mass);
-        for (int i = 0; i < EXP_BLOCK; i++) sums[i % LANES] += mass[i];
+    float known[BLOCK];
+    double difference[BLOCK], sums[LANES] = {};
+    for (int e = 0; e < experts; e += BLOCK) {
+        const int n = std::min(int(BLOCK), experts - e), whole = whole_lanes(n);
+        for (int i = 0; i < n; i++) known[i] = std::isfinite(z[e + i]) ? z[e + i] : -INFINITY;
+        std::fill(known + n, known + whole, -INFINITY);
+        for (int i = 0; i < whole; i++) difference[i] = std::max(LEAST_DIFFERENCE, double(known[i]) - double(highest));
+        for (int at = 0; at < whole; at += LANES) {
+            for (int i = 0; i < LANES; i++) sums[i] += exp_of(difference[at + i]);
+        }
     }
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) sums[i] += sums[i + half];
-    }
+    fold(sums, [](double a, double b) { return a + b; });
     return sums[0];
 }
