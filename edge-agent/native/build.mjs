@@ -54,6 +54,15 @@ function requireTools() {
   }
 }
 
+/** Goes on as a process that alone builds in `folder`, where two would write each other's files. The kernel keeps the lock while its holder lives. */
+function takeTurns(folder) {
+  const lock = join(folder, '.lock');
+  if (process.env.MOEFLEET_BUILD_LOCK === lock || spawnSync('flock', ['--version']).status !== 0) return;
+  mkdirSync(folder, { recursive: true });
+  const { status } = spawnSync('flock', [lock, process.execPath, ...process.argv.slice(1)], { stdio: 'inherit', env: { ...process.env, MOEFLEET_BUILD_LOCK: lock } });
+  process.exit(status ?? 1);
+}
+
 function packageFolder(name) {
   for (let folder = here; folder !== dirname(folder); folder = dirname(folder)) {
     const candidate = join(folder, 'node_modules', name);
@@ -101,6 +110,7 @@ const headers = checkOutSources(llama, release);
 const prebuilt = prebuiltFolder();
 
 const folder = join(here, fuzzSeconds !== null ? 'build-fuzz' : sanitize ? 'build-asan' : wantTests ? 'build-test' : bundleArch !== null ? join('build', `cmake-bundle-${arch}`) : join('build', 'cmake'));
+takeTurns(folder);
 run('cmake', ['-S', here, '-B', folder, '-DCMAKE_BUILD_TYPE=Release',
   `-DLLAMA_HEADERS=${headers}`, `-DLLAMA_LIBS=${prebuilt}`, `-DLLAMA_RELEASE=${release}`,
   `-DNAPI_INCLUDE=${dirname(require.resolve('node-addon-api'))}`, `-DNODE_API_INCLUDE=${require('node-api-headers').include_dir}`,
