@@ -2,6 +2,10 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { readOperatorToken } from '@moefleet/runtime';
+import { deviceJson } from '../../services/cli/src/device-view';
+import { readOperatorChannel } from '../../services/cli/src/operator-channel';
+import { OperatorConnection } from '../../services/cli/src/operator-connection';
 import { moefleet } from '../../services/demo/src/command-line';
 import { findJaeger } from '../../services/demo/src/jaeger-binary';
 import { LocalFleet, type RunningAgent } from '../../services/demo/src/local-fleet';
@@ -54,14 +58,25 @@ export class TestFleet {
   }
 
   async device(id: string): Promise<DeviceJson> {
-    return (await this.cli<{ device: DeviceJson }>('devices', 'show', id)).device;
+    return this.look(async (operator) => deviceJson(await operator.getDevice(id)) as unknown as DeviceJson);
   }
 
   async online(...ids: string[]): Promise<void> {
     await until(`${ids.join(', ')} online`, async () => {
-      const { devices } = await this.cli<{ devices: DeviceJson[] }>('devices', 'list');
+      const devices = await this.look((operator) => operator.listDevices());
       return ids.every((id) => devices.some((device) => device.id === id && device.online));
     });
+  }
+
+  /** As the command line asks and shows, without the start of a process: who waits looks again and again, and takes a core with it. */
+  private async look<T>(ask: (operator: OperatorConnection) => Promise<T>): Promise<T> {
+    const { MOEFLEET_CA: ca = '', MOEFLEET_TOKEN_FILE: tokenFile } = process.env;
+    const operator = new OperatorConnection(this.fleet.operator, new AbortController().signal, readOperatorChannel(ca, readOperatorToken(tokenFile, {})));
+    try {
+      return await ask(operator);
+    } finally {
+      operator.close();
+    }
   }
 
   async stop(): Promise<void> {
