@@ -34,7 +34,7 @@ describeHere('the arm64 bundle under qemu', () => {
   const qemu = async (program: string, ...args: string[]): Promise<string> => (await run('qemu-aarch64', [...QEMU, program, ...args], { maxBuffer: 1 << 26 })).stdout;
 
   beforeAll(async () => {
-    const bundle = await buildBundle(['--arch', 'arm64', '--out', folder]);
+    const bundle = await buildBundle(['--arch', 'arm64', '--out', folder, '--level', '1']);
     await unpackBundle(bundle.file, slot);
   }, 600_000);
   afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -37,7 +37,7 @@ beforeAll(async () => {
   await initFleet(join(folder, 'fleet'), 'fleet', [], Date.now());
   bundles = join(folder, 'bundles');
   execFileSync(process.execPath, [join(REPO, 'deploy', 'bundle', 'keygen.mjs'), '--dir', join(folder, 'fleet')]);
-  await buildBundle(['--arch', process.arch, '--out', bundles, '--key', join(folder, 'fleet', 'bundle-key.pem')]);
+  await buildBundle(['--arch', process.arch, '--out', bundles, '--level', '1', '--key', join(folder, 'fleet', 'bundle-key.pem')]);
   fleet = new LocalFleet({ folder, keep: false, logLevel: 'info' });
   await fleet.startRedis();
   gateway = `${lan.address}:${await freePort()}`;
