@@ -21,6 +21,7 @@ module.exports = {
     { ...shared, displayName: 'unit', testMatch: ['<rootDir>/{proto,edge-agent,coordinator,services/*}/src/**/*.test.ts'] },
     { ...shared, displayName: 'system', testMatch: ['<rootDir>/test/{integration,e2e,load}/**/*.test.ts'] },
   ],
+  testSequencer: '<rootDir>/test/harness/longest-first.js',
   globalTeardown: '<rootDir>/test/harness/left-open.js',
   testTimeout: 120000,
 };

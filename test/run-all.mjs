@@ -57,10 +57,8 @@ function add(title, passed, failed, skipped) {
   if (failed > 0) troubles.push(`${title}: ${failed} failed`);
 }
 
-async function check(title, command, args) {
-  const ok = await run(title, command, args);
-  add(title, ok ? 1 : 0, ok ? 0 : 1, 0);
-}
+const count = (title, ok) => add(title, ok ? 1 : 0, ok ? 0 : 1, 0);
+const check = async (title, command, args) => count(title, await run(title, command, args));
 
 const junitOf = (script) => join(scratch, `${script.replace(/\W/g, '-')}.xml`);
 const nativeRun = (script) => ['npm', 'run', '--silent', script, '-w', '@moefleet/edge-agent', '--', '--junit', junitOf(script)];
@@ -70,22 +68,28 @@ async function nativeTests(title, script) {
   countNative(title, script, await run(title, npm, args));
 }
 
-/** The same beside everything else, on what the other steps leave of the processors; `finish` waits for its end, then tells and counts it. */
-function nativeTestsBeside(title, script) {
-  const log = join(scratch, `${script.replace(/\W/g, '-')}.log`);
+/** A step beside those that follow. `finish` waits for its end, shows what it said, and tells whether it ended well. */
+function runBeside(title, command, args) {
+  const log = join(scratch, `${title.replace(/\W/g, '-')}.log`);
   const output = openSync(log, 'w');
-  // Where Linux schedules by session, niceness counts within the session alone, and the session has one of its own.
-  const lowly = ['-c', '{ echo 19 >/proc/self/autogroup; } 2>/dev/null; exec nice -n 19 "$@"', 'sh'];
-  const step = start(title, 'sh', [...lowly, ...nativeRun(script)], ['ignore', output, output]);
+  const step = start(title, command, args, ['ignore', output, output]);
   return {
     async finish() {
       process.stdout.write(`\n== ${title} (ran beside the others)\n`);
       const begun = Date.now();
       const ok = await finished(step);
       process.stdout.write(`${readFileSync(log, 'utf8')}   ${((Date.now() - begun) / 1000).toFixed(0)} s more\n`);
-      countNative(title, script, ok);
+      return ok;
     },
   };
+}
+
+/** Beside everything else, on what the other steps leave of the processors. */
+function nativeTestsBeside(title, script) {
+  // Where Linux schedules by session, niceness counts within the session alone, and the session has one of its own.
+  const lowly = ['-c', '{ echo 19 >/proc/self/autogroup; } 2>/dev/null; exec nice -n 19 "$@"', 'sh'];
+  const step = runBeside(title, 'sh', [...lowly, ...nativeRun(script)]);
+  return { finish: async () => countNative(title, script, await step.finish()) };
 }
 
 /** From ctest's JUnit file; a run that left none is one failure. */
@@ -98,11 +102,14 @@ function countNative(title, script, ok) {
   add(title, tests - failures - skipped, Math.max(failures, ok ? 0 : 1), skipped);
 }
 
-async function jestTests(title, project) {
-  const report = join(scratch, `jest-${project}.json`);
-  const ok = await run(title, process.execPath, ['node_modules/jest/bin/jest.js', '--selectProjects', project, '--json', '--outputFile', report,
-    // Left alone, jest would keep one core of two for itself, which has nothing to do meanwhile.
-    ...(project === 'system' ? ['--runInBand'] : ['--maxWorkers', String(Math.min(availableParallelism(), 4))])]);
+/** Left alone, jest would keep one core of two for itself, which has nothing to do meanwhile. */
+const WORKERS = ['--maxWorkers', String(Math.min(availableParallelism(), 4))];
+/** Of the system's, those that another beside them would disturb: they judge leases, false alarms and how soon memory is given back. */
+const NEED_THE_MACHINE = 'test/(load|integration/faults)/|integration/memory-pressure';
+
+async function jestTests(title, ...args) {
+  const report = join(scratch, `jest-${title.replace(/\W/g, '-')}.json`);
+  const ok = await run(title, process.execPath, ['node_modules/jest/bin/jest.js', '--json', '--outputFile', report, ...args]);
   if (!existsSync(report)) return add(title, 0, 1, 0);
   const result = JSON.parse(readFileSync(report, 'utf8'));
   // A suite that could not even be loaded has no failed test of its own.
@@ -122,10 +129,11 @@ function benchTests(title) {
 }
 
 const sanitized = nativeTestsBeside('native engine under AddressSanitizer and UBSan', 'test:native:sanitize');
+const types = runBeside('types', 'npx', ['--no-install', 'tsc', '-p', 'tsconfig.check.json']);
 await check('lint', 'npx', ['--no-install', 'eslint', '.']);
-await check('types', 'npx', ['--no-install', 'tsc', '-p', 'tsconfig.check.json']);
 await check('protocol: lint, generated code is current, compatible with what was committed before', 'node', ['proto/check.mjs']);
 await check('no registry address in committed files', 'node', ['test/no-registry-address.mjs']);
+count('types', await types.finish());
 
 /** What tests need beyond this repository. Where it is missing they are skipped, which is a failure in CI. */
 function wanted(name, there, skipped) {
@@ -142,9 +150,10 @@ for (const name of ['haproxy', 'promtool', 'prometheus', 'docker-compose']) {
 }
 
 await nativeTests('native engine', 'test:native');
-await jestTests('unit tests', 'unit');
+await jestTests('unit tests', '--selectProjects', 'unit', ...WORKERS);
 benchTests('benchmarks');
-await jestTests('system tests', 'system');
+await jestTests('system tests', '--selectProjects', 'system', ...WORKERS, '--testPathIgnorePatterns', NEED_THE_MACHINE);
+await jestTests('system tests that need the machine', '--selectProjects', 'system', '--runInBand', '--testPathPatterns', NEED_THE_MACHINE);
 await sanitized.finish();
 
 rmSync(scratch, { recursive: true, force: true });
