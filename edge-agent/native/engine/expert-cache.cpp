@@ -61,14 +61,26 @@ static double uses_now(const expert_cache & c, int e) {
 
 static double worth(const expert_cache & c, int e) {
     if (c.used[e] == c.clock) return INFINITY;
-    if (c.eviction == EVICT_ADAPTIVE) return c.reuse.worth[e];
     if (c.eviction == EVICT_BELADY) return -c.next_use[e];
     return c.eviction == EVICT_LFU ? uses_now(c, e) : uses_now(c, e) / double(c.clock - c.used[e]);
+}
+
+// Without a branch on what was learned, as nobody could guess it.
+static int worth_least_as_learned(const expert_cache & c) {
+    int victim = c.tail;
+    float least = INFINITY;
+    for (int e = c.tail; e >= 0; e = c.newer[e]) {
+        const float w = c.used[e] == c.clock ? INFINITY : c.reuse.worth[e];
+        victim = w < least ? e : victim;
+        least = w < least ? w : least;
+    }
+    return victim;
 }
 
 static int worth_least(const expert_cache & c) {
     int victim = c.tail;
     if (c.eviction == EVICT_LRU) return victim;
+    if (c.eviction == EVICT_ADAPTIVE) return worth_least_as_learned(c);
     double least = worth(c, victim);
     for (int e = c.newer[victim]; e >= 0; e = c.newer[e]) {
         const double w = worth(c, e);
