@@ -53,6 +53,9 @@ const STALL_WINDOW_MS = 1_000;
 const CALM_MS = 30_000;
 const GROW_EVERY_MS = 10_000;
 const GROW_BY = 0.05;
+/** The same where no pressure has come: the first bound is a guess on the safe side, and each step is within what is free. */
+const UNPRESSED_CALM_MS = 5_000;
+const UNPRESSED_EVERY_MS = 2_000;
 /** This near to where pressure came, it is expected to come again. */
 const NEAR_CEILING = 0.9;
 const HOLD_MS = 600_000;
@@ -135,7 +138,8 @@ function grow(state: PressureState, sample: MemorySample, policy: PressurePolicy
   const { nowMs, wantedBytes } = sample;
   const { limitBytes, ceilingBytes } = state;
   const calmMs = nowMs - state.calmSinceMs!;
-  if (limitBytes === null || calmMs < CALM_MS || nowMs - state.changedMs < GROW_EVERY_MS) return { state, change: null };
+  const [calmEnoughMs, everyMs] = ceilingBytes === null ? [UNPRESSED_CALM_MS, UNPRESSED_EVERY_MS] : [CALM_MS, GROW_EVERY_MS];
+  if (limitBytes === null || calmMs < calmEnoughMs || nowMs - state.changedMs < everyMs) return { state, change: null };
   const step = stepBytes(sample);
   if (spareBytes(state, sample) - step < calmBytes(state, sample, policy)) return { state, change: null };
   const next = limitBytes + step;

@@ -33,6 +33,14 @@ test('asks for what the device holds while its cut stands, and takes that for no
   expect(observeMemory(standing, { ...over, nowMs: 75 * MINUTE }).safeBytes).toBe(750);
 });
 
+test('follows what an agent grants itself that has not been short of memory, up and down', () => {
+  const first = observeMemory(null, { ...CALM, inForceBytes: 300, cutBytes: 300 });
+  expect(first).toMatchObject({ safeBytes: 300, badBytes: null, shortages: 0 });
+  const grown = observeMemory(first, { ...CALM, inForceBytes: 500, cutBytes: 500, nowMs: 60_000 });
+  expect(grown).toMatchObject({ safeBytes: 500, badBytes: null });
+  expect(observeMemory(grown, { ...CALM, inForceBytes: 350, cutBytes: 350, newShrinks: 1, nowMs: 90_000 })).toMatchObject({ badBytes: 500, safeBytes: 400, shortages: 1 });
+});
+
 test('answers a shortage that comes just after it has grown', () => {
   const grown = run(observeMemory(null, { ...CALM, newShrinks: 1 }), 10, 0);
   expect(grown.safeBytes).toBe(850);

@@ -24,7 +24,7 @@ export interface MemorySight {
   readonly floorBytes: number;
   /** what the cache took when the frame was made */
   readonly inForceBytes: number;
-  /** the agent's own cut, while memory is short */
+  /** what the agent holds its cache to, as memory is short or may become so */
   readonly cutBytes: number | null;
   /** cuts since the frame before */
   readonly newShrinks: number;
@@ -48,6 +48,8 @@ export function observeMemory(state: MemoryState | null, sight: MemorySight): Me
   const { limitBytes, floorBytes, nowMs } = sight;
   const clamp = (bytes: number) => Math.floor(Math.max(Math.min(bytes, limitBytes), Math.min(floorBytes, limitBytes)));
   const before = state ?? { safeBytes: limitBytes, badBytes: null, badAtMs: 0, sinceMs: nowMs, shortages: 0 };
+  // The agent began within the memory it found and has not been short of it: what it holds, and no level that was too much.
+  if (sight.newShrinks === 0 && sight.cutBytes !== null && before.badBytes === null) return { ...before, safeBytes: clamp(sight.cutBytes), sinceMs: nowMs };
   if (sight.newShrinks > 0 || sight.cutBytes !== null) {
     const answered = nowMs - before.badAtMs < EPISODE_MS || (sight.newShrinks === 0 && remembered(before, nowMs));
     if (before.badBytes !== null && answered) {
