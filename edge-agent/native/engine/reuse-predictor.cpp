@@ -71,6 +71,9 @@ namespace {
 // What is left after a token.
 float kept_of(float half_life) { return std::exp2(-1 / half_life); }
 
+// Each loop below makes at most one choice, between two values that are there already, and stores what it chose: where more would depend on
+// it, compilers would branch instead of making vectors.
+
 struct token {
     const int32_t * ids;
     int k;
@@ -84,7 +87,8 @@ struct token {
 INLINED int width_of(const reuse_predictor & p) { return p.width / LANES * LANES; }
 
 INLINED void count_uses(int n, const float * __restrict used, float keep, float * __restrict rates) {
-    for (int e = 0; e < n; e++) rates[e] = (rates[e] > LEAST_KEPT ? rates[e] * keep : 0) + used[e] * (1 - keep);
+    for (int e = 0; e < n; e++) rates[e] = rates[e] > LEAST_KEPT ? rates[e] : 0;
+    for (int e = 0; e < n; e++) rates[e] = rates[e] * keep + used[e] * (1 - keep);
 }
 
 INLINED void log_ratios(int n, const float * __restrict rates, float seen, float mean, float * __restrict out) {
@@ -114,8 +118,9 @@ INLINED bool inputs_of(const float * __restrict scores, int experts, float * __r
     const float highest = highest_of<BYTES>(out, n);
     for (int e = 0; e < n; e++) {
         const float root = (out[e] - highest) / 2;
-        out[e] = out[e] > -INFINITY ? quick_exp(root > LEAST_ROOT ? root : LEAST_ROOT) : 0;
+        out[e] = root > LEAST_ROOT ? root : LEAST_ROOT;
     }
+    for (int e = 0; e < n; e++) out[e] = quick_exp(out[e]);
     const float scale = SCORE_SCALE / std::sqrt(sum_of_products<BYTES>(out, out, n)), expected = SCORE_SCALE * std::sqrt(1 / float(experts));
     for (int e = 0; e < n; e++) out[e] = scale * out[e] - expected;
     for (int e = experts; e < n; e++) out[e] = 0;
@@ -158,7 +163,9 @@ INLINED void weigh_features(int n, const float * shared, const float * __restric
 
 // e^exponent times the mean, where the exponent is within reason.
 INLINED void worth_of_exponents(int n, float mean, float * worth) {
-    for (int e = 0; e < n; e++) worth[e] = mean * quick_exp(std::min(MOST_EXPONENT, std::max(LEAST_EXPONENT, worth[e])));
+    for (int e = 0; e < n; e++) worth[e] = worth[e] > LEAST_EXPONENT ? worth[e] : LEAST_EXPONENT;
+    for (int e = 0; e < n; e++) worth[e] = worth[e] < MOST_EXPONENT ? worth[e] : MOST_EXPONENT;
+    for (int e = 0; e < n; e++) worth[e] = mean * quick_exp(worth[e]);
 }
 
 template <int BYTES>
@@ -177,8 +184,8 @@ INLINED void weigh_errors(const reuse_predictor & p, const token & t, float * __
     const float discount = 1 - 1 / t.horizon, floor = t.mean * 1e-3f;
     const float * __restrict worth = p.worth.data(), * __restrict before = p.worth_before.data(), * __restrict used = p.used.data();
     for (int e = 0; e < n; e++) {
-        const float later = discount * worth[e], told = used[e] > 0 ? AFTER_USE * later + (1 - discount) : later;
-        error[e] = (told - before[e]) / std::sqrt(t.mean * before[e] + floor);
+        const float later = discount * worth[e], now = AFTER_USE * later + (1 - discount);
+        error[e] = (used[e] * now + (1 - used[e]) * later - before[e]) / std::sqrt(t.mean * before[e] + floor);
     }
     for (int e = p.experts; e < n; e++) error[e] = 0;
 }
