@@ -39,10 +39,13 @@ const part = quantise(scores, info.experts);
 const rows = Buffer.alloc((part.length / TOKENS) * tokens, part);
 const trace = { experts: info.experts, topK: info.topK, layerEvents: info.moeLayers.map(() => tokens), rows, rowsMask: true };
 const bent = { routing: 'cache_prior', lambda: 0.2 };
+const maxRank = { routing: 'max_rank', maxRank: 2 * info.topK };
+const threshold = { routing: 'cumulative_threshold', massThreshold: 0.7 };
 const WHAT_IFS = [
   ['λ 0, lru', {}], ['λ 0, lfu', { eviction: 'lfu' }], ['λ 0, lfru', { eviction: 'lfru' }], ['λ 0, belady', { eviction: 'belady' }], ['λ 0, adaptive', { eviction: 'adaptive' }],
   ['λ 0.2, lru', bent], ['λ 0.2, lfu', { ...bent, eviction: 'lfu' }], ['λ 0.2, lfru', { ...bent, eviction: 'lfru' }], ['λ 0.2, adaptive', { ...bent, eviction: 'adaptive' }],
-  ['max_rank, lru', { routing: 'max_rank', maxRank: 2 * info.topK }], ['cumulative_threshold, lru', { routing: 'cumulative_threshold', massThreshold: 0.7 }],
+  ['max_rank, lru', maxRank], ['max_rank, adaptive', { ...maxRank, eviction: 'adaptive' }],
+  ['cumulative_threshold, lru', threshold], ['cumulative_threshold, adaptive', { ...threshold, eviction: 'adaptive' }],
   ['pruned, lru', { routing: 'pruned' }], ['sensitivity, lru', { routing: 'sensitivity', rank: 2 }],
 ];
 
