@@ -15,7 +15,10 @@
 #include <condition_variable>
 #include <mutex>
 
-enum { MOST_BATCH = 512 };  // tokens of one pass
+enum {
+    MOST_BATCH = 512,  // tokens of one pass
+    LEAST_BATCH = 32,  // no fewer for memory's sake: with half as many nearly twice as much is read of the experts that are missing
+};
 
 struct engine {
     model_watch watch;

@@ -209,9 +209,6 @@ static uint64_t compute_bytes_of(const llama_context * context) {
     return bytes;
 }
 
-// Fewer tokens at a time read the experts that a prompt misses more often, so no fewer than these for memory's sake.
-static const int32_t LEAST_BATCH = 32;
-
 // A buffer is in memory only as far as it has been used, so one that proves too large has cost nothing.
 static engine_status make_main_context(engine & e) {
     for (;; e.batch_tokens /= 2) {

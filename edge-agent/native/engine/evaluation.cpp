@@ -21,9 +21,6 @@ namespace {
 // Output rows are batch x vocabulary floats, twice; this bounds one copy.
 const int64_t MOST_OUTPUT_BYTES = 64 << 20;
 
-// With half as many tokens at a time nearly twice as much is read of the experts that are missing.
-const int32_t LEAST_BATCH = 32;
-
 struct evaluation {
     engine & e;
     const evaluate_request & request;

@@ -1,23 +1,13 @@
 #include "score-row.h"
 
 #include "log-exp.h"
-#include "widest-vectors.h"
+#include "vector-sums.h"
 
 #include <algorithm>
 #include <cmath>
 
 enum { BLOCK = 8 * LANES };
 static const double LEAST_DIFFERENCE = -700;  // of a score from the highest: its mass is nothing beside 1
-
-// Each half into the other until the first lane has all.
-template <class T, class TAKE>
-INLINED void fold(T * lanes, TAKE take) {
-    static_assert(LANES == 16, "as many halves");
-    for (int i = 0; i < 8; i++) lanes[i] = take(lanes[i], lanes[i + 8]);
-    for (int i = 0; i < 4; i++) lanes[i] = take(lanes[i], lanes[i + 4]);
-    for (int i = 0; i < 2; i++) lanes[i] = take(lanes[i], lanes[i + 2]);
-    lanes[0] = take(lanes[0], lanes[1]);
-}
 
 WIDEST_VECTORS score_extent score_row_extent(const float * z, int experts) {
     float lowest[LANES], highest[LANES];
@@ -37,9 +27,7 @@ WIDEST_VECTORS score_extent score_row_extent(const float * z, int experts) {
         lowest[0] = std::min(lowest[0], z[e]);
         highest[0] = std::max(highest[0], z[e]);
     }
-    fold(lowest, [](float a, float b) { return b < a ? b : a; });
-    fold(highest, [](float a, float b) { return b > a ? b : a; });
-    return {lowest[0], highest[0]};
+    return {folded<lower>(lowest), folded<higher>(highest)};
 }
 
 double score_mass(float z, float highest) { return exp_of(std::max(LEAST_DIFFERENCE, double(z) - double(highest))); }
@@ -57,6 +45,5 @@ WIDEST_VECTORS double score_row_mass(const float * z, int experts, float highest
             for (int i = 0; i < LANES; i++) sums[i] += exp_of(difference[at + i]);
         }
     }
-    fold(sums, [](double a, double b) { return a + b; });
-    return sums[0];
+    return folded<add>(sums);
 }

@@ -26,17 +26,24 @@ INLINED lane_vectors<BYTES> lanes_at(const float * x) {
     return lanes;
 }
 
-struct add { static float of(float a, float b) { return a + b; } };
-struct higher { static float of(float a, float b) { return b > a ? b : a; } };
+struct add { template <class T> static T of(T a, T b) { return a + b; } };
+struct higher { template <class T> static T of(T a, T b) { return b > a ? b : a; } };
+struct lower { template <class T> static T of(T a, T b) { return b < a ? b : a; } };
 
 // One half with the other until one is left.
+template <class TAKE, class T>
+INLINED T folded(T * lanes) {
+    static_assert(LANES == 16, "as many halves");
+    for (int i = 0; i < 8; i++) lanes[i] = TAKE::of(lanes[i], lanes[i + 8]);
+    for (int i = 0; i < 4; i++) lanes[i] = TAKE::of(lanes[i], lanes[i + 4]);
+    return TAKE::of(TAKE::of(lanes[0], lanes[2]), TAKE::of(lanes[1], lanes[3]));
+}
+
 template <class TAKE, int BYTES>
 INLINED float folded(const lane_vectors<BYTES> & lanes) {
     float x[LANES];
     for (int i = 0; i < lanes.COUNT; i++) reinterpret_cast<typename float_vector<BYTES>::type *>(x)[i] = lanes.part[i];
-    for (int i = 0; i < 8; i++) x[i] = TAKE::of(x[i], x[i + 8]);
-    for (int i = 0; i < 4; i++) x[i] = TAKE::of(x[i], x[i + 4]);
-    return TAKE::of(TAKE::of(x[0], x[2]), TAKE::of(x[1], x[3]));
+    return folded<TAKE>(x);
 }
 
 template <int BYTES>
